@@ -1,0 +1,291 @@
+"""The only file that imports from outside JAX's documented API or knows a JAX version.
+
+Everything here is a thin name for something of JAX's that the rest of funcgrad needs: the trace
+machinery, jaxprs, source information, and primitives that only some versions have.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src import ad_util, api_util, custom_derivatives, dtypes, linear_util
+from jax._src import core as _core
+from jax._src import util as _util
+from jax._src.ad_checkpoint import name_p  # noqa: F401
+from jax._src.ad_util import add_any_p  # noqa: F401
+from jax._src.interpreters import partial_eval
+from jax._src.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p
+from jax._src.pjit import UNSPECIFIED, jit_p
+from jax._src.pjit import reshard_p  # noqa: F401
+from jax._src.random.core import random_clone_p, random_gamma_p  # noqa: F401
+from jax._src.random.philox2x32 import philox2x32_p  # noqa: F401
+from jax._src.random.philox4x32 import philox4x32_p  # noqa: F401
+from jax._src.random.prng import iota_2x32_shape_p, random_bits_p, random_fold_in_p  # noqa: F401
+from jax._src.random.prng import random_seed_p, random_split_p  # noqa: F401
+from jax._src.random.prng import random_unwrap_p, random_wrap_p  # noqa: F401
+from jax._src.random.threefry2x32 import threefry2x32_p  # noqa: F401
+from jax._src.random.threefry4x32 import threefry4x32_p  # noqa: F401
+from jax.extend import source_info_util
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, set_current_trace, take_current_trace
+
+
+Trace = _core.Trace
+Tracer = _core.Tracer
+SymbolicZero = custom_derivatives.SymbolicZero
+Zero = ad_util.Zero
+WrappedFun = linear_util.WrappedFun
+
+__all__ = [
+    "ClosedJaxpr",
+    "Jaxpr",
+    "Literal",
+    "Primitive",
+    "custom_jvp_call_p",
+    "custom_vjp_call_p",
+    "jit_p",
+    "set_current_trace",
+    "take_current_trace",
+]
+
+source_info_util.register_exclusion(os.path.dirname(__file__))
+
+# --- traces and values ----------------------------------------------------------------------
+
+typeof: Callable[[Any], Any] = _core.typeof
+to_concrete_value: Callable[[Any], Any] = _core.to_concrete_value
+
+
+def is_eager(trace: Trace) -> bool:
+    """Whether operations in `trace` end up being executed at once rather than staged."""
+    while not isinstance(trace, _core.EvalTrace):
+        if isinstance(trace, partial_eval.DynamicJaxprTrace):
+            return False
+        parent = getattr(trace, "parent_trace", None)
+        if parent is None:
+            return False
+        trace = parent
+    return True
+
+
+def current_trace() -> Trace:
+    """The trace in which an operation would now be processed."""
+    return _core.trace_ctx.trace
+
+
+def canonicalize(x: Any) -> Any:
+    """A Python or numpy value as JAX takes it (x64 or not); other values as they are."""
+    return dtypes.canonicalize_value(x)
+
+
+def is_array_type(x: Any) -> bool:
+    """Whether JAX accepts `x` as an array or scalar."""
+    try:
+        typeof(canonicalize(x))
+    except TypeError:
+        return False
+    return True
+
+
+def is_inexact(aval: Any) -> bool:
+    """Whether values of this type have a gradient: real or complex floating point."""
+    dtype = getattr(aval, "dtype", None)
+    return dtype is not None and dtypes.issubdtype(dtype, np.inexact)
+
+
+def is_complex(aval: Any) -> bool:
+    """Whether values of this type are complex."""
+    dtype = getattr(aval, "dtype", None)
+    return dtype is not None and dtypes.issubdtype(dtype, np.complexfloating)
+
+
+def strong(aval: Any) -> Any:
+    """The type without its weakness, so that rules are traced once for both."""
+    return aval.strip_weak_type() if getattr(aval, "weak_type", False) else aval
+
+
+def zeros(aval: Any) -> Any:
+    """Zeros of a type, weak where it is weak."""
+    return ad_util.zeros_like_aval(aval)
+
+
+def abstract_eval(primitive: Primitive, avals: Sequence[Any], params: dict[str, Any]) -> Any:
+    """Output types of a primitive, without running it."""
+    out, _ = primitive.abstract_eval(*avals, **params)
+    return out
+
+
+# --- jaxprs ---------------------------------------------------------------------------------
+
+
+def stage(fn: Callable[..., Any], avals: Sequence[Any], name: str) -> tuple[Jaxpr, list[Any]]:
+    """Trace `fn`, which maps flat values to a flat list, to a jaxpr without constants.
+
+    Returns the jaxpr and the constants it closed over, which are its first inputs.
+    """
+    debug_info = linear_util.DebugInfo("funcgrad", name, None, None)
+    wrapped = linear_util.wrap_init(fn, debug_info=debug_info)
+    jaxpr, _, consts = partial_eval.trace_to_jaxpr_dynamic(wrapped, list(avals))
+    return partial_eval.convert_constvars_jaxpr(jaxpr), list(consts)
+
+
+def prune(
+    jaxpr: Jaxpr, used_outputs: Sequence[bool], keep_inputs: bool | Sequence[bool] = False
+) -> tuple[Jaxpr, list[bool]]:
+    """Remove dead code; return the jaxpr with the inputs still used, and which those are."""
+    return partial_eval.dce_jaxpr(jaxpr, list(used_outputs), instantiate=keep_inputs)
+
+
+def prune_keeping_inputs(jaxpr: Jaxpr) -> Jaxpr:
+    """Remove dead code, but no input."""
+    return prune(jaxpr, [True] * len(jaxpr.outvars), True)[0]
+
+
+def eval_jaxpr(jaxpr: Jaxpr, args: Sequence[Any], consts: Sequence[Any] = ()) -> list[Any]:
+    """Run a jaxpr's operations in the current trace."""
+    return _core.eval_jaxpr(jaxpr, consts, *args)
+
+
+def eval_closed_jaxpr(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
+    """Run a closed jaxpr's operations in the current trace."""
+    return _core.eval_jaxpr(closed.jaxpr, closed.consts, *args)
+
+
+def close(jaxpr: Jaxpr) -> ClosedJaxpr:
+    """A jaxpr without constants as a closed one (one and the same from JAX 0.11)."""
+    return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
+
+
+def function_of(closed: ClosedJaxpr) -> str:
+    """How the function that `closed` was traced from is named: ``name at file:line``."""
+    return closed.jaxpr.debug_info.func_src_info
+
+
+def jitted(closed: ClosedJaxpr, name: str) -> Callable[..., list[Any]]:
+    """A jitted function that runs `closed`, shown as `name` in profiles."""
+
+    def run(*args: Any) -> list[Any]:
+        return eval_closed_jaxpr(closed, args)
+
+    run.__name__ = run.__qualname__ = name
+    return jax.jit(run)
+
+
+def has_settings(params: dict[str, Any]) -> bool:
+    """Whether a jitted call carries shardings, layouts or compiler options of its own."""
+    shardings = (*params["in_shardings"], *params["out_shardings"])
+    layouts = (*params["in_layouts"], *params["out_layouts"])
+    return (
+        any(s is not UNSPECIFIED for s in shardings)
+        or any(layout is not None for layout in layouts)
+        or bool(params["compiler_options_kvs"])
+    )
+
+
+def bind_jit(
+    closed: ClosedJaxpr, args: Sequence[Any], params: dict[str, Any], shared: bool
+) -> list[Any]:
+    """Call `closed` as a jitted function with the settings of another.
+
+    If `shared`, the other's inputs are its last and the other's outputs its first.
+    """
+    in_kept = len(params["in_shardings"]) if shared else 0
+    out_kept = len(params["out_shardings"]) if shared else 0
+    num_in, num_out = len(closed.in_avals), len(closed.out_avals)
+
+    def inputs(name: str, neutral: Any) -> tuple[Any, ...]:
+        return (*(neutral,) * (num_in - in_kept), *params[name][:in_kept])
+
+    def outputs(name: str, neutral: Any) -> tuple[Any, ...]:
+        return (*params[name][:out_kept], *(neutral,) * (num_out - out_kept))
+
+    own = {
+        "jaxpr": closed,
+        "in_shardings": inputs("in_shardings", UNSPECIFIED),
+        "in_layouts": inputs("in_layouts", None),
+        "out_shardings": outputs("out_shardings", UNSPECIFIED),
+        "out_layouts": outputs("out_layouts", None),
+        "donated_invars": (False,) * num_in,
+        "keep_unused": False,
+        "inline": False,
+    }
+    return jit_p.bind(*args, **{**params, **own})
+
+
+# --- caches ---------------------------------------------------------------------------------
+
+cache: Callable[..., Any] = partial(_util.cache, max_size=8192)
+"""A bounded cache whose key includes JAX's own settings; ``jax.clear_caches`` empties it."""
+
+weak_cache: Callable[..., Any] = _util.weakref_lru_cache
+"""The same, holding the first argument weakly."""
+
+# --- custom derivatives ---------------------------------------------------------------------
+
+
+def instantiate(ct: Any, aval: Any, symbolic: bool) -> Any:
+    """What a user's custom rule is given for a cotangent or tangent: zeros where none came."""
+    if ct is not None:
+        return ct
+    return SymbolicZero(aval) if symbolic else zeros(aval)
+
+
+def tangent_aval(x: Any) -> Any:
+    """The type of a tangent or cotangent of the value or type `x` (float0 for integers)."""
+    aval = x if isinstance(x, _core.AbstractValue) else typeof(x)
+    return aval.to_tangent_aval()
+
+
+def description_of_wrapped(fun: WrappedFun) -> str:
+    """How the function behind a custom derivative is named: ``name at file:line``."""
+    return fun.debug_info.func_src_info
+
+
+# --- source information ---------------------------------------------------------------------
+
+current_source: Callable[[], Any] = source_info_util.current
+
+
+def where(source: Any) -> str:
+    """``file:line (function)`` of the user's frame, or a word that there is none."""
+    if source is None:
+        return "<unknown line>"
+    return source_info_util.summarize(source) or "<unknown line>"
+
+
+def name_scope(source: Any) -> str:
+    """The ``jax.named_scope`` path in which an operation was used."""
+    return str(source.name_stack) if source is not None else ""
+
+
+# --- ops ------------------------------------------------------------------------------------
+
+
+def primitive(name: str) -> Primitive | None:
+    """A primitive of ``jax.lax`` by name, or None where this JAX version lacks it."""
+    return getattr(jax.lax, name, None)
+
+
+def function_description(fn: Any) -> str | None:
+    """How a trace names `fn`: ``name at file:line``; None for what is no function."""
+    while not inspect.isfunction(fn):
+        if isinstance(fn, partial):
+            fn = fn.func
+        elif isinstance(fn, (jax.custom_jvp, jax.custom_vjp)):
+            fn = fn.fun
+        elif hasattr(fn, "__wrapped__"):
+            fn = fn.__wrapped__
+        else:
+            return None
+    return api_util.fun_sourceinfo(fn)
+
+
+def source_of(fn: Any) -> str:
+    """``file:line`` of a function, or ``<unknown>``."""
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else "<unknown>"

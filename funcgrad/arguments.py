@@ -1,0 +1,179 @@
+"""Checks of what users pass to the transforms, before and after their function runs."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path, tree_structure
+
+from funcgrad import _jax, errors
+
+Argnums = int | tuple[int, ...]
+
+
+def name_of(fun: Callable[..., Any]) -> str:
+    """``name at file:line`` of a user's function."""
+    return _jax.function_description(fun) or type(fun).__name__
+
+
+def check_callable(fun: Any) -> None:
+    if not callable(fun):
+        raise errors.InputError(
+            f"A function to differentiate was expected, but got {fun!r} of type "
+            f"{type(fun).__name__}. Pass the function itself: funcgrad.grad(f)(x), not "
+            "funcgrad.grad(f(x))."
+        )
+
+
+def check_argnums(argnums: Any) -> Argnums:
+    """Argnums as an int or a tuple of ints."""
+    try:
+        return operator.index(argnums)
+    except TypeError:
+        pass
+    try:
+        return tuple(operator.index(i) for i in argnums)
+    except TypeError:
+        raise errors.ArgnumsError(
+            f"argnums says which positional arguments to differentiate: an integer or a sequence of "
+            f"integers. Got {argnums!r} of type {type(argnums).__name__}. To differentiate an "
+            "argument by name, pass it by position and give its index."
+        ) from None
+
+
+def resolve_argnums(argnums: Argnums, args: Sequence[Any], fun: Callable[..., Any]) -> list[int]:
+    """Positions from 0 up, checked against the call."""
+    positions = []
+    for i in (argnums,) if isinstance(argnums, int) else argnums:
+        if not -len(args) <= i < len(args):
+            raise errors.ArgnumsError(
+                f"`{name_of(fun)}` was to be differentiated with respect to argnums={argnums}, but "
+                f"the call has {len(args)} positional argument(s). Pass differentiated arguments by "
+                "position, or correct argnums."
+            )
+        positions.append(i % len(args))
+    return positions
+
+
+def check_array(x: Any, fun: Callable[..., Any], path: str = "") -> Any:
+    """A leaf as JAX takes it."""
+    if not _jax.is_array_type(x):
+        raise errors.InputError(
+            f"`{name_of(fun)}` was to be differentiated, but the argument's leaf {path or repr(x)} is "
+            f"{x!r} of type {type(x).__name__}, which is no array. Pass such values through arguments "
+            "that are not differentiated (argnums), or close over them."
+        )
+    return _jax.canonicalize(x)
+
+
+def check_inputs(
+    dynamic: tuple[Any, ...], fun: Callable[..., Any], holomorphic: bool, allow_int: bool
+) -> list[Any]:
+    """The leaves of the differentiated arguments, each checked to have a gradient."""
+    return [
+        check_input(x, fun, keystr(path), holomorphic, allow_int)
+        for path, x in tree_flatten_with_path(dynamic)[0]
+    ]
+
+
+def check_input(
+    x: Any, fun: Callable[..., Any], path: str, holomorphic: bool, allow_int: bool
+) -> Any:
+    x = check_array(x, fun, path)
+    aval = _jax.typeof(x)
+    dtype = getattr(aval, "dtype", None)
+    asked = f"A gradient of `{name_of(fun)}` was asked for with respect to an argument's leaf"
+    if holomorphic and not _jax.is_complex(aval):
+        raise errors.InputError(
+            f"{asked} ({path}) of type {aval.str_short()} with holomorphic=True, which needs "
+            "complex inputs. Convert it to a complex dtype, or drop holomorphic=True."
+        )
+    if not _jax.is_inexact(aval) and not allow_int:
+        raise errors.InputError(
+            f"{asked} ({path}) of type {aval.str_short()}: integers and booleans have no gradient "
+            f"(dtype {dtype}). Convert it to a floating dtype, leave it out of argnums, or pass "
+            "allow_int=True to get float0 zeros for it."
+        )
+    return x
+
+
+def check_output(y: Any, name: str, path: str = "") -> Any:
+    """An output leaf as JAX takes it."""
+    if not _jax.is_array_type(y):
+        raise errors.OutputError(
+            f"`{name}` was differentiated and returned {y!r} of type {type(y).__name__}"
+            f"{f' at {path}' if path else ''}, which is no array. Return arrays only; other results "
+            "go out as auxiliary data with has_aux=True."
+        )
+    return _jax.canonicalize(y)
+
+
+def check_scalar(outs: Sequence[Any], fun: Callable[..., Any], holomorphic: bool) -> None:
+    """A gradient needs one scalar of the right kind."""
+    found = ", ".join(_jax.typeof(y).str_short() for y in outs) or "nothing"
+    if len(outs) != 1 or np.shape(outs[0]) != ():
+        raise errors.OutputError(
+            f"A gradient of `{name_of(fun)}` was asked for, so it must return one scalar; it "
+            f"returned {found}. Reduce the output (jnp.sum, jnp.mean), return more through "
+            "has_aux=True, or use funcgrad.vjp or funcgrad.jacrev."
+        )
+    check_output_dtype(outs[0], fun, holomorphic)
+
+
+def check_output_dtype(y: Any, fun: Callable[..., Any], holomorphic: bool) -> None:
+    aval = _jax.typeof(y)
+    asked = f"A derivative of `{name_of(fun)}` was asked for, but its output is {aval.str_short()}"
+    if holomorphic and not _jax.is_complex(aval):
+        raise errors.OutputError(
+            f"{asked}, and holomorphic=True needs a complex output. Drop holomorphic=True."
+        )
+    if not holomorphic and _jax.is_complex(aval):
+        raise errors.OutputError(
+            f"{asked}. Pass holomorphic=True if the function is holomorphic; otherwise return a "
+            "real number, or use funcgrad.vjp."
+        )
+    if not _jax.is_inexact(aval):
+        raise errors.OutputError(
+            f"{asked}: only floating outputs have derivatives. Convert it to a floating dtype."
+        )
+
+
+def check_cotangents(
+    ct: Any, out_tree: Any, out_avals: Sequence[Any], name: str
+) -> list[Any]:
+    """Cotangent leaves for the output's leaves; None for one that is float0 zeros."""
+    found_tree = tree_structure(ct)
+    if found_tree != out_tree:
+        raise errors.CotangentError(
+            f"The pullback of `{name}` was called with a cotangent of structure {found_tree}; the "
+            f"output, and so its cotangent, has structure {out_tree}. Pass a pytree like the output."
+        )
+    leaves = tree_flatten_with_path(ct)[0]
+    return [
+        check_cotangent(x, keystr(path), aval, name)
+        for (path, x), aval in zip(leaves, out_avals, strict=True)
+    ]
+
+
+def check_cotangent(x: Any, path: str, out_aval: Any, name: str) -> Any:
+    expected = _jax.tangent_aval(out_aval)
+    where = f" at {path}" if path else ""
+    if getattr(x, "dtype", None) != jax.dtypes.float0:
+        if not _jax.is_array_type(x):
+            raise errors.CotangentError(
+                f"The pullback of `{name}` was called with {x!r}{where}, which is no array. Pass an "
+                f"array of type {expected.str_short()}."
+            )
+        x = _jax.canonicalize(x)
+    found = jax.typeof(x)
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise errors.CotangentError(
+            f"The pullback of `{name}` was called with a cotangent of type {found.str_short()}{where}; "
+            f"the output, and so its cotangent, has type {expected.str_short()}. Pass that shape and "
+            "dtype."
+        )
+    return None if expected.dtype == jax.dtypes.float0 else x

@@ -1,0 +1,115 @@
+"""The backward walk: one loop over the tape from its end.
+
+Look up what arrived at a node, apply its pullback, add the results up, drop what is used up. No
+recursion, so a chain of a million nodes is fine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from funcgrad import _jax, errors
+from funcgrad.program import unbroadcast
+
+if TYPE_CHECKING:
+    from funcgrad.tape import Tape
+
+LATE_STEPS = 8
+"""How many elementwise rules a broadcast cotangent may pass before it is summed."""
+
+
+def walk(
+    tape: Tape,
+    seeds: Iterable[tuple[int | None, Any]],
+    wanted: Iterable[int],
+    *,
+    consume: bool = False,
+) -> list[Any]:
+    """Carry cotangents from the slots in `seeds` back to the slots in `wanted`.
+
+    Args:
+      tape: the tape.
+      seeds: pairs of slot and cotangent; a pair with a None in it is ignored.
+      wanted: slots of inputs.
+      consume: forget each node once it has been passed, so that its residuals can be freed.
+
+    Returns:
+      The cotangents of `wanted`, None where none arrived.
+    """
+    eager = _jax.is_eager(_jax.current_trace())
+    pending = Pending(tape.avals)
+    for slot, ct in seeds:
+        if slot is not None and ct is not None:
+            pending.add(slot, ct)
+    nodes: list[Any] = tape.nodes
+    for index in range(len(nodes) - 1, -1, -1):
+        node = nodes[index]
+        if consume:
+            nodes[index] = None
+        pullback, operands = node.pullback, node.operands
+        steps = pending.steps(node.outputs) if not eager else 0
+        late = not eager and pullback.late and len(operands) == 1 and steps < LATE_STEPS
+        cts = [pending.take(slot, late) for slot in node.outputs]
+        if all(ct is None for ct in cts):
+            continue
+        try:
+            results = pullback(node.residuals, cts, eager)
+        except errors.Unlocated as problem:
+            raise problem.at(_jax.where(node.source)) from None
+        for slot, ct in zip(operands, results, strict=True):
+            if ct is not None:
+                pending.add(slot, ct, steps + 1)
+    return [pending.take(slot) for slot in wanted]
+
+
+class Pending:
+    """Cotangents on their way, added up by slot.
+
+    A cotangent that is still broadcast (its shape is larger than its slot's) waits apart from
+    those that are not, since adding them would count the narrow one once per copy. Two broadcast
+    alike are added before they are summed, once.
+    """
+
+    __slots__ = ("avals", "narrow", "wide")
+
+    def __init__(self, avals: Sequence[Any]):
+        self.avals = avals
+        self.narrow: dict[int, Any] = {}
+        self.wide: dict[int, dict[tuple[int, ...], tuple[Any, int]]] = {}
+
+    def add(self, slot: int, ct: Any, steps: int = 0) -> None:
+        """Add `ct`, which has passed `steps` rules, to what waits at `slot`."""
+        if ct.shape == self.avals[slot].shape:
+            waiting = self.narrow.get(slot)
+            self.narrow[slot] = ct if waiting is None else jax.lax.add(waiting, ct)
+            return
+        waiting_wide = self.wide.setdefault(slot, {})
+        if ct.shape in waiting_wide:
+            other, other_steps = waiting_wide[ct.shape]
+            ct, steps = jax.lax.add(other, ct), max(steps, other_steps)
+        waiting_wide[ct.shape] = (ct, steps)
+
+    def steps(self, slots: Iterable[int | None]) -> int:
+        """The most rules that a broadcast cotangent waiting at `slots` has passed."""
+        if not self.wide:
+            return 0
+        waiting = (self.wide.get(slot, {}) for slot in slots if slot is not None)
+        return max((steps for group in waiting for _, steps in group.values()), default=0)
+
+    def take(self, slot: int | None, late: bool = False) -> Any:
+        """Remove and return what waits at `slot`; broadcast only if `late` and it is of one kind."""
+        if slot is None:
+            return None
+        ct = self.narrow.pop(slot, None)
+        if not self.wide or slot not in self.wide:
+            return ct
+        waiting = [wide for wide, _ in self.wide.pop(slot).values()]
+        if late and ct is None and len(waiting) == 1:
+            return waiting[0]
+        for wide in waiting:
+            summed = unbroadcast(wide, self.avals[slot])
+            ct = summed if ct is None else jax.lax.add(ct, summed)
+        return ct

@@ -1,0 +1,119 @@
+"""Errors that say what was asked, what was found and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+
+class FuncgradError(Exception):
+    """Base of every error that funcgrad raises itself."""
+
+
+class InputError(FuncgradError, TypeError):
+    """A differentiated function got, or was asked for, something that has no gradient."""
+
+
+class OutputError(FuncgradError, TypeError):
+    """A differentiated function returned something that cannot be differentiated."""
+
+
+class ArgnumsError(FuncgradError, TypeError, ValueError):
+    """`argnums` names no argument of the call."""
+
+
+class CotangentError(FuncgradError, TypeError, ValueError):
+    """A pullback was given cotangents that do not match the function's output."""
+
+
+class NotAnOpError(FuncgradError, TypeError):
+    """Something was used as an op that a trace could never show as one."""
+
+    def __init__(self, op: Any):
+        super().__init__(
+            f"A rule was to be registered for {op!r}, which is a {type(op).__name__}. Rules belong to "
+            "JAX primitives (such as jax.lax.sin_p) or to functions that a trace sees as one call: "
+            "jitted, jax.custom_jvp, jax.custom_vjp or funcgrad.op functions."
+        )
+
+
+class DuplicateRuleError(FuncgradError, ValueError):
+    """Two rules for one op."""
+
+    def __init__(self, op: Any, first: Any, second: Any):
+        super().__init__(
+            f"Two rules were registered for op `{op}`: {_describe(first)} and {_describe(second)}. "
+            "Keep one of them, or replace the first on purpose with rules.override({op: rule})."
+        )
+
+
+class MissingRuleError(FuncgradError, NotImplementedError):
+    """An op on the way from a differentiated input to the output has no rule."""
+
+    def __init__(self, op: Any, operands: int, params: Any, where: str):
+        xs = ", ".join(f"x{i}" for i in range(operands))
+        returns = ", ".join(f"ct_x{i}" for i in range(operands))
+        identifier = "".join(c if c.isalnum() else "_" for c in str(op).split(" ")[0])
+        names = f"  # params: {', '.join(sorted(params))}" if params else ""
+        super().__init__(
+            f"A gradient was asked for through op `{op}`, used at {where}, and the rules in use have "
+            "none for it. Write one and pass it in:\n\n"
+            f"    def {identifier}_vjp(ct, {xs}, *, out, **params):{names}\n"
+            f"        return {returns}\n\n"
+            f"    funcgrad.grad(f, rules=funcgrad.DEFAULT.override({{op: {identifier}_vjp}}))\n\n"
+            f"where `op` is the `{op}` primitive or function. To treat its result as a constant, wrap "
+            "it in jax.lax.stop_gradient."
+        )
+
+
+class RuleResultError(FuncgradError, TypeError, ValueError):
+    """A rule returned the wrong number of cotangents, or one of the wrong shape or dtype."""
+
+    def __init__(self, rule: Any, op: Any, problem: str, where: str):
+        super().__init__(
+            f"The rule `{rule.name}` ({rule.source}) of op `{op}`, used at {where}, {problem}"
+        )
+
+
+class NonLinearJvpError(FuncgradError, TypeError):
+    """A custom_jvp rule is not linear in its tangents."""
+
+    def __init__(self, name: str, op: Any, where: str):
+        super().__init__(
+            f"The jax.custom_jvp rule of `{name}` was to be run backward, but it applies `{op}` "
+            f"at {where} to its tangents, which is not linear in them or has no rule. A JVP rule "
+            "must be linear in the tangents; rewrite it, or give the function a rule of ours with "
+            "rules.override({function: rule})."
+        )
+
+
+class LeakedTracerError(FuncgradError, jax.errors.UnexpectedTracerError):
+    """A value from inside a differentiation was used after the differentiation ended."""
+
+    def __init__(self, function: str):
+        FuncgradError.__init__(
+            self,
+            f"A value traced while `{function}` was being differentiated was kept and used after that "
+            "differentiation had ended. Such a value belongs to its differentiation alone: return it "
+            "from the function instead, with has_aux=True, or store "
+            "jax.lax.stop_gradient of it only within the function.",
+        )
+
+
+def _describe(entry: Any) -> str:
+    if hasattr(entry, "fn"):
+        return f"`{entry.name}` ({entry.source})"
+    return "a declaration that its derivative is zero"
+
+
+class Unlocated(Exception):
+    """An error on its way to where the user's source line is known; never leaves funcgrad."""
+
+    def __init__(self, kind: type[Exception], *args: Any):
+        super().__init__(kind.__name__, *args)
+        self.kind, self.arguments = kind, args
+
+    def at(self, where: str) -> Exception:
+        """The error proper, with its place in the user's source."""
+        return self.kind(*self.arguments, where)

@@ -1,0 +1,143 @@
+"""Ops of one's own: a function together with its backward rule."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from funcgrad import _jax, errors
+from funcgrad.program import program_of
+from funcgrad.registry import FunctionId, Rule, op_key
+
+
+def op(fn: Callable[..., Any]) -> Op:
+    """Make `fn` an op, which has a backward rule of its own.
+
+    Positional arguments are operands (arrays); keyword-only arguments are params (static and
+    hashable). Give the op its backward in one of the lecture's two forms:
+
+    - from what it read and wrote, with :meth:`Op.defvjp`;
+    - from a context saved by a forward of its own, with :meth:`Op.defforward` and
+      :meth:`Op.defbackward`.
+
+    The op works under plain ``jax.grad``, ``jax.vmap`` and ``jax.jit`` as well, and its rule can be
+    replaced with ``rules.override({op: rule})``.
+
+    Raises:
+      errors.NotAnOpError: `fn` is not a function.
+      errors.InputError: the op is called before it has a backward rule.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> @funcgrad.op
+      ... def cube(x):
+      ...     return x**3
+      >>> @cube.defvjp
+      ... def cube_vjp(ct, x, *, out):
+      ...     return ct * 3 * x**2
+      >>> float(funcgrad.grad(cube)(2.0)), float(jax.grad(cube)(2.0))
+      (12.0, 12.0)
+      >>> @funcgrad.op
+      ... def scaled_tanh(x, *, scale):
+      ...     return scale * jnp.tanh(x)
+      >>> @scaled_tanh.defforward
+      ... def scaled_tanh_forward(x, *, scale):
+      ...     t = jnp.tanh(x)
+      ...     return scale * t, t
+      >>> @scaled_tanh.defbackward
+      ... def scaled_tanh_backward(ct, saved, *, scale):
+      ...     return ct * scale * (1 - saved**2)
+      >>> float(funcgrad.grad(scaled_tanh)(0.0, scale=3.0))
+      3.0
+    """
+    if not callable(fn):
+        raise errors.NotAnOpError(fn)
+    return Op(fn)
+
+
+class Op:
+    """A function with a backward rule of its own; made by :func:`op`."""
+
+    def __init__(self, fn: Callable[..., Any]):
+        functools.update_wrapper(self, fn)
+        self._rule: Callable[..., Any] | None = None
+        self._forward: Callable[..., Any] | None = None
+        self._backward: Callable[..., Any] | None = None
+        self._with_params = functools.lru_cache(maxsize=256)(self._build)
+
+    def defvjp(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """Set the rule ``rule(ct, *operands, out, **params)``; what it reads is derived.
+
+        It returns one cotangent per operand: a bare array where there is one operand, else a
+        tuple, None meaning no gradient. With several outputs ``ct`` and ``out`` are tuples.
+        """
+        self._check_undefined(self._rule or self._backward, rule)
+        self._rule = rule
+        return rule
+
+    def defforward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Set the forward ``forward(*operands, **params) -> (out, saved)``; `saved` is any pytree."""
+        self._check_undefined(self._rule or self._forward, forward)
+        self._forward = forward
+        return forward
+
+    def defbackward(self, backward: Callable[..., Any]) -> Callable[..., Any]:
+        """Set the rule ``backward(ct, saved, **params)`` that reads what the forward saved."""
+        self._check_undefined(self._rule or self._backward, backward)
+        self._backward = backward
+        return backward
+
+    def __call__(self, *operands: Any, **params: Any) -> Any:
+        return self._with_params(tuple(sorted(params.items())))(*operands)
+
+    def __repr__(self) -> str:
+        return f"<funcgrad op {getattr(self, '__name__', '?')}>"
+
+    def _check_undefined(self, old: Any, new: Any) -> None:
+        if old is not None:
+            key = op_key(self)
+            raise errors.DuplicateRuleError(key, Rule(old, (key,)), Rule(new, (key,)))
+
+    def _build(self, params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+        """The op with its params fixed, as JAX takes it: with a forward and a backward."""
+        run = functools.partial(self.__wrapped__, **dict(params))
+        if self._rule is not None:
+            forward, backward = self._from_rule(run, params)
+        elif self._forward is not None and self._backward is not None:
+            forward, backward = self._from_context(params)
+        else:
+            raise errors.InputError(
+                f"Op `{op_key(self)}` was called, but it has no backward rule. Give it one with "
+                "@op.defvjp, or with @op.defforward and @op.defbackward."
+            )
+        custom = jax.custom_vjp(run)
+        custom.defvjp(forward, backward)
+        return custom
+
+    def _from_rule(self, run: Any, params: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:
+        rule = Rule(self._rule, (op_key(self),))
+
+        def forward(*operands: Any) -> Any:
+            out = run(*operands)
+            return out, (operands, out)
+
+        def backward(saved: Any, ct: Any) -> tuple[Any, ...]:
+            operands, out = saved
+            return _as_tuple(rule(ct, *operands, out=out, **dict(params)))
+
+        return forward, backward
+
+    def _from_context(self, params: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:
+        forward = functools.partial(self._forward, **dict(params))
+
+        def backward(saved: Any, ct: Any) -> tuple[Any, ...]:
+            return _as_tuple(self._backward(ct, saved, **dict(params)))
+
+        return forward, backward
+
+
+def _as_tuple(cts: Any) -> tuple[Any, ...]:
+    return tuple(cts) if isinstance(cts, (tuple, list)) else (cts,)

@@ -1,0 +1,246 @@
+"""Primitives that carry a jaxpr: differentiated as a whole, as a forward and a backward program.
+
+The jaxpr is traced once with our tape; what its rules read becomes extra outputs of the forward
+program (unless it is an input or an output already) and the backward program is the walk over that
+tape. Both are cached per (jaxpr, which inputs, rules), so a function called 24 times is traced once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from funcgrad import _jax
+from funcgrad.backward import walk
+from funcgrad.custom import TangentTrace
+from funcgrad.program import Uncacheable
+from funcgrad.registry import FunctionId, Rules
+from funcgrad.tape import FrozenTape, TapeTrace, freeze, record
+
+
+def jit_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
+    """Run a jitted function's forward program and write it down with its backward program."""
+    closed = params["jaxpr"]
+    primals, slots = trace.split(tracers)
+    op = FunctionId(_jax.function_of(closed))
+    rule = trace.rules.find(op)
+    if rule is not None:
+        return trace.record_function(op, rule, primitive, primals, slots, params)
+    staged = not _jax.is_eager(trace.parent_trace)
+    if isinstance(trace, TangentTrace) or (params["inline"] and staged):
+        with _jax.set_current_trace(trace):
+            return _jax.eval_closed_jaxpr(closed, tracers)
+    split = split_of(closed, tuple(slot is not None for slot in slots), trace.rules)
+    with _jax.set_current_trace(trace.parent_trace):
+        outs, residuals = split.run_forward(primals, params)
+    if not any(split.present):
+        return outs
+    pullback = JitPullback(split, params)
+    return trace.record(op, {}, slots, outs, split.present, pullback, residuals)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a residual comes from: an ``input``, an ``output`` or an ``extra`` output."""
+
+    kind: str
+    index: int
+
+
+class Call:
+    """A jaxpr to be called as a jitted function, with its constants."""
+
+    def __init__(self, jaxpr: _jax.Jaxpr, consts: Sequence[Any], name: str):
+        self.closed = _jax.close(jaxpr)
+        self.consts = tuple(consts)
+        self.jitted = _jax.jitted(self.closed, name)
+
+    @property
+    def closes_over_tracer(self) -> bool:
+        return any(isinstance(const, _jax.Tracer) for const in self.consts)
+
+    def __call__(self, args: Sequence[Any], params: dict[str, Any], shared: bool) -> list[Any]:
+        """Run it with the settings of the user's jitted call."""
+        args = [*self.consts, *args]
+        if _jax.has_settings(params):
+            return _jax.bind_jit(self.closed, args, params, shared)
+        return self.jitted(*args)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A jaxpr cut in two.
+
+    Attributes:
+      forward: inputs -> (outputs, extra residuals).
+      tape: the tape that the backward program walks.
+      slots: of the outputs on that tape.
+      sources: where each residual that the backward program reads is found.
+      leaves: which leaf of the tape each residual is.
+      leaf_avals: the types of all leaves.
+      backwards: backward programs by which cotangents arrive.
+    """
+
+    forward: Call
+    tape: FrozenTape
+    slots: tuple[int | None, ...]
+    num_inputs: int
+    sources: tuple[Source, ...]
+    leaves: tuple[int, ...]
+    leaf_avals: tuple[Any, ...]
+    backwards: dict[tuple[bool, ...], Backward] = field(default_factory=dict)
+
+    @property
+    def present(self) -> list[bool]:
+        return [slot is not None for slot in self.slots]
+
+    def run_forward(
+        self, primals: Sequence[Any], params: dict[str, Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """The outputs and the residuals."""
+        results = self.forward(primals, params, shared=True)
+        outs, extra = results[: len(self.slots)], results[len(self.slots) :]
+        found = {"input": [*self.forward.consts, *primals], "output": outs, "extra": extra}
+        return outs, [found[s.kind][s.index] for s in self.sources]
+
+    def backward(self, arrived: tuple[bool, ...]) -> Backward:
+        """The backward program for a pattern of cotangents."""
+        if arrived in self.backwards:
+            return self.backwards[arrived]
+        program = stage_backward(self, arrived)
+        if not program.call.closes_over_tracer:
+            self.backwards[arrived] = program
+        return program
+
+
+@dataclass(frozen=True)
+class Backward:
+    """(residuals, cotangents that arrived) -> input cotangents that are not None."""
+
+    call: Call
+    leaves: tuple[int, ...]
+    present: tuple[bool, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class JitPullback:
+    """Calls the backward program of a jitted function, jitted."""
+
+    split: Split
+    params: dict[str, Any]
+    late: bool = False
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
+        program = self.split.backward(tuple(ct is not None for ct in cts))
+        by_leaf = dict(zip(self.split.leaves, residuals, strict=True))
+        residuals = [by_leaf[leaf] for leaf in program.leaves]
+        arrived = [ct for ct in cts if ct is not None]
+        results = iter(program.call([*residuals, *arrived], self.params, shared=False))
+        return [next(results) if there else None for there in program.present]
+
+
+def split_of(closed: _jax.ClosedJaxpr, wanted: tuple[bool, ...], rules: Rules) -> Split:
+    """Cut `closed` in two, differentiating the `wanted` inputs with `rules`."""
+    try:
+        return _cached_split(closed, wanted, rules)
+    except Uncacheable as uncacheable:
+        return uncacheable.program
+
+
+@_jax.weak_cache
+def _cached_split(closed: _jax.ClosedJaxpr, wanted: tuple[bool, ...], rules: Rules) -> Split:
+    split = make_split(closed, wanted, rules)
+    if split.forward.closes_over_tracer or (any(split.present) and not split.backwards):
+        raise Uncacheable(split)
+    return split
+
+
+def make_split(closed: _jax.ClosedJaxpr, wanted: tuple[bool, ...], rules: Rules) -> Split:
+    """Trace forward and backward programs of a jaxpr."""
+    description = _jax.function_of(closed)
+    traced: dict[str, Any] = {}
+
+    def forward(*primals: Any) -> list[Any]:
+        def run(*args: Any) -> list[Any]:
+            return _jax.eval_closed_jaxpr(closed, args)
+
+        outs, slots, tape = record(run, primals, wanted, rules, description)
+        frozen, leaves = freeze(tape)
+        traced.update(slots=tuple(slots), tape=frozen)
+        return [*outs, *leaves]
+
+    name = description.split(" at ")[0]
+    jaxpr, consts = _jax.stage(forward, closed.in_avals, f"{name}:forward")
+    num_outs = len(closed.out_avals)
+    leaf_vars = jaxpr.outvars[num_outs:]
+    whole = Split(
+        Call(jaxpr, consts, name),
+        traced["tape"],
+        traced["slots"],
+        sum(wanted),
+        (),
+        tuple(range(len(leaf_vars))),
+        tuple(v.aval for v in leaf_vars),
+    )
+    if not any(whole.present):
+        return whole
+    program = stage_backward(whole, tuple(whole.present))
+    return keep_residuals(whole, jaxpr, program, name)
+
+
+def keep_residuals(whole: Split, jaxpr: _jax.Jaxpr, program: Backward, name: str) -> Split:
+    """Keep the residuals that the backward program reads; give each value out once."""
+    num_outs = len(whole.slots)
+    known = {id(v): Source("input", i) for i, v in enumerate(jaxpr.invars)}
+    for i, v in enumerate(jaxpr.outvars[:num_outs]):
+        known.setdefault(id(v), Source("output", i))
+    extra: list[Any] = []
+    sources = []
+    for leaf in program.leaves:
+        v = jaxpr.outvars[num_outs + leaf]
+        if id(v) not in known:
+            known[id(v)] = Source("extra", len(extra))
+            extra.append(v)
+        sources.append(known[id(v)])
+    outvars = [*jaxpr.outvars[:num_outs], *extra]
+    forward = _jax.prune_keeping_inputs(jaxpr.replace(outvars=outvars))
+    return Split(
+        Call(forward, whole.forward.consts, name),
+        whole.tape,
+        whole.slots,
+        whole.num_inputs,
+        tuple(sources),
+        program.leaves,
+        whole.leaf_avals,
+        {} if program.call.closes_over_tracer else {tuple(whole.present): program},
+    )
+
+
+def stage_backward(split: Split, arrived: tuple[bool, ...]) -> Backward:
+    """Trace the walk over the tape for the cotangents that arrive."""
+    leaves = split.leaves
+    slots = [slot for slot, there in zip(split.slots, arrived, strict=True) if there]
+    present: list[bool] = []
+
+    def backward(*flat: Any) -> list[Any]:
+        values: list[Any] = [None] * len(split.leaf_avals)
+        for leaf, value in zip(leaves, flat, strict=False):
+            values[leaf] = value
+        seeds = zip(slots, flat[len(leaves) :], strict=True)
+        cts = walk(split.tape.thaw(values), seeds, range(split.num_inputs), consume=True)
+        present.extend(ct is not None for ct in cts)
+        return [ct for ct in cts if ct is not None]
+
+    leaf_avals = [split.leaf_avals[i] for i in leaves]
+    ct_avals = [_jax.strong(_jax.tangent_aval(split.tape.avals[slot])) for slot in slots]
+    jaxpr, consts = _jax.stage(backward, [*leaf_avals, *ct_avals], "backward")
+    num_consts = len(consts)
+    keep_cts = [False] * (num_consts + len(leaves)) + [True] * len(ct_avals)
+    jaxpr, used = _jax.prune(jaxpr, [True] * len(jaxpr.outvars), keep_cts)
+    used_consts = [c for c, keep in zip(consts, used[:num_consts], strict=True) if keep]
+    return Backward(
+        Call(jaxpr, used_consts, "backward"),
+        tuple(i for i, keep in zip(leaves, used[num_consts:], strict=False) if keep),
+        tuple(present),
+    )

@@ -1,0 +1,238 @@
+"""One application of a rule as a program: what it reads, and what it computes.
+
+A rule is traced once per (params, types) to a jaxpr. Removing dead code from that jaxpr tells which
+operands and outputs the rule reads, which are the node's residuals; what computes a cotangent that
+nobody needs goes the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+
+from funcgrad import _jax, errors
+from funcgrad.registry import Op, Rule
+
+
+class Uncacheable(Exception):
+    """Carries a program whose rule closes over a tracer, so that no cache may keep it."""
+
+    def __init__(self, program: Any):
+        super().__init__()
+        self.program = program
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Everything about a node that its rule can depend on, besides values."""
+
+    rule: Rule
+    op: Op
+    params: tuple[tuple[str, Any], ...]
+    operands: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+    wanted: tuple[int, ...]
+    multiple: bool
+
+    def apply(self, cts: Sequence[Any], operands: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+        """Run the rule and return the cotangents of the wanted operands, checked."""
+        if self.multiple:
+            ct, out = tuple(cts), tuple(outputs)
+        else:
+            (ct,), (out,) = cts, outputs
+        result = self.rule(ct, *operands, out=out, **dict(self.params))
+        if not isinstance(result, (tuple, list)):
+            result = (result,)
+        if len(result) != len(operands):
+            raise errors.Unlocated(
+                errors.RuleResultError,
+                self.rule,
+                self.op,
+                f"returned {len(result)} cotangent(s) for {len(operands)} operand(s). "
+                "Return one for each operand, None where there is no gradient.",
+            )
+        return [self.checked(i, result[i]) for i in self.wanted]
+
+    def checked(self, operand: int, ct: Any) -> Any:
+        """A rule's result must have its operand's dtype and shape, up to the op's broadcasting."""
+        if ct is None:
+            return None
+        expected = _jax.tangent_aval(self.operands[operand])
+        found = jax.typeof(ct)
+        broadcast = self.rule.broadcasts and _broadcasts_to(expected.shape, found.shape)
+        if found.dtype == expected.dtype and (found.shape == expected.shape or broadcast):
+            return ct
+        raise errors.Unlocated(
+            errors.RuleResultError,
+            self.rule,
+            self.op,
+            f"returned for operand {operand} a cotangent of type {found.str_short()}; the operand, and "
+            f"so its cotangent, is {expected.str_short()}. Return that shape and dtype.",
+        )
+
+
+def _broadcasts_to(narrow: tuple[int, ...], wide: tuple[int, ...]) -> bool:
+    return narrow == () or (
+        len(narrow) == len(wide) and all(n in (1, w) for n, w in zip(narrow, wide, strict=True))
+    )
+
+
+def unbroadcast(ct: Any, aval: Any) -> Any:
+    """Sum a cotangent over the axes along which its value was broadcast."""
+    if ct.shape == aval.shape:
+        return ct
+    if aval.shape == ():
+        return jax.lax.reduce_sum(ct, tuple(range(ct.ndim)))
+    axes = tuple(i for i, (n, w) in enumerate(zip(aval.shape, ct.shape, strict=True)) if n != w)
+    return jax.lax.expand_dims(jax.lax.reduce_sum(ct, axes), axes)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The rule's program for one pattern of cotangents."""
+
+    jaxpr: _jax.Jaxpr
+    consts: tuple[Any, ...]
+    cts: tuple[int, ...]
+    reads: tuple[int, ...]
+    present: tuple[bool, ...]
+    compiled: Callable[..., Any] | None
+
+    def __call__(self, cts: Sequence[Any], values: Mapping[int, Any], eager: bool) -> list[Any]:
+        args = [*self.consts, *(cts[i] for i in self.cts), *(values[i] for i in self.reads)]
+        if eager and self.compiled is not None:
+            results = iter(self.compiled(*args))
+        else:
+            results = iter(_jax.eval_jaxpr(self.jaxpr, args))
+        return [next(results) if there else None for there in self.present]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A rule at given types: call it with the node's residuals and the output cotangents.
+
+    Attributes:
+      reads: positions, among operands and then outputs, of the values that the rule reads.
+      late: whether it takes cotangents that are still broadcast.
+    """
+
+    signature: Signature
+    reads: tuple[int, ...]
+    variants: dict[Any, Variant] = field(default_factory=dict)
+
+    @property
+    def late(self) -> bool:
+        return self.signature.rule.late
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
+        key = (eager, *(None if ct is None else _jax.typeof(ct) for ct in cts))
+        variant = self.variants.get(key)
+        if variant is None:
+            variant = stage(self.signature, key[1:], eager)
+            if not _closes_over_tracer(variant):
+                self.variants[key] = variant
+        return variant(cts, dict(zip(self.reads, residuals, strict=True)), eager)
+
+
+def program_of(
+    rule: Rule,
+    op: Op,
+    params: Mapping[str, Any],
+    operands: Sequence[Any],
+    outputs: Sequence[Any],
+    wanted: tuple[int, ...],
+    multiple: bool,
+) -> Program:
+    """The program of `rule` for a node with these params and operand and output types."""
+    signature = Signature(
+        rule, op, tuple(params.items()), tuple(operands), tuple(outputs), wanted, multiple
+    )
+    try:
+        hash(signature)
+    except TypeError:
+        return build(signature)
+    try:
+        return _cached(signature)
+    except Uncacheable as uncacheable:
+        return uncacheable.program
+
+
+def build(signature: Signature) -> Program:
+    """Trace the rule and find what it reads, whichever cotangents arrive."""
+    full = tuple(_jax.tangent_aval(a) if _jax.is_inexact(a) else None for a in signature.outputs)
+    patterns = [full]
+    if sum(aval is not None for aval in full) > 1:
+        patterns += [
+            tuple(aval if i == j else None for j, aval in enumerate(full))
+            for i, only in enumerate(full)
+            if only is not None
+        ]
+    variants = {(eager, *p): stage(signature, p, eager) for p in patterns for eager in (True,)}
+    reads = tuple(sorted({i for variant in variants.values() for i in variant.reads}))
+    if any(_closes_over_tracer(v) for v in variants.values()):
+        raise Uncacheable(Program(signature, reads))
+    return Program(signature, reads, variants)
+
+
+@_jax.cache()
+def _cached(signature: Signature) -> Program:
+    return build(signature)
+
+
+def stage(signature: Signature, cts: Sequence[Any], eager: bool) -> Variant:
+    """Trace the rule for cotangents of these types (None: did not arrive) and remove dead code.
+
+    Outside jit the sum over broadcast axes is part of the program; inside, it is left to the walk.
+    """
+    arrived = [i for i, aval in enumerate(cts) if aval is not None]
+    num_operands = len(signature.operands)
+    present: list[bool] = []
+
+    def apply(*flat: Any) -> list[Any]:
+        given = dict(zip(arrived, flat, strict=False))
+        values = flat[len(arrived) :]
+        all_cts = [given.get(i) for i in range(len(cts))]
+        results = signature.apply(all_cts, values[:num_operands], values[num_operands:])
+        present.extend(ct is not None for ct in results)
+        if eager:
+            results = [
+                ct if ct is None else unbroadcast(ct, signature.operands[i])
+                for i, ct in zip(signature.wanted, results, strict=True)
+            ]
+        return [ct for ct in results if ct is not None]
+
+    avals = [
+        _jax.strong(a)
+        for a in (*(cts[i] for i in arrived), *signature.operands, *signature.outputs)
+    ]
+    jaxpr, consts = _jax.stage(apply, avals, signature.rule.name)
+    jaxpr, used = _jax.prune(jaxpr, [True] * len(jaxpr.outvars))
+    used_consts = used[: len(consts)]
+    used_cts = used[len(consts) : len(consts) + len(arrived)]
+    used_values = used[len(consts) + len(arrived) :]
+    return Variant(
+        jaxpr,
+        tuple(c for c, keep in zip(consts, used_consts, strict=True) if keep),
+        tuple(i for i, keep in zip(arrived, used_cts, strict=True) if keep),
+        tuple(i for i, keep in enumerate(used_values) if keep),
+        tuple(present),
+        jax.jit(_named(signature.rule.name, jaxpr)) if jaxpr.eqns else None,
+    )
+
+
+def _named(name: str, jaxpr: _jax.Jaxpr) -> Callable[..., Any]:
+    """A function under the rule's name, so that profiles show it."""
+
+    def run(*args: Any) -> list[Any]:
+        return _jax.eval_jaxpr(jaxpr, args)
+
+    run.__name__ = run.__qualname__ = name
+    return run
+
+
+def _closes_over_tracer(variant: Variant) -> bool:
+    return any(isinstance(const, _jax.Tracer) for const in variant.consts)

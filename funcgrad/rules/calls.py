@@ -1,0 +1,10 @@
+"""Calls: primitives that carry a function, differentiated as a whole."""
+
+from __future__ import annotations
+
+from funcgrad import _jax, custom, partition
+from funcgrad.registry import defcall
+
+jit_call = defcall(_jax.jit_p)(partition.jit_call)
+custom_jvp_call = defcall(_jax.custom_jvp_call_p)(custom.custom_jvp_call)
+custom_vjp_call = defcall(_jax.custom_vjp_call_p)(custom.custom_vjp_call)

@@ -1,0 +1,67 @@
+"""Rules of exponentials, logarithms, trigonometric and hyperbolic functions, and polynomials."""
+
+from __future__ import annotations
+
+import math
+import operator
+from functools import reduce
+from itertools import accumulate
+from typing import Any
+
+from jax import lax
+
+from funcgrad import _jax
+from funcgrad.registry import defvjp, partials
+
+Array = Any
+
+EXPONENTIALS = partials(
+    {
+        lax.exp_p: lambda x, y: y,
+        lax.exp2_p: lambda x, y: math.log(2) * y,
+        lax.expm1_p: lambda x, y: lax.exp(x),
+        lax.log_p: lambda x, y: 1 / x,
+        lax.log1p_p: lambda x, y: 1 / (1 + x),
+        _jax.primitive("log2_p"): lambda x, y: 1 / (math.log(2) * x),
+        lax.logistic_p: lambda x, y: y * (1 - y),
+    }
+)
+
+TRIGONOMETRIC = partials(
+    {
+        lax.sin_p: lambda x, y: lax.cos(x),
+        lax.cos_p: lambda x, y: -lax.sin(x),
+        lax.tan_p: lambda x, y: 1 + y * y,
+        lax.asin_p: lambda x, y: lax.rsqrt((1 - x) * (1 + x)),
+        lax.acos_p: lambda x, y: -lax.rsqrt((1 - x) * (1 + x)),
+        lax.atan_p: lambda x, y: 1 / (1 + x * x),
+    }
+)
+
+HYPERBOLIC = partials(
+    {
+        lax.sinh_p: lambda x, y: lax.cosh(x),
+        lax.cosh_p: lambda x, y: lax.sinh(x),
+        lax.tanh_p: lambda x, y: (1 - y) * (1 + y),
+        lax.asinh_p: lambda x, y: lax.rsqrt(1 + x * x),
+        lax.acosh_p: lambda x, y: lax.rsqrt(x - 1) * lax.rsqrt(x + 1),
+        lax.atanh_p: lambda x, y: 1 / ((1 - x) * (1 + x)),
+    }
+)
+
+POLYNOMIALS = partials({_jax.primitive("one_minus_square_p"): lambda x, y: -2 * x})
+
+
+@defvjp(lax.atan2_p, elementwise=True)
+def atan2_vjp(ct: Array, y: Array, x: Array, **_: Any) -> Any:
+    # angle = atan(y / x); d angle = (x dy - y dx) / (x^2 + y^2)
+    radius_squared = x * x + y * y
+    return ct * (x / radius_squared), -ct * (y / radius_squared)
+
+
+@defvjp(_jax.primitive("polynomial_p"), elementwise=True)
+def polynomial_vjp(ct: Array, x: Array, *coefficients: Array, **_: Any) -> Any:
+    # y = sum a_k x^k; dy/da_k = x^k; dy/dx = sum k a_k x^(k-1), by Horner's scheme
+    slopes = [k * a for k, a in enumerate(coefficients)][1:]
+    ct_x = ct * reduce(lambda slope, a: slope * x + a, reversed(slopes))
+    return ct_x, *accumulate([ct] + [x] * len(slopes), operator.mul)

@@ -1,0 +1,164 @@
+"""Rules of the bilinear ops: dot_general and conv_general_dilated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from funcgrad.registry import defvjp
+
+
+@defvjp(lax.dot_general_p)
+def dot_general_vjp(
+    ct: Any,
+    x: Any,
+    y: Any,
+    *,
+    dimension_numbers: Any,
+    precision: Any,
+    preferred_element_type: Any,
+    **_: Any,
+) -> Any:
+    # z[b,i,j] = sum_k x[b,i,k] y[b,j,k]; ct_x[b,i,k] = sum_j ct[b,i,j] y[b,j,k]; ct_y alike
+    (x_summed, y_summed), (x_batch, y_batch) = dimension_numbers
+    x_kept = _others(x.ndim, x_summed, x_batch)
+    y_kept = _others(y.ndim, y_summed, y_batch)
+    ct_batch = range(len(x_batch))
+    ct_x_kept = range(len(x_batch), len(x_batch) + len(x_kept))
+    ct_y_kept = range(len(x_batch) + len(x_kept), ct.ndim)
+    how = {"precision": precision, "preferred_element_type": preferred_element_type}
+    ct_x = _contract(
+        (ct, ct_y_kept, ct_batch), (y, y_kept, y_batch), (x_batch, x_kept, x_summed), y_summed, how
+    )
+    ct_y = _contract(
+        (ct, ct_x_kept, ct_batch), (x, x_kept, x_batch), (y_batch, y_kept, y_summed), x_summed, how
+    )
+    return _cast(ct_x, x.dtype), _cast(ct_y, y.dtype)
+
+
+def _contract(ct_side: Any, other_side: Any, axes: Any, other_summed: Any, how: Any) -> Any:
+    """The cotangent of the operand whose axes are (batch, kept, summed)."""
+    ct, ct_summed, ct_batch = ct_side
+    other, other_kept, other_batch = other_side
+    batch, kept, summed = axes
+    by_axis = sorted(range(len(batch)), key=lambda i: batch[i])
+    batch, ct_batch, other_batch = (
+        [dims[i] for i in by_axis] for dims in (batch, ct_batch, other_batch)
+    )
+    summed = [axis for _, axis in sorted(zip(other_summed, summed, strict=True))]
+    ct_first, other_first = [*batch, *kept, *summed], [*batch, *summed, *kept]
+    ct_dims, other_dims = (tuple(ct_summed), ct_batch), (tuple(other_kept), other_batch)
+    if other_first == sorted(other_first):
+        dims = tuple(zip(other_dims, ct_dims, strict=True))
+        return lax.dot_general(other, ct, dims, **how)
+    product = lax.dot_general(ct, other, tuple(zip(ct_dims, other_dims, strict=True)), **how)
+    if ct_first == sorted(ct_first):
+        return product
+    return lax.transpose(product, _inverse(ct_first))
+
+
+@defvjp(lax.conv_general_dilated_p)
+def conv_general_dilated_vjp(
+    ct: Any,
+    x: Any,
+    w: Any,
+    *,
+    window_strides: Any,
+    padding: Any,
+    lhs_dilation: Any,
+    rhs_dilation: Any,
+    dimension_numbers: Any,
+    feature_group_count: int,
+    batch_group_count: int,
+    precision: Any,
+    preferred_element_type: Any,
+    **_: Any,
+) -> Any:
+    # y[p] = sum_k X[p s + k d - lo] w[k], X the dilated x;
+    # ct_x[i] = sum_k ct[(i + lo - k d) / s] w[k]; ct_w[k] = sum_p X[p s + k d - lo] ct[p]
+    if 0 in (ct.size, x.size, w.size):
+        return jnp.zeros(x.shape, x.dtype), jnp.zeros(w.shape, w.dtype)
+    x_axes, w_axes, y_axes = dimension_numbers
+    x_size = _dilated(x.shape, x_axes, lhs_dilation)
+    w_size = _dilated(w.shape, w_axes, rhs_dilation)
+    y_size = _dilated(ct.shape, y_axes, window_strides)
+    lows = [lo for lo, _ in padding]
+    ct_x_padding = [
+        (k - 1 - lo, n - m + lo) for n, k, m, lo in zip(x_size, w_size, y_size, lows, strict=True)
+    ]
+    ct_w_padding = [
+        (lo, k + m - 1 - n - lo) for n, k, m, lo in zip(x_size, w_size, y_size, lows, strict=True)
+    ]
+    groups = feature_group_count * batch_group_count
+    how = {"precision": precision, "preferred_element_type": preferred_element_type}
+
+    flipped = lax.rev(_move_groups(w, groups, w_axes[0], w_axes[1]), w_axes[2:])
+    ct_x = lax.conv_general_dilated(
+        ct,
+        flipped.astype(ct.dtype),
+        window_strides=lhs_dilation,
+        padding=ct_x_padding,
+        lhs_dilation=window_strides,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=lax.ConvDimensionNumbers(y_axes, _swapped(w_axes), x_axes),
+        feature_group_count=groups,
+        **how,
+    )
+    ct_x = _move_groups(ct_x, batch_group_count, x_axes[1], x_axes[0])
+    ct_w = lax.conv_general_dilated(
+        x.astype(ct.dtype),
+        ct,
+        window_strides=rhs_dilation,
+        padding=ct_w_padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=window_strides,
+        dimension_numbers=lax.ConvDimensionNumbers(*map(_swapped, (x_axes, y_axes, w_axes))),
+        feature_group_count=batch_group_count,
+        batch_group_count=feature_group_count,
+        **how,
+    )
+    return _cast(ct_x, x.dtype), _cast(ct_w, w.dtype)
+
+
+def _dilated(shape: Sequence[int], axes: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """The spatial sizes once `dilation - 1` zeros stand between neighbours."""
+    return [(shape[axis] - 1) * d + 1 for axis, d in zip(axes[2:], dilation, strict=True)]
+
+
+def _swapped(axes: Sequence[int]) -> tuple[int, ...]:
+    """Exchange the roles of batch and feature (or of output and input feature)."""
+    return (axes[1], axes[0], *axes[2:])
+
+
+def _move_groups(x: Any, groups: int, source: int, target: int) -> Any:
+    """Split `groups` off the front of axis `source` and put them in front of axis `target`."""
+    if groups == 1:
+        return x
+    shape = list(x.shape)
+    shape[source : source + 1] = [groups, shape[source] // groups]
+    split = x.reshape(shape)
+    target = target + (target > source)
+    moved = jnp.moveaxis(split, source, target if target < source else target - 1)
+    shape = list(x.shape)
+    shape[source] //= groups
+    shape[target - (target > source)] *= groups
+    return moved.reshape(shape)
+
+
+def _others(ndim: int, *taken: Sequence[int]) -> list[int]:
+    used = {axis for axes in taken for axis in axes}
+    return [axis for axis in range(ndim) if axis not in used]
+
+
+def _inverse(permutation: Sequence[int]) -> list[int]:
+    return sorted(range(len(permutation)), key=lambda i: permutation[i])
+
+
+def _cast(x: Any, dtype: Any) -> Any:
+    """`x` in an operand's dtype; the cotangent of a real operand is real."""
+    if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        x = lax.real(x)
+    return x.astype(dtype)

@@ -1,0 +1,59 @@
+"""Rules of sorting and choosing: a cotangent goes back to where its value came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from funcgrad.registry import defvjp
+
+
+@defvjp(lax.sort_p)
+def sort_vjp(ct: Any, *xs: Any, dimension: int, is_stable: bool, num_keys: int, **_: Any) -> Any:
+    # y[i] = x[origin[i]], where sorting 0, 1, 2, ... along with the keys gives the origins
+    shape = xs[0].shape
+    positions = lax.broadcasted_iota(_index_dtype(shape[dimension]), shape, dimension)
+    *_, origin = lax.sort(
+        (*xs[:num_keys], positions), dimension=dimension, is_stable=is_stable, num_keys=num_keys
+    )
+    return tuple(
+        None if ct_y is None else _send_back(ct_y, origin, x, dimension)
+        for ct_y, x in zip(ct, xs, strict=True)
+    )
+
+
+def _index_dtype(size: int) -> Any:
+    return jnp.int32 if size <= np.iinfo(np.int32).max else jnp.int64
+
+
+@defvjp(lax.top_k_p)
+def top_k_vjp(ct: Any, x: Any, *, out: Any, axis: int = -1, **_: Any) -> Any:
+    return _send_back(ct[0], out[1], x, axis % x.ndim)
+
+
+@defvjp(lax.approx_top_k_p)
+def approx_top_k_vjp(ct: Any, x: Any, *, out: Any, reduction_dimension: int, **_: Any) -> Any:
+    return _send_back(ct[0], out[1], x, reduction_dimension % x.ndim)
+
+
+def _send_back(ct: Any, origin: Any, x: Any, axis: int) -> Any:
+    """Add `ct` into zeros shaped like `x`, at positions `origin` along `axis`."""
+    others = tuple(i for i in range(x.ndim) if i != axis)
+    along_axis = lax.ScatterDimensionNumbers(
+        update_window_dims=(),
+        inserted_window_dims=(axis,),
+        scatter_dims_to_operand_dims=(axis,),
+        operand_batching_dims=others,
+        scatter_indices_batching_dims=others,
+    )
+    return lax.scatter_add(
+        jnp.zeros(x.shape, ct.dtype),
+        lax.expand_dims(origin, (x.ndim,)),
+        ct,
+        along_axis,
+        unique_indices=True,
+        mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
+    )

@@ -1,0 +1,331 @@
+"""The tape: what happened to the differentiated values while a function ran.
+
+While `f` runs, each primitive that touches a differentiated value is run at once in the parent trace
+(on concrete arrays outside jit, on tracers inside) and appended to the tape as a node. A node keeps
+the residuals that its rule reads and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from funcgrad import _jax, errors
+from funcgrad.program import program_of
+from funcgrad.registry import CallRule, FunctionId, Op, Rule, Rules, ZeroRule
+
+
+class NodePullback(Protocol):
+    """From a node's residuals and output cotangents to those of its differentiated operands."""
+
+    @property
+    def late(self) -> bool:
+        """Whether it takes cotangents that are still broadcast."""
+        ...
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]: ...
+
+
+@dataclass(slots=True)
+class Node:
+    """One op applied once.
+
+    Attributes:
+      op: the primitive or function.
+      params: the op's static parameters.
+      operands: slots of the differentiated operands, in the order of the pullback's results.
+      outputs: slots of the outputs, None for one that carries no gradient.
+      pullback: what computes the operands' cotangents.
+      residuals: the values that the pullback reads.
+      source: where in the user's source, and in which name scope.
+    """
+
+    op: Op
+    params: dict[str, Any]
+    operands: tuple[int, ...]
+    outputs: tuple[int | None, ...]
+    pullback: NodePullback
+    residuals: tuple[Any, ...]
+    source: Any
+
+
+class Tape:
+    """Nodes in the order in which they ran, and the type of every slot.
+
+    A slot is the place of one differentiated value: an input, or an output of a node.
+    """
+
+    __slots__ = ("avals", "nodes")
+
+    def __init__(self, nodes: list[Node] | None = None, avals: list[Any] | None = None):
+        self.nodes = nodes if nodes is not None else []
+        self.avals = avals if avals is not None else []
+
+    def new_slot(self, aval: Any) -> int:
+        """A slot for a value whose cotangent has type `aval`."""
+        self.avals.append(aval)
+        return len(self.avals) - 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """A residual's place among the leaves of a frozen tape."""
+
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenTape:
+    """A tape without its arrays, which are leaves beside it: static data for a jaxpr or a pytree."""
+
+    nodes: tuple[Node, ...]
+    avals: tuple[Any, ...]
+
+    def thaw(self, leaves: Sequence[Any]) -> Tape:
+        """The tape with `leaves` as its residuals."""
+
+        def value(residual: Any) -> Any:
+            return leaves[residual.index] if isinstance(residual, Place) else residual
+
+        nodes = [_with_residuals(node, tuple(map(value, node.residuals))) for node in self.nodes]
+        return Tape(nodes, list(self.avals))
+
+
+def freeze(tape: Tape) -> tuple[FrozenTape, list[Any]]:
+    """Separate a tape from its arrays; one that several nodes read is one leaf."""
+    leaves: list[Any] = []
+    places: dict[int, Place] = {}
+
+    def place(value: Any) -> Any:
+        if not isinstance(value, (jax.Array, np.ndarray)):
+            return value
+        if id(value) not in places:
+            places[id(value)] = Place(len(leaves))
+            leaves.append(value)
+        return places[id(value)]
+
+    nodes = tuple(_with_residuals(node, tuple(map(place, node.residuals))) for node in tape.nodes)
+    return FrozenTape(nodes, tuple(tape.avals)), leaves
+
+
+def _with_residuals(node: Node, residuals: tuple[Any, ...]) -> Node:
+    return Node(
+        node.op, node.params, node.operands, node.outputs, node.pullback, residuals, node.source
+    )
+
+
+@dataclass(frozen=True)
+class MissingRule:
+    """Stands in for a rule that does not exist, until a cotangent asks for it."""
+
+    op: Op
+    operands: int
+    params: tuple[str, ...]
+    late: bool = False
+
+    def __call__(self, residuals: Any, cts: Any, eager: bool) -> Sequence[Any]:
+        raise errors.Unlocated(errors.MissingRuleError, self.op, self.operands, self.params)
+
+
+class TapeTracer(_jax.Tracer):
+    """A differentiated value: its primal in the parent trace, and its slot on the tape."""
+
+    __slots__ = ("primal", "slot")
+
+    def __init__(self, trace: TapeTrace, aval: Any, primal: Any, slot: int):
+        super().__init__(trace, aval)
+        self.primal = primal
+        self.slot = slot
+
+    def to_concrete_value(self) -> Any:
+        return _jax.to_concrete_value(self.primal)
+
+    def _short_repr(self) -> str:
+        return f"TapeTracer({self.aval.str_short()}, slot {self.slot})"
+
+
+class TapeTrace(_jax.Trace):
+    """Runs every operation in the parent trace and writes down those on differentiated values."""
+
+    __slots__ = ("description", "parent_trace", "rules", "tape")
+
+    def __init__(self, parent: _jax.Trace, rules: Rules, description: str):
+        super().__init__()
+        self.parent_trace = parent
+        self.rules = rules
+        self.tape = Tape()
+        self.description = description
+
+    # --- values
+
+    def new_tracer(self, primal: Any) -> TapeTracer:
+        """Start differentiating with respect to `primal`, or go on with it."""
+        aval = self.type_of(primal)
+        return TapeTracer(self, aval, primal, self.tape.new_slot(aval))
+
+    def type_of(self, primal: Any) -> Any:
+        return _jax.typeof(primal)
+
+    def split(self, values: Sequence[Any]) -> tuple[list[Any], list[int | None]]:
+        """Primals and slots of values; no slot for one that is not ours."""
+        primals, slots = [], []
+        for value in values:
+            ours = isinstance(value, TapeTracer) and value._trace is self
+            primals.append(value.primal if ours else value)
+            slots.append(value.slot if ours else None)
+        return primals, slots
+
+    def stage_value(self, val: Any) -> Any:
+        if isinstance(val, TapeTracer) and val._trace is self:
+            return val
+        return self.parent_trace.stage_value(val)
+
+    def is_valid(self) -> bool:
+        if self._invalidated:
+            raise errors.LeakedTracerError(self.description)
+        return True
+
+    # --- operations
+
+    def bind_in_parent(self, primitive: Any, primals: Sequence[Any], params: dict[str, Any]) -> Any:
+        avals = [_jax.typeof(x) for x in primals]
+        with _jax.set_current_trace(self.parent_trace):
+            return primitive.bind_with_trace(self.parent_trace, primals, avals, params)
+
+    def evaluate(
+        self, primitive: Any, primals: Sequence[Any], params: dict[str, Any]
+    ) -> Sequence[Any]:
+        """Run an operation on differentiated values; a list of outputs."""
+        out = self.bind_in_parent(primitive, primals, params)
+        return out if primitive.multiple_results else [out]
+
+    def process_primitive(self, primitive: Any, tracers: Sequence[Any], params: Any, /) -> Any:
+        primals, slots = self.split(tracers)
+        if all(slot is None for slot in slots):
+            return self.bind_in_parent(primitive, primals, params)
+        entry = self.rules.find(primitive)
+        if isinstance(entry, CallRule):
+            return entry.fn(self, primitive, tracers, params)
+        outs = self.evaluate(primitive, primals, params)
+        if not isinstance(entry, ZeroRule):
+            multiple = primitive.multiple_results
+            outs = self.record_rule(primitive, params, primals, slots, outs, entry, multiple)
+        return outs if primitive.multiple_results else outs[0]
+
+    def process_call(self, primitive: Any, fun: Any, tracers: Sequence[Any], params: Any, /) -> Any:
+        """JAX up to 0.10 has primitives that call a function: run it here."""
+        with _jax.set_current_trace(self):
+            return fun.call_wrapped(*tracers)
+
+    def process_custom_jvp_call(
+        self, primitive: Any, fun: Any, jvp: Any, tracers: Any, /, **params: Any
+    ) -> Any:
+        return self.process_primitive(primitive, tracers, {"subfuns": (fun, jvp), **params})
+
+    def process_custom_vjp_call(
+        self, primitive: Any, fun: Any, fwd: Any, bwd: Any, tracers: Any, /, **params: Any
+    ) -> Any:
+        return self.process_primitive(primitive, tracers, {"subfuns": (fun, fwd, bwd), **params})
+
+    # --- writing down
+
+    def record_function(
+        self,
+        op: FunctionId,
+        rule: Any,
+        primitive: Any,
+        primals: Sequence[Any],
+        slots: Sequence[int | None],
+        params: dict[str, Any],
+    ) -> Sequence[Any]:
+        """A call of a function for which the user, or the package, has a rule."""
+        outs = self.evaluate(primitive, primals, params)
+        if isinstance(rule, ZeroRule):
+            return outs
+        return self.record_rule(op, {}, primals, slots, outs, rule, len(outs) > 1)
+
+    def record_rule(
+        self,
+        op: Op,
+        params: dict[str, Any],
+        primals: Sequence[Any],
+        slots: Sequence[int | None],
+        outs: Sequence[Any],
+        rule: Rule | None,
+        multiple: bool,
+    ) -> Sequence[Any]:
+        """Write down an op whose pullback is a rule, keeping the values that the rule reads."""
+        out_avals = [self.type_of(y) for y in outs]
+        present = [_jax.is_inexact(aval) for aval in out_avals]
+        if not any(present):
+            return outs
+        wanted = tuple(i for i, slot in enumerate(slots) if slot is not None)
+        if rule is None:
+            missing = MissingRule(op, len(primals), tuple(params))
+            return self.record(op, params, slots, outs, present, missing, ())
+        operand_avals = [self.type_of(x) for x in primals]
+        try:
+            program = program_of(rule, op, params, operand_avals, out_avals, wanted, multiple)
+        except errors.Unlocated as problem:
+            raise problem.at(_jax.where(_jax.current_source())) from None
+        values = (*primals, *outs)
+        residuals = [values[i] for i in program.reads]
+        self.check_residuals(op, residuals)
+        return self.record(op, params, slots, outs, present, program, residuals)
+
+    def record(
+        self,
+        op: Op,
+        params: dict[str, Any],
+        slots: Sequence[int | None],
+        outs: Sequence[Any],
+        present: Sequence[bool],
+        pullback: NodePullback,
+        residuals: Sequence[Any],
+    ) -> list[Any]:
+        """Append a node; return the outputs, as tracers where `present`."""
+        results = [
+            self.new_tracer(y) if there else y for y, there in zip(outs, present, strict=True)
+        ]
+        operands = tuple(slot for slot in slots if slot is not None)
+        outputs = tuple(
+            result.slot if there else None for result, there in zip(results, present, strict=True)
+        )
+        source = _jax.current_source()
+        node = Node(op, params, operands, outputs, pullback, tuple(residuals), source)
+        self.tape.nodes.append(node)
+        return results
+
+    def check_residuals(self, op: Op, residuals: Sequence[Any]) -> None:
+        """Nothing to object to here; see ``custom.TangentTrace``."""
+
+
+def record(
+    fun: Callable[..., Sequence[Any]],
+    primals: Sequence[Any],
+    differentiated: Sequence[bool],
+    rules: Rules,
+    description: str,
+) -> tuple[list[Any], list[int | None], Tape]:
+    """Run `fun` on flat values; return its outputs, their slots, and the tape.
+
+    The differentiated inputs have the first slots, in order. Whatever happens, nothing of the
+    differentiation stays behind in JAX's trace state.
+    """
+    with _jax.take_current_trace() as parent:
+        trace = TapeTrace(parent, rules, description)
+        args = [
+            trace.new_tracer(x) if wanted else x
+            for x, wanted in zip(primals, differentiated, strict=True)
+        ]
+        try:
+            with _jax.set_current_trace(trace):
+                outs = fun(*args)
+            primal_outs, slots = trace.split(outs)
+        finally:
+            trace.invalidate()
+    return primal_outs, slots, trace.tape

@@ -1,0 +1,440 @@
+"""The public transforms: gradients of functions over pytrees."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import PyTreeDef, tree_flatten, tree_map, tree_structure, tree_unflatten
+
+from funcgrad import _jax, errors
+from funcgrad.arguments import (
+    check_argnums,
+    check_array,
+    check_callable,
+    check_cotangents,
+    check_inputs,
+    check_output,
+    check_output_dtype,
+    check_scalar,
+    name_of,
+    resolve_argnums,
+)
+from funcgrad.backward import walk
+from funcgrad.registry import Rules
+from funcgrad.rules import DEFAULT
+from funcgrad.tape import FrozenTape, Tape, freeze, record
+
+_WRAPPED = ("__module__", "__name__", "__qualname__", "__doc__")
+
+
+def grad(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    rules: Rules = DEFAULT,
+) -> Callable[..., Any]:
+    """Return a function that computes the gradient of a scalar-valued `fun`.
+
+    Args:
+      fun: maps pytrees of arrays to a scalar of real dtype (to a pair of that and auxiliary data
+        with `has_aux`; of complex dtype with `holomorphic`).
+      argnums: the positional arguments to differentiate; negative ones count from the end.
+      has_aux: `fun` returns ``(scalar, aux)``, and the gradient function ``(gradient, aux)``.
+      holomorphic: promise that `fun` is holomorphic; its inputs and output must be complex.
+      allow_int: allow integer and boolean leaves, whose gradient is zeros of dtype ``float0``.
+      rules: the backward rules to chain.
+
+    Returns:
+      A function with `fun`'s arguments that returns a pytree like the argument (a tuple of them
+      if `argnums` is a sequence), each leaf with the shape and dtype of the argument's leaf.
+
+    Raises:
+      errors.ArgnumsError: `argnums` is not an integer or names no positional argument.
+      errors.InputError: an argument's leaf has no gradient.
+      errors.OutputError: the output is not a scalar.
+      errors.MissingRuleError: an op between argument and output has no rule.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> params = {"w": jnp.array([1.0, 2.0]), "b": 0.5}
+      >>> loss = lambda params, x: (params["w"] @ x + params["b"]) ** 2
+      >>> gradient = funcgrad.grad(loss)(params, jnp.array([3.0, 4.0]))
+      >>> print(gradient["w"], gradient["b"])
+      [69. 92.] 23.0
+    """
+    value_and_gradient = value_and_grad(
+        fun, argnums, has_aux, holomorphic, allow_int, rules=rules
+    )
+
+    @functools.wraps(fun, assigned=_WRAPPED)
+    def gradient(*args: Any, **kwargs: Any) -> Any:
+        value, ct_args = value_and_gradient(*args, **kwargs)
+        return (ct_args, value[1]) if has_aux else ct_args
+
+    return gradient
+
+
+def value_and_grad(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    rules: Rules = DEFAULT,
+) -> Callable[..., Any]:
+    """Return a function that computes both a scalar-valued `fun` and its gradient.
+
+    Arguments and errors are those of :func:`grad`; the function returns ``(value, gradient)``,
+    where value is ``(scalar, aux)`` with `has_aux`.
+
+    Example:
+      >>> import funcgrad
+      >>> value, gradient = funcgrad.value_and_grad(lambda x: x**3)(2.0)
+      >>> print(value, gradient)
+      8.0 12.0
+    """
+    check_callable(fun)
+    argnums = check_argnums(argnums)
+
+    @functools.wraps(fun, assigned=_WRAPPED)
+    def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
+        positions = resolve_argnums(argnums, args, fun)
+        dynamic = tuple(args[i] for i in positions)
+        in_tree = tree_structure(dynamic)
+        leaves = check_inputs(dynamic, fun, holomorphic, allow_int)
+
+        def on_leaves(*leaves: Any) -> Any:
+            filled = list(args)
+            for i, arg in zip(positions, tree_unflatten(in_tree, leaves), strict=True):
+                filled[i] = arg
+            return fun(*filled, **kwargs)
+
+        run = _record(on_leaves, leaves, has_aux, rules, name_of(fun))
+        check_scalar(run.outs, fun, holomorphic)
+        (out,), (slot,) = run.outs, run.slots
+        seed = jax.lax.full_like(out, 1)
+        cts = walk(run.tape, [(slot, seed)], range(len(run.tape_inputs)), consume=True)
+        flat = _fill(cts, leaves, run.tape_inputs)
+        trees = tree_unflatten(in_tree, flat)
+        ct_args = trees[0] if isinstance(argnums, int) else trees
+        value = tree_unflatten(run.out_tree, [out])
+        return ((value, run.aux) if has_aux else value), ct_args
+
+    return value_and_gradient
+
+
+def vjp(
+    fun: Callable[..., Any], *primals: Any, has_aux: bool = False, rules: Rules = DEFAULT
+) -> Any:
+    """Run `fun` and return its output with the pullback, from output to input cotangents.
+
+    Args:
+      fun: maps pytrees of arrays to a pytree of arrays (to a pair with `has_aux`).
+      *primals: `fun`'s arguments.
+      has_aux: `fun` returns ``(output, aux)``.
+      rules: the backward rules to chain.
+
+    Returns:
+      ``(output, pullback)``, or ``(output, pullback, aux)`` with `has_aux`. The :class:`Pullback`
+      is a pytree whose leaves are the residuals: it can leave a ``jit``, be stored, and be called
+      more than once.
+
+    Raises:
+      errors.InputError: an argument's leaf is not an array.
+      errors.OutputError: an output's leaf is not an array.
+      errors.CotangentError: the pullback is called with cotangents unlike the output.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funcgrad
+      >>> y, pullback = jax.jit(lambda x: funcgrad.vjp(jnp.sin, x))(0.0)
+      >>> print(y, *pullback(1.0), *pullback(2.0))
+      0.0 1.0 2.0
+    """
+    check_callable(fun)
+    leaves, in_tree = tree_flatten(primals)
+    leaves = [check_array(x, fun) for x in leaves]
+
+    def on_leaves(*leaves: Any) -> Any:
+        return fun(*tree_unflatten(in_tree, leaves))
+
+    run = _record(on_leaves, leaves, has_aux, rules, name_of(fun))
+    frozen, residuals = freeze(run.tape)
+    out_avals = tuple(_jax.typeof(y) for y in run.outs)
+    in_avals = tuple(_jax.typeof(x) for x in leaves)
+    plan = _Plan(
+        name_of(fun),
+        frozen,
+        in_tree,
+        in_avals,
+        run.tape_inputs,
+        run.out_tree,
+        out_avals,
+        run.slots,
+    )
+    out = tree_unflatten(run.out_tree, run.outs)
+    pullback = Pullback(plan, residuals)
+    return (out, pullback, run.aux) if has_aux else (out, pullback)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """All of a pullback but its residuals."""
+
+    name: str
+    tape: FrozenTape
+    in_tree: PyTreeDef
+    in_avals: tuple[Any, ...]
+    tape_inputs: tuple[int, ...]
+    out_tree: PyTreeDef
+    out_avals: tuple[Any, ...]
+    slots: tuple[int | None, ...]
+
+
+@jax.tree_util.register_pytree_node_class
+class Pullback:
+    """From output cotangents to input cotangents; a pytree whose leaves are the residuals.
+
+    Call it with a cotangent for the output: a pytree like it, with its shapes and dtypes
+    (``float0`` for integer leaves). It returns a tuple with a cotangent for each argument.
+    """
+
+    def __init__(self, plan: _Plan, residuals: Sequence[Any]):
+        self._plan = plan
+        self.residuals = list(residuals)
+
+    def __call__(self, ct: Any) -> tuple[Any, ...]:
+        plan = self._plan
+        cts = check_cotangents(ct, plan.out_tree, plan.out_avals, plan.name)
+        tape = plan.tape.thaw(self.residuals)
+        seeds = zip(plan.slots, cts, strict=True)
+        found = walk(tape, seeds, range(len(plan.tape_inputs)), consume=True)
+        return tree_unflatten(plan.in_tree, _fill(found, plan.in_avals, plan.tape_inputs))
+
+    def tree_flatten(self) -> tuple[list[Any], _Plan]:
+        return self.residuals, self._plan
+
+    @classmethod
+    def tree_unflatten(cls, plan: _Plan, residuals: Sequence[Any]) -> Pullback:
+        return cls(plan, residuals)
+
+
+def jacrev(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    rules: Rules = DEFAULT,
+) -> Callable[..., Any]:
+    """Return a function that computes the Jacobian of `fun`, one row per output element.
+
+    Arguments are those of :func:`grad`, but `fun`'s output may be any pytree of arrays.
+
+    Returns:
+      A function that returns a pytree like the output, in whose leaves' places are pytrees like
+      the argument, with leaves of shape ``output.shape + argument.shape``.
+
+    Raises:
+      errors.InputError, errors.OutputError, errors.ArgnumsError: as :func:`grad`.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> print(funcgrad.jacrev(lambda x: jnp.array([x[0] * x[1], x[1] ** 2]))(jnp.array([2.0, 3.0])))
+      [[3. 2.]
+       [0. 6.]]
+    """
+    check_callable(fun)
+    argnums = check_argnums(argnums)
+
+    @functools.wraps(fun, assigned=_WRAPPED)
+    def jacobian(*args: Any, **kwargs: Any) -> Any:
+        positions = resolve_argnums(argnums, args, fun)
+        dynamic = tuple(args[i] for i in positions)
+        check_inputs(dynamic, fun, holomorphic, allow_int)
+
+        def on_dynamic(*dynamic: Any) -> Any:
+            filled = list(args)
+            for i, arg in zip(positions, dynamic, strict=True):
+                filled[i] = arg
+            return fun(*filled, **kwargs)
+
+        out, pullback, *aux = vjp(on_dynamic, *dynamic, has_aux=has_aux, rules=rules)
+        for y in tree_flatten(out)[0]:
+            check_output_dtype(y, fun, holomorphic)
+        rows = jax.vmap(pullback)(_basis(out))
+        if isinstance(argnums, int):
+            rows = rows[0]
+        result = tree_map(functools.partial(_split_rows, out), rows)
+        result = _transpose_trees(rows, out, result)
+        return (result, aux[0]) if has_aux else result
+
+    return jacobian
+
+
+def hessian(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    *,
+    rules: Rules = DEFAULT,
+) -> Callable[..., Any]:
+    """Return a function that computes the Hessian of `fun`: the Jacobian of its Jacobian.
+
+    Arguments and errors are those of :func:`jacrev`.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> print(funcgrad.hessian(lambda x: x[0] ** 2 * x[1])(jnp.array([2.0, 3.0])))
+      [[6. 4.]
+       [4. 0.]]
+    """
+    inner = jacrev(fun, argnums, has_aux, holomorphic, rules=rules)
+    return jacrev(inner, argnums, has_aux, holomorphic, rules=rules)
+
+
+def hvp(
+    fun: Callable[..., Any],
+    primals: Sequence[Any],
+    tangents: Sequence[Any],
+    *,
+    rules: Rules = DEFAULT,
+) -> tuple[Any, ...]:
+    """Return the product of the Hessian of a scalar-valued `fun` with a vector.
+
+    The Hessian is symmetric, so the product is the pullback of the gradient applied to the vector:
+    reverse over reverse, at a small multiple of the cost of `fun`.
+
+    Args:
+      fun: maps pytrees of real arrays to a real scalar.
+      primals: `fun`'s arguments, all differentiated.
+      tangents: the vector: one pytree per argument, of the same structure, shapes and dtypes.
+
+    Returns:
+      A tuple with one pytree per argument.
+
+    Raises:
+      errors.CotangentError: `tangents` do not match `primals`.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> f = lambda x: x[0] ** 2 * x[1]
+      >>> print(*funcgrad.hvp(f, (jnp.array([2.0, 3.0]),), (jnp.array([1.0, 0.0]),)))
+      [6. 4.]
+    """
+    gradient = grad(fun, argnums=tuple(range(len(primals))), rules=rules)
+    _, pullback = vjp(gradient, *primals, rules=rules)
+    return pullback(tuple(tangents))
+
+
+# --- recording
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A function run once on flat leaves, with its tape."""
+
+    outs: list[Any]
+    slots: tuple[int | None, ...]
+    tape: Tape
+    tape_inputs: tuple[int, ...]
+    out_tree: PyTreeDef
+    aux: Any
+
+
+def _record(
+    on_leaves: Callable[..., Any], leaves: Sequence[Any], has_aux: bool, rules: Rules, name: str
+) -> _Run:
+    """Run the function under a tape; auxiliary data comes out without tracers of it."""
+    trees: dict[str, Any] = {}
+
+    def flat(*args: Any) -> list[Any]:
+        out = on_leaves(*args)
+        aux = None
+        if has_aux:
+            if not isinstance(out, (tuple, list)) or len(out) != 2:
+                raise errors.OutputError(
+                    f"`{name}` was differentiated with has_aux=True, so it must return a pair "
+                    f"(output, aux); it returned {type(out).__name__}."
+                )
+            out, aux = out
+        outs, trees["out"] = tree_flatten(out)
+        aux_leaves, trees["aux"] = tree_flatten(aux)
+        outs = [check_output(y, name) for y in outs]
+        trees["num_outs"] = len(outs)
+        return [*outs, *aux_leaves]
+
+    differentiated = [_jax.is_inexact(_jax.typeof(x)) for x in leaves]
+    results, slots, tape = record(flat, leaves, differentiated, rules, name)
+    num_outs = trees["num_outs"]
+    return _Run(
+        results[:num_outs],
+        tuple(slots[:num_outs]),
+        tape,
+        tuple(i for i, wanted in enumerate(differentiated) if wanted),
+        trees["out"],
+        tree_unflatten(trees["aux"], results[num_outs:]),
+    )
+
+
+def _fill(cts: Sequence[Any], like: Sequence[Any], places: Sequence[int]) -> list[Any]:
+    """Cotangents of all leaves: zeros where none arrived, float0 zeros for integers."""
+    found = dict(zip(places, cts, strict=True))
+    return [
+        ct if (ct := found.get(i)) is not None else _zero_cotangent(x) for i, x in enumerate(like)
+    ]
+
+
+def _zero_cotangent(x: Any) -> Any:
+    aval = _jax.tangent_aval(x)
+    if aval.dtype == jax.dtypes.float0:
+        return np.zeros(aval.shape, jax.dtypes.float0)
+    return _jax.zeros(aval)
+
+
+# --- Jacobians
+
+
+def _basis(out: Any) -> Any:
+    """The standard basis of the output space, stacked along a leading axis."""
+    leaves, tree = tree_flatten(out)
+    sizes = [np.size(y) for y in leaves]
+    total = sum(sizes)
+    ends = np.cumsum(sizes)
+    basis = [
+        jnp.eye(total, size, k=int(size - end), dtype=jnp.result_type(y)).reshape(total, *np.shape(y))
+        for y, size, end in zip(leaves, sizes, ends, strict=True)
+    ]
+    return tree_unflatten(tree, basis)
+
+
+def _split_rows(out: Any, rows: Any) -> list[Any]:
+    """Cut (all output elements, *argument.shape) into one array per output leaf."""
+    leaves = tree_flatten(out)[0]
+    ends = np.cumsum([np.size(y) for y in leaves])[:-1]
+    parts = jnp.split(rows, ends) if len(leaves) > 1 else [rows] * len(leaves)
+    return [
+        part.reshape(*np.shape(y), *rows.shape[1:]) for y, part in zip(leaves, parts, strict=True)
+    ]
+
+
+def _transpose_trees(rows: Any, out: Any, parts: Any) -> Any:
+    """From argument tree of lists over output leaves to output tree of argument trees."""
+    in_tree = tree_structure(rows)
+    out_leaves, out_tree = tree_flatten(out)
+    lists = in_tree.flatten_up_to(parts)
+    return tree_unflatten(
+        out_tree,
+        [tree_unflatten(in_tree, [part[i] for part in lists]) for i in range(len(out_leaves))],
+    )

@@ -1,0 +1,124 @@
+"""Tests of rules/elementwise.py."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import funcgrad
+from funcgrad import _jax
+from tests.rules.cases import Case, check, complex_normal, normal, uniform
+
+INFINITY = np.inf
+
+ANYWHERE = normal(3, 4)
+INSIDE = uniform(-0.9, 0.9, 3, 4)
+POSITIVE = uniform(0.5, 3.0, 3, 4)
+
+UNARY = [
+    (lax.exp_p, lax.exp, ANYWHERE),
+    (lax.exp2_p, lax.exp2, ANYWHERE),
+    (lax.expm1_p, lax.expm1, ANYWHERE),
+    (lax.log_p, lax.log, POSITIVE),
+    (lax.log1p_p, lax.log1p, INSIDE),
+    (lax.logistic_p, lax.logistic, ANYWHERE),
+    (lax.sin_p, lax.sin, ANYWHERE),
+    (lax.cos_p, lax.cos, ANYWHERE),
+    (lax.tan_p, lax.tan, INSIDE),
+    (lax.asin_p, lax.asin, INSIDE),
+    (lax.acos_p, lax.acos, INSIDE),
+    (lax.atan_p, lax.atan, ANYWHERE),
+    (lax.sinh_p, lax.sinh, ANYWHERE),
+    (lax.cosh_p, lax.cosh, ANYWHERE),
+    (lax.tanh_p, lax.tanh, ANYWHERE),
+    (lax.asinh_p, lax.asinh, ANYWHERE),
+    (lax.acosh_p, lax.acosh, 1 + POSITIVE),
+    (lax.atanh_p, lax.atanh, INSIDE),
+]
+
+if _jax.primitive("log2_p") is not None:
+    UNARY.append((lax.log2_p, lax.log2, POSITIVE))
+    UNARY.append((lax.one_minus_square_p, lax.one_minus_square_p.bind, ANYWHERE))
+
+
+def in_right_half_plane(x):
+    """Where every branch of every function of the table is the principal one in every JAX."""
+    return np.abs(x.real) + 1j * x.imag
+
+
+CASES = [
+    *(Case(op, fn, (x,)) for op, fn, x in UNARY),
+    *(
+        Case(op, fn, (in_right_half_plane(complex_normal(3)),), name="complex", order=1, rtol=1e-10)
+        for op, fn, _ in UNARY
+    ),
+    Case(lax.exp_p, lax.exp, (normal(0, 4),)),
+    Case(lax.tanh_p, lax.tanh, (normal(),)),
+    Case(lax.atan2_p, lax.atan2, (normal(3, 4), normal(3, 4, seed=1))),
+    Case(lax.atan2_p, lax.atan2, (normal(3, 1), normal(1, 4, seed=1))),
+    Case(lax.atan2_p, lax.atan2, (complex_normal(3), complex_normal(3, seed=5)), name="complex"),
+]
+
+if _jax.primitive("polynomial_p") is not None:
+
+    def polynomial(x, *coefficients):
+        return lax.polynomial(x, coefficients)
+
+    CASES += [
+        Case(
+            _jax.primitive("polynomial_p"), polynomial, tuple(normal(4, seed=i) for i in range(4))
+        ),
+        Case(
+            _jax.primitive("polynomial_p"),
+            polynomial,
+            (normal(3, 1), normal(3, 4, seed=1), normal(1, 4, seed=2)),
+        ),
+        Case(
+            _jax.primitive("polynomial_p"),
+            polynomial,
+            (0.5 * normal(2), *(normal(2, seed=i) for i in range(10))),
+            name="long",
+        ),
+    ]
+
+EDGES = np.array([0.0, -0.0, 1.0, -1.0, 40.0, -40.0, 800.0, -800.0, INFINITY, -INFINITY])
+
+SPECIAL = [
+    *(
+        Case(op, fn, (EDGES,), name="edges", order=1, smooth=False)
+        for op, fn, _ in UNARY
+        if op is not lax.acosh_p
+    ),
+    Case(lax.acosh_p, lax.acosh, (np.array([1.0, INFINITY]),), name="edges", order=1, smooth=False),
+    Case(
+        lax.atan2_p,
+        lax.atan2,
+        (np.array([0.0, -0.0, 0.0, 1.0, INFINITY]), np.array([0.0, -1.0, 1.0, 0.0, 1.0])),
+        name="edges",
+        order=1,
+        smooth=False,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+def test_rule(case):
+    check(case)
+
+
+@pytest.mark.parametrize("case", SPECIAL, ids=lambda c: c.id)
+def test_special_points(case):
+    check(case)
+
+
+def test_tanh_is_exact_near_saturation():
+    y = jnp.float32(np.nextafter(np.float32(1.0), np.float32(0.0)))
+    slope = funcgrad.DEFAULT[lax.tanh_p](jnp.float32(1.0), None, out=y)
+    assert float(slope) == float((1 - np.float64(y)) * (1 + np.float64(y)).astype(np.float32))
+
+
+def test_expm1_keeps_its_slope_where_its_value_is_minus_one():
+    slope = funcgrad.grad(jnp.expm1)(jnp.float32(-30.0))
+    np.testing.assert_allclose(slope, np.exp(-30.0), rtol=1e-6)

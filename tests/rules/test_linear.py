@@ -1,0 +1,121 @@
+"""dot_general and conv_general_dilated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import funcgrad
+from tests.rules.cases import Case, check, complex_normal, normal, primitives_in
+
+
+def dot(summed: Any, batch: Any = ((), ()), **params: Any) -> Any:
+    return lambda x, y: lax.dot_general(x, y, (summed, batch), **params)
+
+
+def mixed_dot(x: Any, y: Any) -> Any:
+    x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+    return lax.dot_general(x, y, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def conv(
+    dims: Any = ("NCH", "OIH", "NCH"), strides: Any = (1,), padding: Any = ((0, 0),), **params: Any
+) -> Any:
+    return lambda x, w: lax.conv_general_dilated(
+        x, w, strides, padding, dimension_numbers=dims, **params
+    )
+
+
+def mixed_conv(x: Any, w: Any) -> Any:
+    x, w = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+    return conv(preferred_element_type=jnp.float32)(x, w)
+
+
+DOT, CONV = lax.dot_general_p, lax.conv_general_dilated_p
+IMAGE = ("NCHW", "OIHW", "NCHW")
+
+CASES = [
+    Case(DOT, dot(((1,), (0,))), (normal(2, 3), normal(3, 4)), "matmul"),
+    Case(DOT, dot(((0,), (1,))), (normal(3, 2), normal(4, 3)), "transposed-matmul"),
+    Case(DOT, dot(((0,), (0,))), (normal(3), normal(3)), "inner"),
+    Case(DOT, dot(((), ())), (normal(3), normal(2)), "outer"),
+    Case(
+        DOT, dot(((3,), (2,)), ((0, 1), (0, 1))), (normal(2, 2, 2, 3), normal(2, 2, 3, 2)), "batch"
+    ),
+    Case(
+        DOT,
+        dot(((0, 2), (3, 1)), ((3, 1), (0, 2))),
+        (normal(2, 3, 2, 2), normal(2, 2, 3, 2, 2)),
+        "any-axes",
+    ),
+    Case(DOT, dot(((0, 1), (1, 0))), (normal(2, 3), normal(3, 2)), "double"),
+    Case(DOT, dot(((1,), (0,))), (complex_normal(2, 3), complex_normal(3, 2)), "complex"),
+    Case(DOT, dot(((1,), (0,))), (normal(2, 0), normal(0, 3)), "empty-sum"),
+    Case(DOT, dot(((1,), (0,))), (normal(0, 2), normal(2, 3)), "empty"),
+    Case(DOT, mixed_dot, (normal(2, 3), normal(3, 4)), "bf16-to-f32", smooth=False, rtol=1e-2),
+    Case(CONV, conv(), (normal(2, 3, 5), normal(2, 3, 3)), "plain"),
+    Case(
+        CONV,
+        conv(IMAGE, (2, 3), ((1, 2), (0, 3))),
+        (normal(1, 2, 5, 4), normal(2, 2, 3, 2)),
+        "strides",
+    ),
+    Case(
+        CONV,
+        conv(strides=(2,), padding=((-1, 3),), lhs_dilation=(3,), rhs_dilation=(2,)),
+        (normal(2, 2, 4), normal(3, 2, 2)),
+        "dilated-negative-padding",
+    ),
+    Case(CONV, conv(strides=(4,)), (normal(1, 2, 9), normal(2, 2, 2)), "stride-beyond-window"),
+    Case(
+        CONV,
+        conv(("WHCN", "HWIO", "CHNW"), (2, 1), "SAME"),
+        (normal(3, 4, 2, 2), normal(2, 2, 2, 3)),
+        "specs",
+    ),
+    Case(
+        CONV,
+        conv(("NHC", "HIO", "NHC"), feature_group_count=2, strides=(2,)),
+        (normal(2, 5, 4), normal(2, 2, 6)),
+        "feature-groups",
+    ),
+    Case(
+        CONV,
+        conv(("HNC", "IHO", "HNC"), batch_group_count=2, padding=((1, 0),)),
+        (normal(4, 4, 2), normal(2, 3, 4)),
+        "batch-groups",
+    ),
+    Case(CONV, conv(), (complex_normal(1, 2, 4), complex_normal(2, 2, 2)), "complex", rtol=1e-10),
+    Case(CONV, conv(), (normal(0, 2, 4), normal(2, 2, 2)), "empty-batch"),
+    Case(CONV, conv(), (normal(1, 0, 4), normal(2, 0, 2)), "empty-feature"),
+    Case(CONV, conv(), (normal(1, 2, 2), normal(2, 2, 3)), "empty-out"),
+    Case(
+        CONV, mixed_conv, (normal(1, 2, 4), normal(2, 2, 2)), "bf16-to-f32", smooth=False, rtol=2e-2
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+def test_rule(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_dot_cotangent_has_the_operands_dtype(dtype: Any) -> None:
+    x, y = jnp.asarray(normal(2, 3), dtype), jnp.asarray(normal(3, 2), jnp.float32)
+    ours = funcgrad.grad(lambda x, y: jnp.sum(jnp.matmul(x, y) ** 2), (0, 1))(x, y)
+    expected = jax.grad(lambda x, y: jnp.sum(jnp.matmul(x, y) ** 2), (0, 1))(x, y)
+    for a, b in zip(ours, expected, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=2e-2, atol=2e-2)
+
+
+def test_matmul_gradient_needs_no_transpose() -> None:
+    x, y = normal(2, 3), normal(3, 4)
+    backward = lambda x, y: funcgrad.vjp(jnp.dot, x, y)[1](jnp.ones((2, 4)))  # noqa: E731
+    assert lax.transpose_p not in primitives_in(backward, x, y)

@@ -1,0 +1,77 @@
+"""Sorting and choosing against jax.vjp and finite differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from jax import lax
+
+from tests.rules.cases import Case, check, distinct, normal
+
+TIES = np.array([[2.0, 1, 2, 1, 2], [0, 0, 0, 0, 0]])
+
+
+def sort(dimension: int, num_keys: int = 1, is_stable: bool = True) -> Any:
+    def sorted_operands(*xs: Any) -> Any:
+        return lax.sort(xs, dimension=dimension, num_keys=num_keys, is_stable=is_stable)
+
+    return sorted_operands
+
+
+def top_k(k: int, axis: int = -1) -> Any:
+    return lambda x: lax.top_k(x, k, axis=axis)
+
+
+CASES = [
+    Case(lax.sort_p, sort(1), (distinct(2, 4),)),
+    Case(lax.sort_p, sort(0, is_stable=False), (distinct(4, 2),), "unstable"),
+    Case(lax.sort_p, sort(0), (distinct(4, 2), normal(4, 2)), "payload"),
+    Case(lax.sort_p, sort(0), (np.array([3, 1, 2, 1]), normal(4), normal(4)), "integer key"),
+    Case(lax.sort_p, lambda x: sort(0)(x, np.arange(4))[0], (distinct(4),), "integer payload"),
+    Case(lax.sort_p, lambda *xs: sort(0)(*xs)[1], (distinct(4), normal(4)), "one part used"),
+    Case(
+        lax.sort_p,
+        sort(0, num_keys=2),
+        (np.array([1, 0, 1, 0, 1]), distinct(5), normal(5)),
+        "two keys",
+    ),
+    Case(lax.sort_p, sort(1), (normal(2, 0),)),
+    Case(lax.sort_p, sort(1), (normal(0, 2), normal(0, 2))),
+    Case(lax.top_k_p, top_k(2), (distinct(3, 5),)),
+    Case(lax.top_k_p, top_k(2, axis=0), (distinct(4, 3),), "axis"),
+    Case(lax.top_k_p, top_k(0), (distinct(2, 3),), "none chosen"),
+    Case(lax.top_k_p, top_k(2), (normal(0, 3),)),
+    Case(lax.approx_top_k_p, lambda x: lax.approx_max_k(x, 2), (distinct(3, 5),)),
+    Case(
+        lax.approx_top_k_p,
+        lambda x: lax.approx_min_k(x, 2, reduction_dimension=0),
+        (distinct(5, 2),),
+        "smallest",
+    ),
+]
+
+SPECIAL = [
+    Case(lax.sort_p, sort(1), (TIES, TIES), "ties", order=1, smooth=False),
+    Case(lax.sort_p, sort(1), (TIES,), "ties alone", order=1, smooth=False),
+    Case(
+        lax.sort_p,
+        sort(0),
+        (np.array([0.0, -0.0, np.nan, np.inf, -np.inf, np.nan]),),
+        "signed zeros, nan, infinities",
+        order=1,
+        smooth=False,
+    ),
+    Case(lax.top_k_p, top_k(3), (TIES,), "ties", order=1, smooth=False),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+def test_rule(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("case", SPECIAL, ids=lambda c: c.id)
+def test_special_points(case: Case) -> None:
+    check(case)
