@@ -76,6 +76,14 @@ class RuleResultError(FuncgradError, TypeError, ValueError):
         )
 
 
+def wrong_count(found: int, expected: int) -> str:
+    """What is wrong with a rule that returned `found` cotangents."""
+    return (
+        f"returned {found} cotangent(s) for {expected} operand(s). Return one for each operand, "
+        "None where there is no gradient."
+    )
+
+
 class NonLinearJvpError(FuncgradError, TypeError):
     """A custom_jvp rule is not linear in its tangents."""
 

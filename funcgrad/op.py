@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.tree_util import Partial, tree_broadcast, tree_flatten, tree_leaves, tree_unflatten
 
 from funcgrad import _jax, errors
-from funcgrad.program import program_of
-from funcgrad.registry import FunctionId, Rule, op_key
+from funcgrad.program import Program, program_of
+from funcgrad.registry import Rule, op_key
 
 
 def op(fn: Callable[..., Any]) -> Op:
@@ -114,29 +116,99 @@ class Op:
                 "@op.defvjp, or with @op.defforward and @op.defbackward."
             )
         custom = jax.custom_vjp(run)
-        custom.defvjp(forward, backward)
+        custom.defvjp(forward, backward, symbolic_zeros=self._rule is not None)
         return custom
 
     def _from_rule(self, run: Any, params: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:
-        rule = Rule(self._rule, (op_key(self),))
+        """The first form: of operands and outputs, what the rule reads is kept."""
+        flat_rule = functools.lru_cache(maxsize=256)(
+            lambda in_tree, out_tree: self._on_leaves(dict(params), in_tree, out_tree)
+        )
 
-        def forward(*operands: Any) -> Any:
-            out = run(*operands)
-            return out, (operands, out)
+        def forward(*primals: Any) -> Any:
+            leaves, in_tree = tree_flatten(primals)
+            operands = [leaf.value for leaf in leaves]
+            wanted = tuple(i for i, leaf in enumerate(leaves) if leaf.perturbed)
+            out = run(*tree_unflatten(in_tree, operands))
+            outs, out_tree = tree_flatten(out)
+            rule = flat_rule(in_tree, out_tree)
+            try:
+                program = program_of(
+                    rule,
+                    rule.ops[0],
+                    {},
+                    [jax.typeof(x) for x in operands],
+                    [jax.typeof(y) for y in outs],
+                    wanted,
+                    len(outs) > 1,
+                )
+            except errors.Unlocated as problem:
+                raise problem.at(_jax.where(_jax.current_source())) from None
+            values = (*operands, *outs)
+            application = _Application(program, in_tree)
+            return out, Partial(application, *(values[i] for i in program.reads))
 
         def backward(saved: Any, ct: Any) -> tuple[Any, ...]:
-            operands, out = saved
-            return _as_tuple(rule(ct, *operands, out=out, **dict(params)))
+            return saved(tree_leaves(ct, is_leaf=_is_symbolic_zero))
 
         return forward, backward
 
+    def _on_leaves(self, params: dict[str, Any], in_tree: Any, out_tree: Any) -> Rule:
+        """The op's rule as one over the leaves of its operands and outputs."""
+        key = op_key(self)
+
+        def rule(ct: Any, *leaves: Any, out: Any) -> list[Any]:
+            operands = tree_unflatten(in_tree, leaves)
+            single = out_tree.num_leaves == 1
+            ct, out = (
+                tree_unflatten(out_tree, [value] if single else value) for value in (ct, out)
+            )
+            cts = _as_tuple(self._rule(ct, *operands, out=out, **params))
+            if len(cts) != len(operands):
+                raise errors.Unlocated(
+                    errors.RuleResultError, flat, key, errors.wrong_count(len(cts), len(operands))
+                )
+            filled = tree_broadcast(cts, operands, is_leaf=_is_none)
+            return tree_leaves(filled, is_leaf=_is_none)
+
+        functools.update_wrapper(rule, self._rule)
+        flat = Rule(rule, (key,))
+        return flat
+
     def _from_context(self, params: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:
+        """The second form: the forward says what is kept."""
         forward = functools.partial(self._forward, **dict(params))
 
         def backward(saved: Any, ct: Any) -> tuple[Any, ...]:
             return _as_tuple(self._backward(ct, saved, **dict(params)))
 
         return forward, backward
+
+
+@dataclass(frozen=True)
+class _Application:
+    """A rule's program together with the structure of its operands."""
+
+    program: Program
+    in_tree: Any
+
+    def __call__(self, *residuals_and_cts: Any) -> tuple[Any, ...]:
+        *residuals, cts = residuals_and_cts
+        cts = [None if _is_symbolic_zero(ct) else ct for ct in cts]
+        eager = _jax.is_eager(_jax.current_trace())
+        found = self.program(residuals, cts, eager)
+        leaves: list[Any] = [None] * self.in_tree.num_leaves
+        for i, ct in zip(self.program.signature.wanted, found, strict=True):
+            leaves[i] = ct
+        return tree_unflatten(self.in_tree, leaves)
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def _is_symbolic_zero(ct: Any) -> bool:
+    return isinstance(ct, _jax.SymbolicZero)
 
 
 def _as_tuple(cts: Any) -> tuple[Any, ...]:

@@ -52,8 +52,7 @@ class Signature:
                 errors.RuleResultError,
                 self.rule,
                 self.op,
-                f"returned {len(result)} cotangent(s) for {len(operands)} operand(s). "
-                "Return one for each operand, None where there is no gradient.",
+                errors.wrong_count(len(result), len(operands)),
             )
         return [self.checked(i, result[i]) for i in self.wanted]
 
@@ -133,9 +132,18 @@ class Program:
         variant = self.variants.get(key)
         if variant is None:
             variant = stage(self.signature, key[1:], eager)
+            if not set(variant.reads) <= set(self.reads):
+                return self(residuals, self.instantiated(cts), eager)
             if not _closes_over_tracer(variant):
                 self.variants[key] = variant
         return variant(cts, dict(zip(self.reads, residuals, strict=True)), eager)
+
+    def instantiated(self, cts: Sequence[Any]) -> list[Any]:
+        """Zeros for what did not arrive: for a rule that then reads more than it does otherwise."""
+        return [
+            _jax.zeros(aval) if ct is None and _jax.is_inexact(aval) else ct
+            for ct, aval in zip(cts, self.signature.outputs, strict=True)
+        ]
 
 
 def program_of(
@@ -152,30 +160,26 @@ def program_of(
         rule, op, tuple(params.items()), tuple(operands), tuple(outputs), wanted, multiple
     )
     try:
-        hash(signature)
-    except TypeError:
-        return build(signature)
-    try:
-        return _cached(signature)
+        return _cached(signature) if _is_hashable(signature) else build(signature)
     except Uncacheable as uncacheable:
         return uncacheable.program
 
 
+def _is_hashable(signature: Signature) -> bool:
+    try:
+        hash(signature)
+    except TypeError:
+        return False
+    return True
+
+
 def build(signature: Signature) -> Program:
-    """Trace the rule and find what it reads, whichever cotangents arrive."""
-    full = tuple(_jax.tangent_aval(a) if _jax.is_inexact(a) else None for a in signature.outputs)
-    patterns = [full]
-    if sum(aval is not None for aval in full) > 1:
-        patterns += [
-            tuple(aval if i == j else None for j, aval in enumerate(full))
-            for i, only in enumerate(full)
-            if only is not None
-        ]
-    variants = {(eager, *p): stage(signature, p, eager) for p in patterns for eager in (True,)}
-    reads = tuple(sorted({i for variant in variants.values() for i in variant.reads}))
-    if any(_closes_over_tracer(v) for v in variants.values()):
-        raise Uncacheable(Program(signature, reads))
-    return Program(signature, reads, variants)
+    """Trace the rule and find what it reads when every cotangent arrives."""
+    cts = tuple(_jax.tangent_aval(a) if _jax.is_inexact(a) else None for a in signature.outputs)
+    variant = stage(signature, cts, eager=True)
+    if _closes_over_tracer(variant):
+        raise Uncacheable(Program(signature, variant.reads))
+    return Program(signature, variant.reads, {(True, *cts): variant})
 
 
 @_jax.cache()

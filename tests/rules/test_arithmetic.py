@@ -155,6 +155,9 @@ CASES = [
     Case(lax.copy_p, lax.copy_p.bind, (normal(4),)),
 ]
 
+# JAX 0.10 cannot differentiate nextafter, so a row has nothing to be compared with there.
+TESTED_APART = (lax.nextafter_p,)
+
 if jax_differentiates(lax.nextafter, 1.0, 2.0):
     CASES.append(Case(lax.nextafter_p, lax.nextafter, (normal(3), normal(3, seed=1))))
     CASES.append(Case(lax.sign_p, lax.sign, (complex_normal(3),), name="complex"))

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 import funcgrad
+from funcgrad import _jax
 from tests.rules.cases import Case, check, uniform
 
-random_gamma_p = funcgrad.rules.random._jax.random_gamma_p
 SHAPES = uniform(0.5, 4.0, 5)
 
 # With the key held fixed, the sampler's own rejection steps are not differentiable: no differences.
 CASES = [
     Case(
-        random_gamma_p,
+        _jax.random_gamma_p,
         lambda a: jax.random.gamma(jax.random.key(0), a),
         (SHAPES,),
         "gamma",
@@ -26,7 +26,7 @@ CASES = [
         smooth=False,
     ),
     Case(
-        random_gamma_p,
+        _jax.random_gamma_p,
         lambda a: jax.random.loggamma(jax.random.key(0), a),
         (np.array([1e-4, 0.01, 0.5, 2.0, 30.0]),),
         "loggamma",

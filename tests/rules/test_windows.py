@@ -50,6 +50,7 @@ CASES = [
     Case(MIN, pool("min", (3, 2), (1, 1), SIDES), (distinct(4, 4),), "overlapping"),
     Case(SUM, pool("sum", (2, 2), (2, 2), SIDES), (complex_normal(4, 4),), "blocks"),
     Case(SUM, pool("sum", (2, 1), (3, 2)), (normal(7, 4),), "gaps"),
+    Case(SUM, pool("sum", (130,), (140,)), (normal(131),), "large"),
     Case(SUM, pool("sum", (3, 2), (2, 1), ((-1, 2), (1, 0))), (normal(5, 4),), "overlapping"),
     Case(SUM, pool("sum", (2, 2), (2, 1), SIDES, (2, 3), (3, 2)), (normal(4, 3),), "dilated"),
     Case(SUM, pool("sum", (2,), (2,)), (normal(0),), "empty"),

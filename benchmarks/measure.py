@@ -1,0 +1,148 @@
+"""How it is measured: two functions in one process, in turns, and the ratio of each pair."""
+
+from __future__ import annotations
+
+import gc
+import math
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+from jax.extend.core import jaxprs_in_params
+
+SAMPLE_SECONDS = 0.02
+"""A sample of something faster is repeated until it takes about this long."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One quantity, of ours and of the reference: medians, and quartiles of the pairs' ratios."""
+
+    ours: float
+    reference: float
+    ratio: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[float, float]]) -> Comparison:
+        ours, reference = zip(*pairs, strict=True)
+        ratios = [a / b if b else math.nan for a, b in pairs]
+        low, high = ratios[0], ratios[0]
+        if len(ratios) > 1:
+            low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        medians = statistics.median(ours), statistics.median(reference)
+        return cls(*medians, statistics.median(ratios), low, high)
+
+
+@dataclass
+class Built:
+    """A function traced, lowered and compiled with cold caches, and how long each took."""
+
+    traced: Any
+    lowered: Any
+    compiled: Any
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def in_turns(
+    sample: Callable[[Any], Any], ours: Any, reference: Any, pairs: int
+) -> list[tuple[Any, Any]]:
+    """Sample both sides `pairs` times; who goes first alternates."""
+    results = []
+    for i in range(pairs):
+        if i % 2:
+            second = sample(reference)
+            results.append((sample(ours), second))
+        else:
+            first = sample(ours)
+            results.append((first, sample(reference)))
+    return results
+
+
+def time_calls(
+    ours: Callable[..., Any], reference: Callable[..., Any], args: tuple[Any, ...], pairs: int
+) -> Comparison:
+    """Seconds a call, once both are warm."""
+
+    def seconds(fn: Callable[..., Any], number: int) -> float:
+        start = time.perf_counter()
+        for _ in range(number):
+            result = fn(*args)
+        jax.block_until_ready(result)
+        return (time.perf_counter() - start) / number
+
+    for fn in (ours, reference, ours, reference):
+        seconds(fn, 1)
+    quickest = min(seconds(ours, 1), seconds(reference, 1))
+    number = max(1, math.ceil(SAMPLE_SECONDS / quickest))
+    gc.collect()
+    return Comparison.of(in_turns(lambda fn: seconds(fn, number), ours, reference, pairs))
+
+
+def build(fn: Callable[..., Any], args: tuple[Any, ...], compile: bool = True) -> Built:
+    """Trace, lower and compile `fn` with JAX's caches cleared."""
+    jax.clear_caches()
+    gc.collect()
+    seconds = {}
+    start = time.perf_counter()
+    traced = jax.jit(fn).trace(*args)
+    seconds["trace"] = time.perf_counter() - start
+    if not compile:
+        return Built(traced, None, None, seconds)
+    start = time.perf_counter()
+    lowered = traced.lower()
+    seconds["lower"] = time.perf_counter() - start
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    seconds["compile"] = time.perf_counter() - start
+    return Built(traced, lowered, compiled, seconds)
+
+
+def count_equations(jaxpr: Any) -> int:
+    """Equations of a jaxpr; a jitted call (or other equation with a body) counts as its body."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        inner = list(jaxprs_in_params(eqn.params))
+        total += sum(count_equations(getattr(j, "jaxpr", j)) for j in inner) if inner else 1
+    return total
+
+
+def count_program(built: Built) -> dict[str, int]:
+    """Sizes of a compiled program that carry no noise."""
+    hlo = built.compiled.as_text()
+    return {
+        "memory": built.compiled.memory_analysis().temp_size_in_bytes,
+        "equations": count_equations(built.traced.jaxpr.jaxpr),
+        "HLO lines": sum(bool(line.strip()) for line in hlo.splitlines()),
+        "reductions": len(re.findall(r" reduce\(", hlo)),
+    }
+
+
+def measure(
+    ours: Callable[..., Any],
+    reference: Callable[..., Any],
+    args: tuple[Any, ...],
+    pairs: int,
+    trace_pairs: int,
+    compile_pairs: int,
+) -> dict[str, Comparison]:
+    """All quantities of both functions, by name."""
+    for fn in (ours, reference):
+        build(fn, args, compile=False)
+    traces = in_turns(lambda fn: build(fn, args, False), ours, reference, trace_pairs)
+    builds = in_turns(lambda fn: build(fn, args), ours, reference, compile_pairs)
+    result = {}
+    for step, done in (("trace", [*traces, *builds]), ("lower", builds), ("compile", builds)):
+        result[step] = Comparison.of([(a.seconds[step], b.seconds[step]) for a, b in done])
+    built, built_reference = builds[-1]
+    result["run"] = time_calls(built.compiled, built_reference.compiled, args, pairs)
+    counts, reference_counts = count_program(built), count_program(built_reference)
+    for name, count in counts.items():
+        result[name] = Comparison.of([(count, reference_counts[name])])
+    result["without jit"] = time_calls(ours, reference, args, pairs)
+    return result

@@ -1,0 +1,92 @@
+"""The promises about the source itself: our own reverse mode, and one file that knows JAX."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import funcgrad
+
+PACKAGE = Path(funcgrad.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+REFERENCE = {"testing", "fallback.py"}
+JAX_AD = {
+    "grad", "value_and_grad", "vjp", "jvp", "linearize", "linear_transpose", "jacrev", "jacfwd",
+    "jacobian", "hessian", "checkpoint_grad", "fwd_and_bwd",
+}  # fmt: skip
+
+
+def names(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def jax_ad_uses(source: str) -> list[str]:
+    """Uses of JAX's own differentiation: ``jax.grad`` and the like, and its AD interpreters."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id in {"jax", "api"} and node.attr in JAX_AD:
+                found.append(f"{node.value.id}.{node.attr}")
+            if node.value.id == "ad" or node.attr == "ad":
+                found.append(f"{node.value.id}.{node.attr}")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jax":
+            bad = JAX_AD | {"ad"}
+            found += [f"{node.module}.{a.name}" for a in node.names if a.name in bad]
+            if "interpreters.ad" in (node.module or ""):
+                found.append(node.module or "")
+        if isinstance(node, ast.Import):
+            found += [a.name for a in node.names if a.name.endswith("interpreters.ad")]
+    return found
+
+
+def internal_imports(source: str) -> list[str]:
+    """Imports, or attribute uses, of JAX outside its documented API."""
+    internal = ("jax._src", "jax.extend", "jax.core", "jax.interpreters", "jaxlib")
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [a.name for a in node.names if a.name.startswith(internal)]
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            full = [f"{module}.{a.name}" for a in node.names]
+            found += [name for name in full if name.startswith(internal)]
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith(internal):
+            found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_no_differentiation_by_jax(path):
+    if REFERENCE.isdisjoint(path.relative_to(PACKAGE).parts):
+        assert jax_ad_uses(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_only_one_file_imports_jax_internals(path):
+    if path.name != "_jax.py":
+        assert internal_imports(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= 500
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import jax\njax.vjp(f, x)", "from jax import grad", "from jax.interpreters import ad",
+     "from jax._src.interpreters import ad\nad.backward_pass", "import jax\njax.linear_transpose(f, x)"],
+)  # fmt: skip
+def test_the_search_finds_what_it_is_for(source):
+    assert jax_ad_uses(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["from jax._src import core", "import jax.extend.core", "import jax\njax.core.Tracer",
+     "from jax import core", "from jax.extend import source_info_util"],
+)  # fmt: skip
+def test_the_import_search_finds_what_it_is_for(source):
+    assert internal_imports(source)
