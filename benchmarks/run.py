@@ -161,7 +161,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     jax.config.update("jax_enable_compilation_cache", False)
-    settings = Settings(5, 1, 1) if options.quick else Settings(options.pairs, 2, 3)
+    settings = Settings(5, 1, 2) if options.quick else Settings(options.pairs, 5, 5)
     sections = {}
     for group, workloads in GROUPS.items():
         names = options.names or list(GROUPS)

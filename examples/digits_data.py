@@ -16,7 +16,7 @@ class Digits(NamedTuple):
 
 
 def load_split(seed: int) -> tuple[Digits, Digits]:
-    """Return a training and a test set, with the classes in the same proportions."""
+    """Return a training and a test set with the classes in the same proportions."""
     digits = load_digits()
     images = (digits.images / 16).astype(np.float32)
     train_images, test_images, train_labels, test_labels = train_test_split(
@@ -26,7 +26,7 @@ def load_split(seed: int) -> tuple[Digits, Digits]:
 
 
 def batches(digits: Digits, size: int, rng: np.random.Generator) -> Iterator[Digits]:
-    """Yield batches in random order, without the last one where it is not full."""
+    """Yield full batches in random order; the few images left over wait for the next epoch."""
     order = rng.permutation(len(digits.labels))
     for start in range(0, len(order) - size + 1, size):
         chosen = order[start : start + size]

@@ -1,4 +1,4 @@
-"""The models that train_digits.py trains: pure functions from parameters and images to log-probabilities."""
+"""The models: pure functions from parameters and images to log-probabilities."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,14 +31,14 @@ def linear(layer: Params, x: Array) -> Array:
 def convolution(layer: Params, images: Array) -> Array:
     """Convolve images (batch, height, width, channels), keeping their height and width."""
     layout = ("NHWC", "HWIO", "NHWC")
-    y = lax.conv_general_dilated(images, layer["weight"], (1, 1), "SAME", dimension_numbers=layout)
+    weight = layer["weight"]
+    y = lax.conv_general_dilated(images, weight, (1, 1), "SAME", dimension_numbers=layout)
     return y + layer["bias"]
 
 
 def max_pool(images: Array) -> Array:
     """Keep the largest value of each 2x2 window."""
-    window = (1, 2, 2, 1)
-    return lax.reduce_window(images, -jnp.inf, lax.max, window, window, "VALID")
+    return lax.reduce_window(images, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
 def init_mlp(key: Array) -> Params:
@@ -54,8 +54,11 @@ def mlp(params: Params, images: Array) -> Array:
 
 
 def init_cnn(key: Array) -> Params:
-    conv, output = jax.random.split(key)
-    return {"conv": init_layer(conv, 3, 3, 1, 16), "output": init_layer(output, 4 * 4 * 16, CLASSES)}
+    conv, out = jax.random.split(key)
+    return {
+        "conv": init_layer(conv, 3, 3, 1, 16),
+        "output": init_layer(out, 4 * 4 * 16, CLASSES),
+    }
 
 
 def cnn(params: Params, images: Array) -> Array:

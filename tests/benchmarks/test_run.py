@@ -30,9 +30,9 @@ def test_measures_everything_and_reports_it():
     assert set(row) == set(run.MEANING)
     assert all(found.low <= found.ratio <= found.high for found in row.values())
     text = run.section("models", {"mlp": row}, run.Settings(2, 1, 1))
-    report = run.update("# old\n\n## models\n\nold\n\n## unknown\n\nold\n", {"models": text})
+    report = run.update("# stale\n\n## models\n\nstale\n\n## unknown\n\nstale\n", {"models": text})
     assert text in report
-    assert "old" not in report
+    assert "stale" not in report
 
 
 def test_unknown_name_is_refused(capsys):

@@ -1,0 +1,328 @@
+"""custom_jvp and custom_vjp functions, stop_gradient, and overridden rules, in every context."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import funcgrad
+from tests.compare import assert_same
+
+# --- functions whose derivative is not that of their body, so that using the body shows
+
+
+@jax.custom_jvp
+def odd_sin(x):
+    return jnp.sin(x)
+
+
+@odd_sin.defjvp
+def odd_sin_jvp(primals, tangents):
+    return odd_sin(primals[0]), 3.0 * odd_cos(primals[0]) * tangents[0]
+
+
+@jax.custom_jvp
+def odd_cos(x):
+    return jnp.cos(x)
+
+
+odd_cos.defjvps(lambda t, out, x: -5.0 * jnp.sin(x) * t)
+
+
+@jax.custom_jvp
+def logsumexp(x):
+    top = jnp.max(x, -1, keepdims=True)
+    return (jnp.log(jnp.sum(jnp.exp(x - top), -1, keepdims=True)) + top)[..., 0]
+
+
+@logsumexp.defjvp
+def logsumexp_jvp(primals, tangents):
+    out = logsumexp(primals[0])
+    return out, jnp.sum(jnp.exp(primals[0] - out[..., None]) * tangents[0], -1)
+
+
+@jax.custom_jvp
+def symbolic(x, y, n):
+    return {"xy": jnp.sin(x) * y, "n": n, "x": 2 * x}
+
+
+@functools.partial(symbolic.defjvp, symbolic_zeros=True)
+def symbolic_jvp(primals, tangents):
+    x, y, _ = primals
+    zero = jax.custom_derivatives.SymbolicZero
+    dx, dy, dn = tangents
+    assert isinstance(dn, zero)
+    parts = [] if isinstance(dx, zero) else [7 * y * jnp.cos(x) * dx]
+    parts += [] if isinstance(dy, zero) else [jnp.sin(x) * dy]
+    out = symbolic(*primals)
+    dxs = zero(jax.typeof(x)) if isinstance(dx, zero) else 2 * dx
+    return out, {"xy": sum(parts), "n": zero(jax.typeof(out["n"]).to_tangent_aval()), "x": dxs}
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 2))
+def applied(f, x, scale):
+    return f(x) * scale
+
+
+@applied.defjvp
+def applied_jvp(f, scale, primals, tangents):
+    out, dout = jax.jvp(f, primals, tangents)
+    return out * scale, 11.0 * scale * dout
+
+
+@jax.custom_jvp
+def through_linear(x):
+    """Its rule uses jit, while-free scan, dot, gather, select, concatenate on tangents."""
+    return jnp.cumsum(x) * x
+
+
+@through_linear.defjvp
+def through_linear_jvp(primals, tangents):
+    (x,), (t,) = primals, tangents
+    moved = jax.jit(lambda t: jnp.roll(t, 1) + jnp.concatenate([t[1:], t[:1]]))(t)
+    picked = jnp.where(x > 0, t, 0.5 * moved)[jnp.array([0, 0, 2])].at[1].set(t[2])
+    return through_linear(x), jnp.outer(x, x) @ picked - picked / (1 + x**2) + jnp.sum(t)
+
+
+@jax.custom_vjp
+def clipped(x):
+    return x * x
+
+
+clipped.defvjp(lambda x: (x * x, x), lambda x, ct: (jnp.clip(ct, -0.5, 0.5) * x,))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 2))
+def scaled(f, x, scale):
+    return f(x) * scale
+
+
+scaled.defvjp(lambda f, x, s: (f(x) * s, x), lambda f, s, x, ct: (13.0 * s * ct * jnp.cos(x),))
+
+
+@jax.custom_vjp
+def on_trees(tree, n):
+    return {"out": tree["a"] * tree["b"][0], "n": n * 2, "b": tree["b"][0] * 3}
+
+
+def on_trees_bwd(residuals, ct):
+    a, b = residuals
+    assert set(ct) == {"out", "n", "b"}
+    return {"a": ct["out"] * b * 2, "b": (ct["b"] + a * ct["out"], None)}, None
+
+
+on_trees.defvjp(lambda t, n: (on_trees(t, n), (t["a"], t["b"][0])), on_trees_bwd)
+
+
+@jax.custom_vjp
+def perturbed(x, y):
+    return x * y, x + 1
+
+
+def perturbed_fwd(x, y):
+    return perturbed(x.value, y.value), (x.value, y.value, x.perturbed, y.perturbed)
+
+
+def perturbed_bwd(residuals, ct):
+    x, y, _, _ = residuals
+    zero = jax.custom_derivatives.SymbolicZero
+    first = 0.0 * y if isinstance(ct[0], zero) else 17 * ct[0] * y
+    return first + (19.0 if isinstance(ct[1], zero) else ct[1]), None
+
+
+perturbed.defvjp(perturbed_fwd, perturbed_bwd, symbolic_zeros=True)
+
+X = np.random.default_rng(0).standard_normal(3)
+
+FUNCTIONS = {
+    "relu at the kink": lambda x: jnp.sum(jax.nn.relu(x * jnp.array([0.0, 1.0, -1.0]))),
+    "relu6, silu, elu": lambda x: jnp.sum(jax.nn.relu6(x) + jax.nn.silu(x) * jax.nn.elu(x)),
+    "custom_jvp": lambda x: jnp.sum(odd_sin(x) ** 2),
+    "custom_jvp of jitted": lambda x: jnp.sum(jax.jit(odd_sin)(x) * jax.jit(odd_sin)(2 * x)),
+    "logsumexp": lambda x: jnp.sum(logsumexp(jnp.outer(x, x)) ** 2),
+    "symbolic zeros": lambda x: sum(jnp.sum(symbolic(x, X, jnp.arange(3))[k]) for k in ("xy", "x")),
+    "symbolic zeros, y": lambda x: jnp.sum(symbolic(X, x, jnp.arange(3))["xy"] ** 2),
+    "one output used": lambda x: jnp.sum(symbolic(x, x, jnp.arange(3))["x"] ** 3),
+    "nondiff custom_jvp": lambda x: jnp.sum(applied(jnp.sin, x, 2.0) ** 2),
+    "linear ops in the rule": lambda x: jnp.sum(through_linear(x) ** 2),
+    "nested custom_jvp": lambda x: jnp.sum(applied(lambda y: odd_sin(y) * 2, x, 2.0)),
+    "custom_vjp": lambda x: jnp.sum(jnp.sin(clipped(x))),
+    "nondiff custom_vjp": lambda x: jnp.sum(scaled(jnp.sin, x, 2.0) ** 2),
+    "trees, None": lambda x: jnp.sum(jnp.sin(on_trees({"a": x, "b": (x, 2)}, 3)["out"]) * x),
+    "trees, None below": lambda x: jnp.sum(on_trees({"a": X, "b": (x, 2)}, 3)["b"] ** 2),
+    "custom_vjp symbolic": lambda x: jnp.sum(jnp.sin(perturbed(x, X)[0])),
+    "custom_vjp symbolic, both": lambda x: jnp.sum(sum(perturbed(x, x)) ** 2),
+    "stop_gradient": lambda x: jnp.sum(lax.stop_gradient(jnp.sin(x)) * x + lax.stop_gradient(x)),
+    "stop_gradient of a tree": lambda x: jnp.sum(lax.stop_gradient({"a": x, "n": 2})["a"] * x),
+    "library": lambda x: jnp.sum(
+        jax.nn.softmax(x) * jax.nn.logsumexp(x) + jnp.linalg.norm(x) + jax.nn.gelu(x)
+        + jax.scipy.special.xlogy(x**2, 2.0) + jnp.sinc(x) + jax.scipy.special.logsumexp(x)
+    ),
+}  # fmt: skip
+
+
+def hessian_trace(grad: Any, f: Any) -> Any:
+    return grad(lambda x: jnp.sum(jnp.sin(grad(f)(x))))
+
+
+CONTEXTS = {
+    "grad": lambda grad, f, x: grad(f)(x),
+    "jit(grad)": lambda grad, f, x: jax.jit(grad(f))(x),
+    "grad(jit)": lambda grad, f, x: grad(jax.jit(f))(x),
+    "vmap(grad)": lambda grad, f, x: jax.vmap(grad(f))(jnp.stack([x, -x])),
+    "vmap(grad(jit))": lambda grad, f, x: jax.vmap(grad(jax.jit(f)))(jnp.stack([x, -x])),
+    "grad(vmap)": lambda grad, f, x: grad(lambda x: jnp.sum(jax.vmap(f)(x)))(jnp.stack([x, -x])),
+    "grad(jit(vmap))": lambda grad, f, x: grad(jax.jit(lambda x: jnp.sum(jax.vmap(f)(x))))(
+        jnp.stack([x, -x])
+    ),
+    "second order": lambda grad, f, x: hessian_trace(grad, f)(x),
+    "jit(second order)": lambda grad, f, x: jax.jit(hessian_trace(grad, jax.jit(f)))(x),
+    "jax.grad over it": lambda grad, f, x: jax.grad(lambda x: jnp.sum(jnp.sin(grad(f)(x))))(x),
+    "over jax.grad": lambda grad, f, x: grad(lambda x: jnp.sum(jnp.sin(jax.grad(f)(x))))(x),
+}
+
+
+@pytest.fixture(autouse=True)
+def x64() -> Any:
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize("context", CONTEXTS.values(), ids=CONTEXTS.keys())
+@pytest.mark.parametrize("fun", FUNCTIONS.values(), ids=FUNCTIONS.keys())
+def test_equals_jax(fun, context):
+    x = jnp.asarray(X)
+    ours, theirs = context(funcgrad.grad, fun, x), context(jax.grad, fun, x)
+    assert_same(ours, theirs, rtol=1e-11, weak=False)
+
+
+def test_unused_and_integer_outputs_of_custom_functions():
+    tree = {"a": jnp.asarray(X), "b": (jnp.asarray(X), 2.0)}
+    fun = lambda tree, n: on_trees(tree, n)  # noqa: E731
+    (ours, pullback), (theirs, reference) = (m.vjp(fun, tree, 3) for m in (funcgrad, jax))
+    ct = {"out": jnp.cos(X), "b": jnp.sin(X), "n": np.zeros((), jax.dtypes.float0)}
+    assert_same((ours, pullback(ct)), (theirs, reference(ct)))
+
+
+# --- overridden rules
+
+
+def times(factor: float) -> Any:
+    """A rule that nothing else could be: cotangents are the factor alone."""
+    return lambda ct, *operands, **_: tuple(factor * jnp.ones_like(x) for x in operands)
+
+
+@funcgrad.op
+def cube(x):
+    return x**3
+
+
+@cube.defvjp
+def cube_vjp(ct, x, *, out):
+    return ct * 3 * x**2
+
+
+@jax.jit
+def jitted_tanh(x):
+    return jnp.tanh(x) * 1.0
+
+
+OPS = {
+    "primitive": (lax.sin_p, jnp.sin),
+    "op": (cube, cube),
+    "relu": (jax.nn.relu, jax.nn.relu),
+    "jitted": (jitted_tanh, jitted_tanh),
+    "custom_jvp": (odd_sin, odd_sin),
+    "custom_vjp": (clipped, clipped),
+}
+PLACES = {
+    "top": lambda grad, f: grad(f),
+    "jit(grad)": lambda grad, f: jax.jit(grad(f)),
+    "in jit": lambda grad, f: grad(jax.jit(f)),
+    "in jit in jit": lambda grad, f: grad(jax.jit(lambda x: jax.jit(f)(x) * 1)),
+    "in vmap": lambda grad, f: lambda x: grad(lambda x: jnp.sum(jax.vmap(f)(x)))(x[None])[0],
+    "vmap(grad)": lambda grad, f: lambda x: jax.vmap(grad(f))(x[None])[0],
+    "in jit in vmap": lambda grad, f: lambda x: grad(
+        lambda x: jnp.sum(jax.vmap(jax.jit(f))(x))
+    )(x[None])[0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())
+@pytest.mark.parametrize(("op", "fun"), OPS.values(), ids=OPS.keys())
+def test_override(op, fun, place):
+    x = jnp.asarray(X)
+    model = lambda x: jnp.sum(fun(x))  # noqa: E731
+    rules = funcgrad.DEFAULT.override({op: times(100.0)})
+    overridden = place(functools.partial(funcgrad.grad, rules=rules), model)(x)
+    assert_same(overridden, jnp.full(3, 100.0), weak=False)
+    default = place(funcgrad.grad, model)(x)
+    assert_same(default, place(jax.grad, model)(x), rtol=1e-11, weak=False)
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+def test_overrides_do_not_mix(jit):
+    """The same jitted function under different rules in one program."""
+    fun = jax.jit(lambda x: jnp.sum(jnp.sin(x)))
+    a, b = (funcgrad.DEFAULT.override({lax.sin_p: times(f)}) for f in (2.0, 5.0))
+
+    def all_three(x: Any) -> Any:
+        return tuple(funcgrad.grad(fun, rules=r)(x) for r in (a, b, funcgrad.DEFAULT, a))
+
+    x = jnp.asarray(X)
+    ours = (jax.jit(all_three) if jit else all_three)(x)
+    assert_same(ours, (2 + 0 * x, 5 + 0 * x, jnp.cos(x), 2 + 0 * x), rtol=1e-12, weak=False)
+
+
+def test_override_of_a_function_spares_its_namesake():
+    def make(factor: float) -> Any:
+        @jax.jit
+        def layer(x: Any) -> Any:
+            return factor * x
+
+        return layer
+
+    @jax.jit
+    def layer(x: Any) -> Any:
+        return 3 * x
+
+    rules = funcgrad.DEFAULT.override({layer: times(100.0)})
+    grad = funcgrad.grad(lambda x: layer(x) + make(7.0)(x), rules=rules)
+    assert float(grad(2.0)) == 107.0
+
+
+def test_override_in_second_order():
+    """The rule is itself differentiated, with the rules of the outer gradient."""
+    rules = funcgrad.DEFAULT.override({lax.sin_p: lambda ct, x, **_: ct * x**4})
+    first = funcgrad.grad(jnp.sin, rules=rules)
+    for outer in (funcgrad.grad, jax.grad, functools.partial(funcgrad.grad, rules=rules)):
+        np.testing.assert_allclose(outer(first)(1.5), 4 * 1.5**3, rtol=1e-12)
+        np.testing.assert_allclose(jax.jit(outer(first))(1.5), 4 * 1.5**3, rtol=1e-12)
+
+
+def test_rule_closing_over_a_differentiated_value():
+    """A rule made inside another differentiation may use its values."""
+
+    def outer(scale: Any) -> Any:
+        rules = funcgrad.DEFAULT.override({lax.sin_p: lambda ct, x, **_: ct * scale})
+        return funcgrad.grad(lambda x: jnp.sum(jax.jit(jnp.sin)(x) ** 2), rules=rules)(0.7)
+
+    for grad in (funcgrad.grad, jax.grad):
+        for run in (grad(outer), jax.jit(grad(outer))):
+            np.testing.assert_allclose(run(3.0), 2 * np.sin(0.7), rtol=1e-12)
+
+
+def test_rule_may_skip_operands_and_return_bare_or_tuple():
+    rules = funcgrad.DEFAULT.override({lax.mul_p: lambda ct, x, y, **_: (None, ct * x)})
+    gradient = funcgrad.grad(lambda x, y: x * y, (0, 1), rules=rules)
+    assert [float(g) for g in gradient(2.0, 3.0)] == [0.0, 2.0]
+    rules = funcgrad.DEFAULT.override({lax.sin_p: lambda ct, x, **_: [ct * 9]})
+    assert float(funcgrad.grad(jnp.sin, rules=rules)(1.0)) == 9.0
+
+
