@@ -235,6 +235,14 @@ def instantiate(ct: Any, aval: Any, symbolic: bool) -> Any:
     return SymbolicZero(aval) if symbolic else zeros(aval)
 
 
+def call_custom_vjp_backward(bwd: WrappedFun, residuals: Any, cts: Any) -> list[Any]:
+    """A custom_vjp's input cotangents, None for a zero (JAX from 0.11 returns a log beside them)."""
+    results = bwd.call_wrapped(*residuals, *cts)
+    if jax.__version_info__ >= (0, 11):
+        results, _ = results
+    return [None if isinstance(ct, Zero) else ct for ct in results]
+
+
 def tangent_aval(x: Any) -> Any:
     """The type of a tangent or cotangent of the value or type `x` (float0 for integers)."""
     aval = x if isinstance(x, _core.AbstractValue) else typeof(x)

@@ -6,7 +6,7 @@ recursion, so a chain of a million nodes is fine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LATE_STEPS = 8
 """How many elementwise rules a broadcast cotangent may pass before it is summed."""
+
+_compiled_add = jax.jit(jax.lax.add)
 
 
 def walk(
@@ -40,7 +42,7 @@ def walk(
       The cotangents of `wanted`, None where none arrived.
     """
     eager = _jax.is_eager(_jax.current_trace())
-    pending = Pending(tape.avals)
+    pending = Pending(tape.avals, _compiled_add if eager else jax.lax.add)
     for slot, ct in seeds:
         if slot is not None and ct is not None:
             pending.add(slot, ct)
@@ -73,10 +75,11 @@ class Pending:
     alike are added before they are summed, once.
     """
 
-    __slots__ = ("avals", "narrow", "wide")
+    __slots__ = ("add_up", "avals", "narrow", "wide")
 
-    def __init__(self, avals: Sequence[Any]):
+    def __init__(self, avals: Sequence[Any], add_up: Callable[[Any, Any], Any]):
         self.avals = avals
+        self.add_up = add_up
         self.narrow: dict[int, Any] = {}
         self.wide: dict[int, dict[tuple[int, ...], tuple[Any, int]]] = {}
 
@@ -84,12 +87,12 @@ class Pending:
         """Add `ct`, which has passed `steps` rules, to what waits at `slot`."""
         if ct.shape == self.avals[slot].shape:
             waiting = self.narrow.get(slot)
-            self.narrow[slot] = ct if waiting is None else jax.lax.add(waiting, ct)
+            self.narrow[slot] = ct if waiting is None else self.add_up(waiting, ct)
             return
         waiting_wide = self.wide.setdefault(slot, {})
         if ct.shape in waiting_wide:
             other, other_steps = waiting_wide[ct.shape]
-            ct, steps = jax.lax.add(other, ct), max(steps, other_steps)
+            ct, steps = self.add_up(other, ct), max(steps, other_steps)
         waiting_wide[ct.shape] = (ct, steps)
 
     def steps(self, slots: Iterable[int | None]) -> int:
@@ -111,5 +114,5 @@ class Pending:
             return waiting[0]
         for wide in waiting:
             summed = unbroadcast(wide, self.avals[slot])
-            ct = summed if ct is None else jax.lax.add(ct, summed)
+            ct = summed if ct is None else self.add_up(ct, summed)
         return ct

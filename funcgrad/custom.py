@@ -96,8 +96,7 @@ def custom_vjp_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict
     if rule is not None:
         return trace.record_function(op, rule, primitive, primals, slots, params)
     pairs = zip(primals, slots, strict=True)
-    with _jax.set_current_trace(trace.parent_trace):
-        results = fwd.call_wrapped(*(item for x, slot in pairs for item in (x, slot is not None)))
+    results = fwd.call_wrapped(*(item for x, slot in pairs for item in (x, slot is not None)))
     _, residual_tree, forwarded = params["out_trees"]()
     num_new = residual_tree.num_leaves - sum(index is not None for index in forwarded)
     new, outs = iter(results[:num_new]), results[num_new:]
@@ -144,5 +143,5 @@ class CustomVjpPullback:
             _jax.instantiate(ct, aval, self.symbolic_zeros)
             for ct, aval in zip(cts, self.ct_avals, strict=True)
         ]
-        results = self.bwd.call_wrapped(*residuals, *given)
-        return [None if isinstance(results[i], _jax.Zero) else results[i] for i in self.wanted]
+        results = _jax.call_custom_vjp_backward(self.bwd, residuals, given)
+        return [results[i] for i in self.wanted]

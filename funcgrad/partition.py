@@ -32,8 +32,7 @@ def jit_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, A
         with _jax.set_current_trace(trace):
             return _jax.eval_closed_jaxpr(closed, tracers)
     split = split_of(closed, tuple(slot is not None for slot in slots), trace.rules)
-    with _jax.set_current_trace(trace.parent_trace):
-        outs, residuals = split.run_forward(primals, params)
+    outs, residuals = split.run_forward(primals, params)
     if not any(split.present):
         return outs
     pullback = JitPullback(split, params)

@@ -92,7 +92,16 @@ def unbroadcast(ct: Any, aval: Any) -> Any:
 
 @dataclass(frozen=True)
 class Variant:
-    """The rule's program for one pattern of cotangents."""
+    """The rule's program for one pattern of cotangents.
+
+    Attributes:
+      jaxpr: (consts, cotangents read, values read) -> cotangents of operands that are not None.
+      cts: positions of the cotangents read.
+      reads: positions, among operands and then outputs, of the values read.
+      present: which wanted operands get a cotangent.
+      compiled: the same as one compiled call, in which broadcasting is undone; None if there is
+        nothing to compute.
+    """
 
     jaxpr: _jax.Jaxpr
     consts: tuple[Any, ...]
@@ -102,12 +111,15 @@ class Variant:
     compiled: Callable[..., Any] | None
 
     def __call__(self, cts: Sequence[Any], values: Mapping[int, Any], eager: bool) -> list[Any]:
-        args = [*self.consts, *(cts[i] for i in self.cts), *(values[i] for i in self.reads)]
+        args = [*self.consts, *[cts[i] for i in self.cts], *[values[i] for i in self.reads]]
         if eager and self.compiled is not None:
-            results = iter(self.compiled(*args))
+            results = self.compiled(*args)
         else:
-            results = iter(_jax.eval_jaxpr(self.jaxpr, args))
-        return [next(results) if there else None for there in self.present]
+            results = _jax.eval_jaxpr(self.jaxpr, args)
+        if len(results) == len(self.present):
+            return results
+        remaining = iter(results)
+        return [next(remaining) if there else None for there in self.present]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,10 +140,10 @@ class Program:
         return self.signature.rule.late
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
-        key = (eager, *(None if ct is None else _jax.typeof(ct) for ct in cts))
+        key = tuple([None if ct is None else _jax.typeof(ct) for ct in cts])
         variant = self.variants.get(key)
         if variant is None:
-            variant = stage(self.signature, key[1:], eager)
+            variant = stage(self.signature, key)
             if not set(variant.reads) <= set(self.reads):
                 return self(residuals, self.instantiated(cts), eager)
             if not _closes_over_tracer(variant):
@@ -176,10 +188,10 @@ def _is_hashable(signature: Signature) -> bool:
 def build(signature: Signature) -> Program:
     """Trace the rule and find what it reads when every cotangent arrives."""
     cts = tuple(_jax.tangent_aval(a) if _jax.is_inexact(a) else None for a in signature.outputs)
-    variant = stage(signature, cts, eager=True)
+    variant = stage(signature, cts)
     if _closes_over_tracer(variant):
         raise Uncacheable(Program(signature, variant.reads))
-    return Program(signature, variant.reads, {(True, *cts): variant})
+    return Program(signature, variant.reads, {cts: variant})
 
 
 @_jax.cache()
@@ -187,11 +199,8 @@ def _cached(signature: Signature) -> Program:
     return build(signature)
 
 
-def stage(signature: Signature, cts: Sequence[Any], eager: bool) -> Variant:
-    """Trace the rule for cotangents of these types (None: did not arrive) and remove dead code.
-
-    Outside jit the sum over broadcast axes is part of the program; inside, it is left to the walk.
-    """
+def stage(signature: Signature, cts: Sequence[Any]) -> Variant:
+    """Trace the rule for cotangents of these types (None: did not arrive) and remove dead code."""
     arrived = [i for i, aval in enumerate(cts) if aval is not None]
     num_operands = len(signature.operands)
     present: list[bool] = []
@@ -202,40 +211,38 @@ def stage(signature: Signature, cts: Sequence[Any], eager: bool) -> Variant:
         all_cts = [given.get(i) for i in range(len(cts))]
         results = signature.apply(all_cts, values[:num_operands], values[num_operands:])
         present.extend(ct is not None for ct in results)
-        if eager:
-            results = [
-                ct if ct is None else unbroadcast(ct, signature.operands[i])
-                for i, ct in zip(signature.wanted, results, strict=True)
-            ]
         return [ct for ct in results if ct is not None]
 
-    avals = [
-        _jax.strong(a)
-        for a in (*(cts[i] for i in arrived), *signature.operands, *signature.outputs)
-    ]
-    jaxpr, consts = _jax.stage(apply, avals, signature.rule.name)
+    avals = [cts[i] for i in arrived] + [*signature.operands, *signature.outputs]
+    jaxpr, consts = _jax.stage(apply, [_jax.strong(a) for a in avals], signature.rule.name)
     jaxpr, used = _jax.prune(jaxpr, [True] * len(jaxpr.outvars))
     used_consts = used[: len(consts)]
     used_cts = used[len(consts) : len(consts) + len(arrived)]
     used_values = used[len(consts) + len(arrived) :]
+    targets = [signature.operands[i] for i, there in zip(signature.wanted, present, strict=True) if there]
     return Variant(
         jaxpr,
         tuple(c for c, keep in zip(consts, used_consts, strict=True) if keep),
         tuple(i for i, keep in zip(arrived, used_cts, strict=True) if keep),
         tuple(i for i, keep in enumerate(used_values) if keep),
         tuple(present),
-        jax.jit(_named(signature.rule.name, jaxpr)) if jaxpr.eqns else None,
+        compiled(jaxpr, targets, signature.rule.name),
     )
 
 
-def _named(name: str, jaxpr: _jax.Jaxpr) -> Callable[..., Any]:
-    """A function under the rule's name, so that profiles show it."""
+def compiled(jaxpr: _jax.Jaxpr, targets: Sequence[Any], name: str) -> Callable[..., Any] | None:
+    """A jaxpr as one compiled call, named so that profiles show it, giving cotangents of the
+    `targets`' shapes; None where it computes nothing."""
+    broadcast = [v.aval.shape != target.shape for v, target in zip(jaxpr.outvars, targets, strict=True)]
+    if not jaxpr.eqns and not any(broadcast):
+        return None
 
     def run(*args: Any) -> list[Any]:
-        return _jax.eval_jaxpr(jaxpr, args)
+        cts = _jax.eval_jaxpr(jaxpr, args)
+        return [unbroadcast(ct, target) for ct, target in zip(cts, targets, strict=True)]
 
     run.__name__ = run.__qualname__ = name
-    return run
+    return jax.jit(run)
 
 
 def _closes_over_tracer(variant: Variant) -> bool:

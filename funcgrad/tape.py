@@ -193,8 +193,7 @@ class TapeTrace(_jax.Trace):
 
     def bind_in_parent(self, primitive: Any, primals: Sequence[Any], params: dict[str, Any]) -> Any:
         avals = [_jax.typeof(x) for x in primals]
-        with _jax.set_current_trace(self.parent_trace):
-            return primitive.bind_with_trace(self.parent_trace, primals, avals, params)
+        return primitive.bind_with_trace(self.parent_trace, primals, avals, params)
 
     def evaluate(
         self, primitive: Any, primals: Sequence[Any], params: dict[str, Any]
@@ -205,15 +204,16 @@ class TapeTrace(_jax.Trace):
 
     def process_primitive(self, primitive: Any, tracers: Sequence[Any], params: Any, /) -> Any:
         primals, slots = self.split(tracers)
-        if all(slot is None for slot in slots):
-            return self.bind_in_parent(primitive, primals, params)
-        entry = self.rules.find(primitive)
-        if isinstance(entry, CallRule):
-            return entry.fn(self, primitive, tracers, params)
-        outs = self.evaluate(primitive, primals, params)
-        if not isinstance(entry, ZeroRule):
-            multiple = primitive.multiple_results
-            outs = self.record_rule(primitive, params, primals, slots, outs, entry, multiple)
+        with _jax.set_current_trace(self.parent_trace):
+            if not any(slot is not None for slot in slots):
+                return self.bind_in_parent(primitive, primals, params)
+            entry = self.rules.find(primitive)
+            if isinstance(entry, CallRule):
+                return entry.fn(self, primitive, tracers, params)
+            outs = self.evaluate(primitive, primals, params)
+            if not isinstance(entry, ZeroRule):
+                multiple = primitive.multiple_results
+                outs = self.record_rule(primitive, params, primals, slots, outs, entry, multiple)
         return outs if primitive.multiple_results else outs[0]
 
     def process_call(self, primitive: Any, fun: Any, tracers: Sequence[Any], params: Any, /) -> Any:

@@ -9,12 +9,12 @@ import pytest
 
 import funcgrad
 import tests.rules
-from funcgrad.registry import Rule
+from funcgrad.registry import Rule, op_key
 
 MODULES = [
     importlib.import_module(f"tests.rules.{m.name}") for m in pkgutil.iter_modules(tests.rules.__path__)
 ]
-ROWS = {case.op for module in MODULES for case in getattr(module, "CASES", [])}
+ROWS = {op_key(case.op) for module in MODULES for case in getattr(module, "CASES", [])}
 ROWS |= {op for module in MODULES for op in getattr(module, "TESTED_APART", ())}
 RULES = [op for op, entry in funcgrad.DEFAULT.items() if isinstance(entry, Rule)]
 
