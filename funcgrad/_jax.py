@@ -14,30 +14,47 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax._src import ad_util, api_util, custom_derivatives, dtypes, linear_util
+from jax._src import ad_util, api_util, dtypes, linear_util
 from jax._src import core as _core
 from jax._src import util as _util
 from jax._src.ad_checkpoint import name_p  # noqa: F401
 from jax._src.ad_util import add_any_p  # noqa: F401
-from jax._src.interpreters import partial_eval
 from jax._src.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p
-from jax._src.pjit import UNSPECIFIED, jit_p
-from jax._src.pjit import reshard_p  # noqa: F401
+from jax._src.interpreters import partial_eval
+from jax._src.lax import lax
+from jax._src.named_sharding import UNSPECIFIED
+from jax._src.pjit import (
+    jit_p,
+    reshard_p,  # noqa: F401
+)
 from jax._src.random.core import random_clone_p, random_gamma_p  # noqa: F401
 from jax._src.random.philox2x32 import philox2x32_p  # noqa: F401
 from jax._src.random.philox4x32 import philox4x32_p  # noqa: F401
-from jax._src.random.prng import iota_2x32_shape_p, random_bits_p, random_fold_in_p  # noqa: F401
-from jax._src.random.prng import random_seed_p, random_split_p  # noqa: F401
-from jax._src.random.prng import random_unwrap_p, random_wrap_p  # noqa: F401
+from jax._src.random.prng import (  # noqa: F401  # noqa: F401  # noqa: F401
+    iota_2x32_shape_p,
+    random_bits_p,
+    random_fold_in_p,
+    random_seed_p,
+    random_split_p,
+    random_unwrap_p,
+    random_wrap_p,
+)
 from jax._src.random.threefry2x32 import threefry2x32_p  # noqa: F401
 from jax._src.random.threefry4x32 import threefry4x32_p  # noqa: F401
+from jax._src.state.types import AbstractRef
 from jax.extend import source_info_util
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, set_current_trace, take_current_trace
-
+from jax.extend.core import (
+    ClosedJaxpr,
+    Jaxpr,
+    Literal,
+    Primitive,
+    set_current_trace,
+    take_current_trace,
+)
 
 Trace = _core.Trace
 Tracer = _core.Tracer
-SymbolicZero = custom_derivatives.SymbolicZero
+SymbolicZero = ad_util.SymbolicZero
 Zero = ad_util.Zero
 WrappedFun = linear_util.WrappedFun
 
@@ -114,6 +131,24 @@ def zeros(aval: Any) -> Any:
     return ad_util.zeros_like_aval(aval)
 
 
+def as_array(x: Any) -> Any:
+    """A Python scalar, numpy array or JAX value as a JAX value, weak if it is a Python scalar."""
+    return lax.asarray(x)
+
+
+def weak_like(ct: Any, x: Any) -> Any:
+    """A real gradient with the weakness of its input, as JAX's casts leave it."""
+    aval, found = typeof(x), typeof(ct)
+    if found.weak_type == aval.weak_type or not dtypes.issubdtype(found.dtype, np.floating):
+        return ct
+    return lax._convert_element_type(ct, found.dtype, weak_type=aval.weak_type)
+
+
+def is_reference(aval: Any) -> bool:
+    """Whether this is the type of a mutable reference."""
+    return isinstance(aval, AbstractRef)
+
+
 def abstract_eval(primitive: Primitive, avals: Sequence[Any], params: dict[str, Any]) -> Any:
     """Output types of a primitive, without running it."""
     out, _ = primitive.abstract_eval(*avals, **params)
@@ -151,9 +186,11 @@ def eval_jaxpr(jaxpr: Jaxpr, args: Sequence[Any], consts: Sequence[Any] = ()) ->
     return _core.eval_jaxpr(jaxpr, consts, *args)
 
 
-def eval_closed_jaxpr(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
-    """Run a closed jaxpr's operations in the current trace."""
-    return _core.eval_jaxpr(closed.jaxpr, closed.consts, *args)
+def eval_closed_jaxpr(
+    closed: ClosedJaxpr, args: Sequence[Any], own_lines: bool = True
+) -> list[Any]:
+    """Run a closed jaxpr's operations in the current trace, at their own source lines or here."""
+    return _core.eval_jaxpr(closed.jaxpr, closed.consts, *args, propagate_source_info=own_lines)
 
 
 def close(jaxpr: Jaxpr) -> ClosedJaxpr:
@@ -259,11 +296,15 @@ def description_of_wrapped(fun: WrappedFun) -> str:
 current_source: Callable[[], Any] = source_info_util.current
 
 
-def where(source: Any) -> str:
-    """``file:line (function)`` of the user's frame, or a word that there is none."""
-    if source is None:
-        return "<unknown line>"
-    return source_info_util.summarize(source) or "<unknown line>"
+def where(source: Any) -> str | None:
+    """``file:line (function)`` of the user's frame, if there is one."""
+    return source_info_util.summarize(source) or None
+
+
+def here() -> str:
+    """``file:line (function)`` of the user's frame that is running."""
+    with source_info_util.user_context(None):
+        return where(current_source()) or "<unknown line>"
 
 
 def name_scope(source: Any) -> str:

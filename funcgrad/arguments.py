@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path, tree_structure
+from jax.tree_util import keystr, tree_leaves_with_path, tree_structure
 
 from funcgrad import _jax, errors
 
@@ -56,6 +56,11 @@ def resolve_argnums(argnums: Argnums, args: Sequence[Any], fun: Callable[..., An
                 "position, or correct argnums."
             )
         positions.append(i % len(args))
+    if len(set(positions)) < len(positions):
+        raise errors.ArgnumsError(
+            f"`{name_of(fun)}` was to be differentiated with respect to argnums={argnums}, which names "
+            "an argument twice. Name each argument once."
+        )
     return positions
 
 
@@ -63,7 +68,7 @@ def check_array(x: Any, fun: Callable[..., Any], path: str = "") -> Any:
     """A leaf as JAX takes it."""
     if not _jax.is_array_type(x):
         raise errors.InputError(
-            f"`{name_of(fun)}` was to be differentiated, but the argument's leaf {path or repr(x)} is "
+            f"`{name_of(fun)}` was to be differentiated, but the argument's leaf {path} is "
             f"{x!r} of type {type(x).__name__}, which is no array. Pass such values through arguments "
             "that are not differentiated (argnums), or close over them."
         )
@@ -71,12 +76,17 @@ def check_array(x: Any, fun: Callable[..., Any], path: str = "") -> Any:
 
 
 def check_inputs(
-    dynamic: tuple[Any, ...], fun: Callable[..., Any], holomorphic: bool, allow_int: bool
+    dynamic: tuple[Any, ...],
+    positions: Sequence[int],
+    fun: Callable[..., Any],
+    holomorphic: bool,
+    allow_int: bool,
 ) -> list[Any]:
     """The leaves of the differentiated arguments, each checked to have a gradient."""
     return [
-        check_input(x, fun, keystr(path), holomorphic, allow_int)
-        for path, x in tree_flatten_with_path(dynamic)[0]
+        check_input(x, fun, f"[{i}]{keystr(path)}", holomorphic, allow_int)
+        for i, arg in zip(positions, dynamic, strict=True)
+        for path, x in tree_leaves_with_path(arg)
     ]
 
 
@@ -101,20 +111,18 @@ def check_input(
     return x
 
 
-def check_output(y: Any, name: str, path: str = "") -> Any:
-    """An output leaf as JAX takes it."""
+def check_output(y: Any, name: str, path: str = "") -> None:
     if not _jax.is_array_type(y):
         raise errors.OutputError(
             f"`{name}` was differentiated and returned {y!r} of type {type(y).__name__}"
             f"{f' at {path}' if path else ''}, which is no array. Return arrays only; other results "
             "go out as auxiliary data with has_aux=True."
         )
-    return _jax.canonicalize(y)
 
 
 def check_scalar(outs: Sequence[Any], fun: Callable[..., Any], holomorphic: bool) -> None:
     """A gradient needs one scalar of the right kind."""
-    found = ", ".join(_jax.typeof(y).str_short() for y in outs) or "nothing"
+    found = ", ".join(_jax.typeof(_jax.canonicalize(y)).str_short() for y in outs) or "nothing"
     if len(outs) != 1 or np.shape(outs[0]) != ():
         raise errors.OutputError(
             f"A gradient of `{name_of(fun)}` was asked for, so it must return one scalar; it "
@@ -125,7 +133,7 @@ def check_scalar(outs: Sequence[Any], fun: Callable[..., Any], holomorphic: bool
 
 
 def check_output_dtype(y: Any, fun: Callable[..., Any], holomorphic: bool) -> None:
-    aval = _jax.typeof(y)
+    aval = _jax.typeof(_jax.canonicalize(y))
     asked = f"A derivative of `{name_of(fun)}` was asked for, but its output is {aval.str_short()}"
     if holomorphic and not _jax.is_complex(aval):
         raise errors.OutputError(
@@ -142,9 +150,7 @@ def check_output_dtype(y: Any, fun: Callable[..., Any], holomorphic: bool) -> No
         )
 
 
-def check_cotangents(
-    ct: Any, out_tree: Any, out_avals: Sequence[Any], name: str
-) -> list[Any]:
+def check_cotangents(ct: Any, out_tree: Any, out_avals: Sequence[Any], name: str) -> list[Any]:
     """Cotangent leaves for the output's leaves; None for one that is float0 zeros."""
     found_tree = tree_structure(ct)
     if found_tree != out_tree:
@@ -152,7 +158,7 @@ def check_cotangents(
             f"The pullback of `{name}` was called with a cotangent of structure {found_tree}; the "
             f"output, and so its cotangent, has structure {out_tree}. Pass a pytree like the output."
         )
-    leaves = tree_flatten_with_path(ct)[0]
+    leaves = tree_leaves_with_path(ct)
     return [
         check_cotangent(x, keystr(path), aval, name)
         for (path, x), aval in zip(leaves, out_avals, strict=True)
@@ -168,7 +174,7 @@ def check_cotangent(x: Any, path: str, out_aval: Any, name: str) -> Any:
                 f"The pullback of `{name}` was called with {x!r}{where}, which is no array. Pass an "
                 f"array of type {expected.str_short()}."
             )
-        x = _jax.canonicalize(x)
+        x = _jax.as_array(x)
     found = jax.typeof(x)
     if found.shape != expected.shape or found.dtype != expected.dtype:
         raise errors.CotangentError(

@@ -13,7 +13,7 @@ from typing import Any
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
-from funcgrad.registry import FunctionId, Op, Rules
+from funcgrad.registry import FunctionId, Op
 from funcgrad.tape import FrozenTape, TapeTrace, TapeTracer, freeze
 
 
@@ -50,7 +50,7 @@ class TangentTrace(TapeTrace):
 
     def check_residuals(self, op: Op, residuals: Sequence[Any]) -> None:
         if any(isinstance(x, Unknown) for x in residuals):
-            where = _jax.where(_jax.current_source())
+            where = _jax.where(_jax.current_source()) or _jax.here()
             raise errors.NonLinearJvpError(self.description, op, where)
 
 

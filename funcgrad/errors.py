@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -96,6 +98,17 @@ class NonLinearJvpError(FuncgradError, TypeError):
         )
 
 
+class MutableReferenceError(FuncgradError, NotImplementedError):
+    """A differentiated value was written to a mutable reference."""
+
+    def __init__(self, op: Any, where: str):
+        super().__init__(
+            f"A differentiated value was written to a mutable reference by `{op}` at {where}. "
+            "Gradients do not pass through references yet. Return the value instead of storing it, or "
+            "store jax.lax.stop_gradient of it."
+        )
+
+
 class LeakedTracerError(FuncgradError, jax.errors.UnexpectedTracerError):
     """A value from inside a differentiation was used after the differentiation ended."""
 
@@ -122,6 +135,15 @@ class Unlocated(Exception):
         super().__init__(kind.__name__, *args)
         self.kind, self.arguments = kind, args
 
-    def at(self, where: str) -> Exception:
-        """The error proper, with its place in the user's source."""
-        return self.kind(*self.arguments, where)
+    def at(self, where: str | None) -> Exception:
+        """The error proper, with its place in the user's source; this one while it is unknown."""
+        return self if where is None else self.kind(*self.arguments, where)
+
+
+@contextlib.contextmanager
+def located_at(where: str | None) -> Iterator[None]:
+    """Give errors that come out of the block a place."""
+    try:
+        yield
+    except Unlocated as problem:
+        raise problem.at(where) from None

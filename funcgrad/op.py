@@ -65,6 +65,7 @@ class Op:
 
     def __init__(self, fn: Callable[..., Any]):
         functools.update_wrapper(self, fn)
+        self.__wrapped__ = fn
         self._rule: Callable[..., Any] | None = None
         self._forward: Callable[..., Any] | None = None
         self._backward: Callable[..., Any] | None = None
@@ -107,9 +108,9 @@ class Op:
         """The op with its params fixed, as JAX takes it: with a forward and a backward."""
         run = functools.partial(self.__wrapped__, **dict(params))
         if self._rule is not None:
-            forward, backward = self._from_rule(run, params)
+            forward, backward = self._from_rule(self._rule, run, params)
         elif self._forward is not None and self._backward is not None:
-            forward, backward = self._from_context(params)
+            forward, backward = _from_context(self._forward, self._backward, dict(params))
         else:
             raise errors.InputError(
                 f"Op `{op_key(self)}` was called, but it has no backward rule. Give it one with "
@@ -119,10 +120,10 @@ class Op:
         custom.defvjp(forward, backward, symbolic_zeros=self._rule is not None)
         return custom
 
-    def _from_rule(self, run: Any, params: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:
+    def _from_rule(self, rule: Any, run: Any, params: Any) -> tuple[Any, Any]:
         """The first form: of operands and outputs, what the rule reads is kept."""
         flat_rule = functools.lru_cache(maxsize=256)(
-            lambda in_tree, out_tree: self._on_leaves(dict(params), in_tree, out_tree)
+            lambda in_tree, out_tree: self._on_leaves(rule, dict(params), in_tree, out_tree)
         )
 
         def forward(*primals: Any) -> Any:
@@ -131,19 +132,17 @@ class Op:
             wanted = tuple(i for i, leaf in enumerate(leaves) if leaf.perturbed)
             out = run(*tree_unflatten(in_tree, operands))
             outs, out_tree = tree_flatten(out)
-            rule = flat_rule(in_tree, out_tree)
-            try:
+            on_leaves = flat_rule(in_tree, out_tree)
+            with errors.located_at(_jax.here()):
                 program = program_of(
-                    rule,
-                    rule.ops[0],
+                    on_leaves,
+                    on_leaves.ops[0],
                     {},
                     [jax.typeof(x) for x in operands],
                     [jax.typeof(y) for y in outs],
                     wanted,
                     len(outs) > 1,
                 )
-            except errors.Unlocated as problem:
-                raise problem.at(_jax.where(_jax.current_source())) from None
             values = (*operands, *outs)
             application = _Application(program, in_tree)
             return out, Partial(application, *(values[i] for i in program.reads))
@@ -153,17 +152,17 @@ class Op:
 
         return forward, backward
 
-    def _on_leaves(self, params: dict[str, Any], in_tree: Any, out_tree: Any) -> Rule:
+    def _on_leaves(self, rule: Any, params: dict[str, Any], in_tree: Any, out_tree: Any) -> Rule:
         """The op's rule as one over the leaves of its operands and outputs."""
         key = op_key(self)
 
-        def rule(ct: Any, *leaves: Any, out: Any) -> list[Any]:
+        def rule_on_leaves(ct: Any, *leaves: Any, out: Any) -> list[Any]:
             operands = tree_unflatten(in_tree, leaves)
             single = out_tree.num_leaves == 1
             ct, out = (
                 tree_unflatten(out_tree, [value] if single else value) for value in (ct, out)
             )
-            cts = _as_tuple(self._rule(ct, *operands, out=out, **params))
+            cts = _as_tuple(rule(ct, *operands, out=out, **params))
             if len(cts) != len(operands):
                 raise errors.Unlocated(
                     errors.RuleResultError, flat, key, errors.wrong_count(len(cts), len(operands))
@@ -171,18 +170,18 @@ class Op:
             filled = tree_broadcast(cts, operands, is_leaf=_is_none)
             return tree_leaves(filled, is_leaf=_is_none)
 
-        functools.update_wrapper(rule, self._rule)
-        flat = Rule(rule, (key,))
+        functools.update_wrapper(rule_on_leaves, rule)
+        flat = Rule(rule_on_leaves, (key,))
         return flat
 
-    def _from_context(self, params: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:
-        """The second form: the forward says what is kept."""
-        forward = functools.partial(self._forward, **dict(params))
 
-        def backward(saved: Any, ct: Any) -> tuple[Any, ...]:
-            return _as_tuple(self._backward(ct, saved, **dict(params)))
+def _from_context(forward: Any, backward: Any, params: dict[str, Any]) -> tuple[Any, Any]:
+    """The second form: the forward says what is kept."""
 
-        return forward, backward
+    def backward_on_saved(saved: Any, ct: Any) -> tuple[Any, ...]:
+        return _as_tuple(backward(ct, saved, **params))
+
+    return functools.partial(forward, **params), backward_on_saved
 
 
 @dataclass(frozen=True)

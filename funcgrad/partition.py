@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from funcgrad import _jax
+from funcgrad import _jax, errors
 from funcgrad.backward import walk
 from funcgrad.custom import TangentTrace
 from funcgrad.program import Uncacheable
@@ -30,8 +30,12 @@ def jit_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, A
     staged = not _jax.is_eager(trace.parent_trace)
     if isinstance(trace, TangentTrace) or (params["inline"] and staged):
         with _jax.set_current_trace(trace):
-            return _jax.eval_closed_jaxpr(closed, tracers)
-    split = split_of(closed, tuple(slot is not None for slot in slots), trace.rules)
+            return _jax.eval_closed_jaxpr(closed, tracers, own_lines=False)
+    wanted = tuple(slot is not None for slot in slots)
+    try:
+        split = split_of(closed, wanted, trace.rules)
+    except errors.Unlocated as problem:
+        raise problem.at(_jax.where(_jax.current_source())) from None
     outs, residuals = split.run_forward(primals, params)
     if not any(split.present):
         return outs
@@ -103,14 +107,23 @@ class Split:
         found = {"input": [*self.forward.consts, *primals], "output": outs, "extra": extra}
         return outs, [found[s.kind][s.index] for s in self.sources]
 
-    def backward(self, arrived: tuple[bool, ...]) -> Backward:
-        """The backward program for a pattern of cotangents."""
+    def backward(self, arrived: tuple[bool, ...]) -> Backward | None:
+        """The backward program for a pattern of cotangents; None if it reads what was not kept."""
         if arrived in self.backwards:
             return self.backwards[arrived]
         program = stage_backward(self, arrived)
+        if not set(program.leaves) <= set(self.leaves):
+            return None
         if not program.call.closes_over_tracer:
             self.backwards[arrived] = program
         return program
+
+    def instantiated(self, cts: Sequence[Any]) -> list[Any]:
+        """Zeros for what did not arrive: for a program that then reads more than it does otherwise."""
+        return [
+            _jax.zeros(self.tape.avals[slot]) if ct is None and slot is not None else ct
+            for ct, slot in zip(cts, self.slots, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -132,6 +145,10 @@ class JitPullback:
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
         program = self.split.backward(tuple(ct is not None for ct in cts))
+        if program is None:
+            cts = self.split.instantiated(cts)
+            program = self.split.backward(tuple(ct is not None for ct in cts))
+            assert program is not None
         by_leaf = dict(zip(self.split.leaves, residuals, strict=True))
         residuals = [by_leaf[leaf] for leaf in program.leaves]
         arrived = [ct for ct in cts if ct is not None]
@@ -218,28 +235,24 @@ def keep_residuals(whole: Split, jaxpr: _jax.Jaxpr, program: Backward, name: str
 
 def stage_backward(split: Split, arrived: tuple[bool, ...]) -> Backward:
     """Trace the walk over the tape for the cotangents that arrive."""
-    leaves = split.leaves
-    slots = [slot for slot, there in zip(split.slots, arrived, strict=True) if there]
+    num_leaves = len(split.leaf_avals)
+    slots = [s for s, there in zip(split.slots, arrived, strict=True) if there and s is not None]
     present: list[bool] = []
 
     def backward(*flat: Any) -> list[Any]:
-        values: list[Any] = [None] * len(split.leaf_avals)
-        for leaf, value in zip(leaves, flat, strict=False):
-            values[leaf] = value
-        seeds = zip(slots, flat[len(leaves) :], strict=True)
-        cts = walk(split.tape.thaw(values), seeds, range(split.num_inputs), consume=True)
+        seeds = zip(slots, flat[num_leaves:], strict=True)
+        cts = walk(split.tape.thaw(flat[:num_leaves]), seeds, range(split.num_inputs), consume=True)
         present.extend(ct is not None for ct in cts)
         return [ct for ct in cts if ct is not None]
 
-    leaf_avals = [split.leaf_avals[i] for i in leaves]
     ct_avals = [_jax.strong(_jax.tangent_aval(split.tape.avals[slot])) for slot in slots]
-    jaxpr, consts = _jax.stage(backward, [*leaf_avals, *ct_avals], "backward")
+    jaxpr, consts = _jax.stage(backward, [*split.leaf_avals, *ct_avals], "backward")
     num_consts = len(consts)
-    keep_cts = [False] * (num_consts + len(leaves)) + [True] * len(ct_avals)
+    keep_cts = [False] * (num_consts + num_leaves) + [True] * len(ct_avals)
     jaxpr, used = _jax.prune(jaxpr, [True] * len(jaxpr.outvars), keep_cts)
     used_consts = [c for c, keep in zip(consts, used[:num_consts], strict=True) if keep]
     return Backward(
         Call(jaxpr, used_consts, "backward"),
-        tuple(i for i, keep in zip(leaves, used[num_consts:], strict=False) if keep),
+        tuple(i for i, keep in enumerate(used[num_consts : num_consts + num_leaves]) if keep),
         tuple(present),
     )

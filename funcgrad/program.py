@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import jax
@@ -38,7 +37,9 @@ class Signature:
     wanted: tuple[int, ...]
     multiple: bool
 
-    def apply(self, cts: Sequence[Any], operands: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+    def apply(
+        self, cts: Sequence[Any], operands: Sequence[Any], outputs: Sequence[Any]
+    ) -> list[Any]:
         """Run the rule and return the cotangents of the wanted operands, checked."""
         if self.multiple:
             ct, out = tuple(cts), tuple(outputs)
@@ -61,7 +62,15 @@ class Signature:
         if ct is None:
             return None
         expected = _jax.tangent_aval(self.operands[operand])
-        found = jax.typeof(ct)
+        if not _jax.is_array_type(ct):
+            raise errors.Unlocated(
+                errors.RuleResultError,
+                self.rule,
+                self.op,
+                f"returned for operand {operand} {ct!r} of type {type(ct).__name__}, which is no array. "
+                f"Return an array of type {expected.str_short()}, or None.",
+            )
+        found = _jax.typeof(_jax.canonicalize(ct))
         broadcast = self.rule.broadcasts and _broadcasts_to(expected.shape, found.shape)
         if found.dtype == expected.dtype and (found.shape == expected.shape or broadcast):
             return ct
@@ -219,7 +228,9 @@ def stage(signature: Signature, cts: Sequence[Any]) -> Variant:
     used_consts = used[: len(consts)]
     used_cts = used[len(consts) : len(consts) + len(arrived)]
     used_values = used[len(consts) + len(arrived) :]
-    targets = [signature.operands[i] for i, there in zip(signature.wanted, present, strict=True) if there]
+    targets = [
+        signature.operands[i] for i, there in zip(signature.wanted, present, strict=True) if there
+    ]
     return Variant(
         jaxpr,
         tuple(c for c, keep in zip(consts, used_consts, strict=True) if keep),
@@ -233,8 +244,8 @@ def stage(signature: Signature, cts: Sequence[Any]) -> Variant:
 def compiled(jaxpr: _jax.Jaxpr, targets: Sequence[Any], name: str) -> Callable[..., Any] | None:
     """A jaxpr as one compiled call, named so that profiles show it, giving cotangents of the
     `targets`' shapes; None where it computes nothing."""
-    broadcast = [v.aval.shape != target.shape for v, target in zip(jaxpr.outvars, targets, strict=True)]
-    if not jaxpr.eqns and not any(broadcast):
+    shapes = [getattr(v.aval, "shape", ()) for v in jaxpr.outvars]
+    if not jaxpr.eqns and shapes == [target.shape for target in targets]:
         return None
 
     def run(*args: Any) -> list[Any]:

@@ -27,7 +27,9 @@ class NodePullback(Protocol):
         """Whether it takes cotangents that are still broadcast."""
         ...
 
-    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]: ...
+    def __call__(
+        self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool
+    ) -> Sequence[Any]: ...
 
 
 @dataclass(slots=True)
@@ -260,14 +262,16 @@ class TapeTrace(_jax.Trace):
     ) -> Sequence[Any]:
         """Write down an op whose pullback is a rule, keeping the values that the rule reads."""
         out_avals = [self.type_of(y) for y in outs]
+        operand_avals = [self.type_of(x) for x in primals]
         present = [_jax.is_inexact(aval) for aval in out_avals]
+        if rule is None and any(map(_jax.is_reference, (*operand_avals, *out_avals))):
+            raise errors.MutableReferenceError(op, _jax.here())
         if not any(present):
             return outs
         wanted = tuple(i for i, slot in enumerate(slots) if slot is not None)
         if rule is None:
             missing = MissingRule(op, len(primals), tuple(params))
             return self.record(op, params, slots, outs, present, missing, ())
-        operand_avals = [self.type_of(x) for x in primals]
         try:
             program = program_of(rule, op, params, operand_avals, out_avals, wanted, multiple)
         except errors.Unlocated as problem:

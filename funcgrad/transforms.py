@@ -10,7 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import PyTreeDef, tree_flatten, tree_map, tree_structure, tree_unflatten
+from jax.tree_util import (
+    keystr,
+    tree_flatten,
+    tree_leaves_with_path,
+    tree_map,
+    tree_structure,
+    tree_unflatten,
+)
 
 from funcgrad import _jax, errors
 from funcgrad.arguments import (
@@ -71,9 +78,7 @@ def grad(
       >>> print(gradient["w"], gradient["b"])
       [69. 92.] 23.0
     """
-    value_and_gradient = value_and_grad(
-        fun, argnums, has_aux, holomorphic, allow_int, rules=rules
-    )
+    value_and_gradient = value_and_grad(fun, argnums, has_aux, holomorphic, allow_int, rules=rules)
 
     @functools.wraps(fun, assigned=_WRAPPED)
     def gradient(*args: Any, **kwargs: Any) -> Any:
@@ -111,7 +116,7 @@ def value_and_grad(
         positions = resolve_argnums(argnums, args, fun)
         dynamic = tuple(args[i] for i in positions)
         in_tree = tree_structure(dynamic)
-        leaves = check_inputs(dynamic, fun, holomorphic, allow_int)
+        leaves = check_inputs(dynamic, positions, fun, holomorphic, allow_int)
 
         def on_leaves(*leaves: Any) -> Any:
             filled = list(args)
@@ -123,8 +128,10 @@ def value_and_grad(
         check_scalar(run.outs, fun, holomorphic)
         (out,), (slot,) = run.outs, run.slots
         seed = jax.lax.full_like(out, 1)
-        cts = walk(run.tape, [(slot, seed)], range(len(run.tape_inputs)), consume=True)
+        with errors.located_at("<unknown line>"):
+            cts = walk(run.tape, [(slot, seed)], range(len(run.tape_inputs)), consume=True)
         flat = _fill(cts, leaves, run.tape_inputs)
+        flat = [_jax.weak_like(ct, x) for ct, x in zip(flat, leaves, strict=True)]
         trees = tree_unflatten(in_tree, flat)
         ct_args = trees[0] if isinstance(argnums, int) else trees
         value = tree_unflatten(run.out_tree, [out])
@@ -161,15 +168,15 @@ def vjp(
       0.0 1.0 2.0
     """
     check_callable(fun)
-    leaves, in_tree = tree_flatten(primals)
-    leaves = [check_array(x, fun) for x in leaves]
+    in_tree = tree_structure(primals)
+    leaves = [check_array(x, fun, keystr(path)) for path, x in tree_leaves_with_path(primals)]
 
     def on_leaves(*leaves: Any) -> Any:
         return fun(*tree_unflatten(in_tree, leaves))
 
     run = _record(on_leaves, leaves, has_aux, rules, name_of(fun))
     frozen, residuals = freeze(run.tape)
-    out_avals = tuple(_jax.typeof(y) for y in run.outs)
+    out_avals = tuple(_jax.typeof(_jax.canonicalize(y)) for y in run.outs)
     in_avals = tuple(_jax.typeof(x) for x in leaves)
     plan = _Plan(
         name_of(fun),
@@ -192,10 +199,10 @@ class _Plan:
 
     name: str
     tape: FrozenTape
-    in_tree: PyTreeDef
+    in_tree: Any
     in_avals: tuple[Any, ...]
     tape_inputs: tuple[int, ...]
-    out_tree: PyTreeDef
+    out_tree: Any
     out_avals: tuple[Any, ...]
     slots: tuple[int | None, ...]
 
@@ -217,7 +224,8 @@ class Pullback:
         cts = check_cotangents(ct, plan.out_tree, plan.out_avals, plan.name)
         tape = plan.tape.thaw(self.residuals)
         seeds = zip(plan.slots, cts, strict=True)
-        found = walk(tape, seeds, range(len(plan.tape_inputs)), consume=True)
+        with errors.located_at("<unknown line>"):
+            found = walk(tape, seeds, range(len(plan.tape_inputs)), consume=True)
         return tree_unflatten(plan.in_tree, _fill(found, plan.in_avals, plan.tape_inputs))
 
     def tree_flatten(self) -> tuple[list[Any], _Plan]:
@@ -261,7 +269,7 @@ def jacrev(
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         positions = resolve_argnums(argnums, args, fun)
         dynamic = tuple(args[i] for i in positions)
-        check_inputs(dynamic, fun, holomorphic, allow_int)
+        check_inputs(dynamic, positions, fun, holomorphic, allow_int)
 
         def on_dynamic(*dynamic: Any) -> Any:
             filled = list(args)
@@ -349,7 +357,7 @@ class _Run:
     slots: tuple[int | None, ...]
     tape: Tape
     tape_inputs: tuple[int, ...]
-    out_tree: PyTreeDef
+    out_tree: Any
     aux: Any
 
 
@@ -371,12 +379,14 @@ def _record(
             out, aux = out
         outs, trees["out"] = tree_flatten(out)
         aux_leaves, trees["aux"] = tree_flatten(aux)
-        outs = [check_output(y, name) for y in outs]
+        for path, y in tree_leaves_with_path(out):
+            check_output(y, name, keystr(path))
         trees["num_outs"] = len(outs)
         return [*outs, *aux_leaves]
 
     differentiated = [_jax.is_inexact(_jax.typeof(x)) for x in leaves]
-    results, slots, tape = record(flat, leaves, differentiated, rules, name)
+    with errors.located_at("<unknown line>"):
+        results, slots, tape = record(flat, leaves, differentiated, rules, name)
     num_outs = trees["num_outs"]
     return _Run(
         results[:num_outs],
@@ -413,7 +423,9 @@ def _basis(out: Any) -> Any:
     total = sum(sizes)
     ends = np.cumsum(sizes)
     basis = [
-        jnp.eye(total, size, k=int(size - end), dtype=jnp.result_type(y)).reshape(total, *np.shape(y))
+        jnp.eye(total, size, k=int(size - end), dtype=jnp.result_type(y)).reshape(
+            total, *np.shape(y)
+        )
         for y, size, end in zip(leaves, sizes, ends, strict=True)
     ]
     return tree_unflatten(tree, basis)

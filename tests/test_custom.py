@@ -130,7 +130,7 @@ def perturbed_fwd(x, y):
 
 
 def perturbed_bwd(residuals, ct):
-    x, y, _, _ = residuals
+    _, y, _, _ = residuals
     zero = jax.custom_derivatives.SymbolicZero
     first = 0.0 * y if isinstance(ct[0], zero) else 17 * ct[0] * y
     return first + (19.0 if isinstance(ct[1], zero) else ct[1]), None
@@ -208,6 +208,49 @@ def test_unused_and_integer_outputs_of_custom_functions():
     (ours, pullback), (theirs, reference) = (m.vjp(fun, tree, 3) for m in (funcgrad, jax))
     ct = {"out": jnp.cos(X), "b": jnp.sin(X), "n": np.zeros((), jax.dtypes.float0)}
     assert_same((ours, pullback(ct)), (theirs, reference(ct)))
+
+
+@jax.custom_vjp
+def with_constant(a, b):
+    return a * b, jnp.ones(3)
+
+
+with_constant.defvjp(
+    lambda a, b: (with_constant(a, b), (a, b)), lambda r, ct: (ct[0] * r[1], ct[0] * r[0])
+)
+
+
+def test_output_without_cotangent_and_without_batch():
+    """No cotangent arrives for an output that vmap does not batch."""
+    run = lambda grad: grad(  # noqa: E731
+        lambda b: jnp.sum(jax.vmap(lambda b: with_constant(X, b)[0])(b))
+    )(jnp.stack([X, 2 * X]))
+    assert_same(run(funcgrad.grad), run(jax.grad), rtol=1e-11)
+
+
+def test_jitted_custom_vjp_of_which_one_output_is_used():
+    """Its backward is run for each pattern of cotangents, with all residuals that it reads."""
+    fun = jax.jit(lambda x, y: (with_constant(jnp.sin(x), y)[0], 3 * x))
+    for index in (0, 1):
+        loss = lambda x: jnp.sum(fun(x, X)[index])  # noqa: B023, E731
+        assert_same(funcgrad.grad(loss)(jnp.asarray(X)), jax.grad(loss)(jnp.asarray(X)), rtol=1e-11)
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+def test_mutable_reference(jit):
+    """A value that goes through a reference keeps its gradient; it is never silently dropped."""
+
+    def fun(x: Any) -> Any:
+        ref = jax.new_ref(jnp.zeros(3))
+        ref[...] = jnp.sin(x)
+        return jnp.sum(ref[...])
+
+    fun = jax.jit(fun) if jit else fun
+    try:
+        ours = funcgrad.grad(fun)(jnp.asarray(X))
+    except funcgrad.FuncgradError:
+        return
+    assert_same(ours, jnp.cos(X), rtol=1e-11)
 
 
 # --- overridden rules
@@ -324,5 +367,3 @@ def test_rule_may_skip_operands_and_return_bare_or_tuple():
     assert [float(g) for g in gradient(2.0, 3.0)] == [0.0, 2.0]
     rules = funcgrad.DEFAULT.override({lax.sin_p: lambda ct, x, **_: [ct * 9]})
     assert float(funcgrad.grad(jnp.sin, rules=rules)(1.0)) == 9.0
-
-

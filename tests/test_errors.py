@@ -1,12 +1,9 @@
-"""Errors say what was asked, what was found, what to do, and where; and leave nothing behind."""
+"""Errors say what was asked, what was found, what to do, and where in the user's source."""
 
 from __future__ import annotations
 
-import gc
 import inspect
 import re
-import threading
-import time
 from typing import Any
 
 import jax
@@ -88,8 +85,8 @@ USES = {
     "object": (INPUT, TypeError, lambda: funcgrad.grad(loss)([object()]), ["object", "[0]"]),
     "string, vjp": (INPUT, TypeError, lambda: funcgrad.vjp(loss, 1.0, {"w": "text"}),
                     ["loss", "'text'", "str", "['w']"]),
-    "string, second argument": (INPUT, TypeError, lambda: funcgrad.grad(loss, 1)(1.0, "text"),
-                                ["'text'", "[1]"]),
+    "string, second argument": (INPUT, TypeError, lambda: funcgrad.grad(loss, 1)(1.0, {"w": "t"}),
+                                ["'t'", "[1]['w']"]),
     "argnums too large": (ARGNUMS, ValueError, lambda: funcgrad.grad(loss, 2)(1.0, 2.0),
                           ["loss", "argnums=2", "2 positional"]),
     "argnums too small": (ARGNUMS, ValueError, lambda: funcgrad.grad(loss, (0, -3))(1.0, 2.0),
@@ -182,15 +179,16 @@ def deep(op: Any) -> Any:
 
 @pytest.mark.parametrize("inner", [False, True], ids=["bare", "in jit"])
 @pytest.mark.parametrize("context", CONTEXTS.values(), ids=CONTEXTS.keys())
-def test_op_without_rule(context, inner):
+@pytest.mark.parametrize("op", [lax.sin, jnp.sin], ids=["lax", "jnp"])
+def test_op_without_rule(op, context, inner):
     entries = [e for key, e in funcgrad.DEFAULT.items() if lax.sin_p not in e.ops]
     rules = funcgrad.Rules({id(e): e for e in entries}.values())
-    fun = deep(lax.sin)
+    fun = deep(op)
     fun = jax.jit(fun) if inner else fun
     with pytest.raises(errors.MissingRuleError) as raised:
         context(funcgrad.grad(fun, rules=rules))(X)
-    check_message(raised, "`sin`", line_of(deep, "# the op"), "def sin_vjp(ct, x0, *, out", "return ct_x0",
-                  "rules=funcgrad.DEFAULT.override(", "stop_gradient")  # fmt: skip
+    check_message(raised, "`sin`", line_of(deep, "# the op"), "return ct_x0", "stop_gradient")
+    check_message(raised, "def sin_vjp(ct, x0, *, out", "rules=funcgrad.DEFAULT.override(")
     assert isinstance(raised.value, NotImplementedError)
 
 
@@ -213,7 +211,9 @@ def test_op_without_rule_off_the_path_is_no_error():
     gradient, aux = funcgrad.grad(fun, has_aux=True)(X)
     assert_same(gradient, jnp.ones(3, jnp.float32))
     np.testing.assert_allclose(aux, np.sin(X))
-    assert_same(funcgrad.grad(lambda x: jnp.sum(own_p.bind(lax.stop_gradient(x)) * x))(X), np.sin(X))
+    assert_same(
+        funcgrad.grad(lambda x: jnp.sum(own_p.bind(lax.stop_gradient(x)) * x))(X), np.sin(X)
+    )
 
 
 WRONG = {
@@ -242,7 +242,9 @@ def test_wrong_rule(rule, parts, context):
     for f in (fun, jax.jit(fun)):
         with pytest.raises(errors.RuleResultError) as raised:
             context(funcgrad.grad(f, rules=rules))(X)
-        check_message(raised, "`wrong_vjp`", "test_errors.py:", "`atan2`", line_of(fun, "# here"), *parts)
+        check_message(
+            raised, "`wrong_vjp`", "test_errors.py:", "`atan2`", line_of(fun, "# here"), *parts
+        )
 
 
 def test_non_linear_jvp_rule():
@@ -250,7 +252,7 @@ def test_non_linear_jvp_rule():
     def crooked(x: Any) -> Any:
         return x
 
-    crooked.defjvp(lambda x, t: (x[0], t[0] * t[0]))  # crooked
+    crooked.defjvp(lambda x, t: (x[0], jnp.multiply(t[0], t[0])))  # crooked
     for context in (lambda f: f, jax.jit):
         with pytest.raises(errors.NonLinearJvpError) as raised:
             context(funcgrad.grad(lambda x: crooked(x)))(1.0)
@@ -260,120 +262,3 @@ def test_non_linear_jvp_rule():
     with pytest.raises(errors.NonLinearJvpError) as raised:
         funcgrad.grad(crooked)(1.0)
     check_message(raised, "crooked", "`sin`")
-
-
-# --- tracers kept
-
-KEPT_USES = {
-    "jnp": lambda x: jnp.sin(x),
-    "operator": lambda x: x + 1,
-    "reflected": lambda x: 2 * x,
-    "indexing": lambda x: x[0],
-    "reduction": lambda x: x.sum(),
-    "grad": lambda x: funcgrad.grad(lambda y: jnp.sum(y * x))(X),
-    "grad of it": lambda x: funcgrad.grad(lambda y: jnp.sum(y))(x),
-    "jit": lambda x: jax.jit(lambda y: y * 2)(x),
-    "closed over by jit": lambda x: jax.jit(lambda y: y * x)(X),
-    "jax.grad": lambda x: jax.grad(lambda y: jnp.sum(y * x))(X),
-    "vmap": lambda x: jax.vmap(lambda y: y * 2)(x),
-    "numpy": lambda x: np.asarray(x),
-    "at": lambda x: x.at[0].set(1.0),
-}
-
-
-@pytest.mark.parametrize("under_jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("use", KEPT_USES.values(), ids=KEPT_USES.keys())
-def test_tracer_kept(use, under_jit):
-    kept = []
-
-    def keeper(x: Any) -> Any:
-        kept.append(x * 2)
-        return jnp.sum(x)
-
-    if under_jit:
-
-        def inside(x: Any) -> Any:
-            funcgrad.grad(keeper)(x)
-            return use(kept[0])
-
-        call = lambda: jax.jit(inside)(X)  # noqa: E731
-    else:
-        funcgrad.grad(keeper)(X)
-        call = lambda: use(kept[0])  # noqa: E731
-    with pytest.raises((errors.LeakedTracerError, jax.errors.TracerArrayConversionError)) as raised:
-        call()
-    if use is not KEPT_USES["numpy"]:
-        check_message(raised, "keeper", "test_errors.py", "ended", "has_aux=True")
-        assert isinstance(raised.value, jax.errors.UnexpectedTracerError)
-    check_clean()
-
-
-# --- nothing stays behind
-
-
-def check_clean() -> None:
-    assert jax.core.trace_ctx.is_top_level() if hasattr(jax.core, "trace_ctx") else True
-    assert type(jnp.sin(1.0)) is type(jnp.asarray(1.0))
-    assert float(funcgrad.grad(jnp.sin)(0.0)) == 1.0
-    assert float(jax.jit(funcgrad.grad(jax.grad(lambda x: x**3)))(1.0)) == 6.0
-
-
-class Planned(Exception):
-    pass
-
-
-def fail(*_: Any, **__: Any) -> Any:
-    raise Planned
-
-
-FAILING = {
-    "function": lambda: funcgrad.grad(lambda x: fail(jnp.sin(x)))(1.0),
-    "jitted": lambda: funcgrad.grad(jax.jit(lambda x: fail(jnp.sin(x))))(1.0),
-    "under jit": lambda: jax.jit(funcgrad.grad(lambda x: fail(jnp.sin(x))))(1.0),
-    "nested": lambda: funcgrad.grad(funcgrad.grad(lambda x: fail(jnp.sin(x))))(1.0),
-    "under vmap": lambda: jax.vmap(funcgrad.grad(lambda x: fail(jnp.sin(x))))(X),
-    "rule": lambda: funcgrad.grad(jnp.sin, rules=FAILING_RULES)(1.0),
-    "rule in jit": lambda: funcgrad.grad(jax.jit(jnp.sin), rules=FAILING_RULES)(1.0),
-    "rule under jit": lambda: jax.jit(funcgrad.grad(jnp.sin, rules=FAILING_RULES))(1.0),
-    "rule in second order": lambda: funcgrad.grad(
-        funcgrad.grad(jnp.cos), rules=FAILING_RULES
-    )(1.0),
-    "custom_jvp": lambda: funcgrad.grad(failing_jvp)(1.0),
-    "custom_vjp fwd": lambda: funcgrad.grad(failing_fwd)(1.0),
-    "custom_vjp bwd": lambda: funcgrad.grad(failing_bwd)(1.0),
-    "custom_vjp bwd in jit": lambda: funcgrad.grad(jax.jit(failing_bwd))(1.0),
-    "in scan": lambda: lax.scan(lambda c, x: (funcgrad.grad(fail)(x), c), 1.0, X),
-}  # fmt: skip
-FAILING_RULES = funcgrad.DEFAULT.override({lax.sin_p: fail})
-
-
-@jax.custom_jvp
-def failing_jvp(x):
-    return x
-
-
-failing_jvp.defjvp(fail)
-
-
-@jax.custom_vjp
-def failing_fwd(x):
-    return x
-
-
-failing_fwd.defvjp(fail, lambda r, ct: (ct,))
-
-
-@jax.custom_vjp
-def failing_bwd(x):
-    return x
-
-
-failing_bwd.defvjp(lambda x: (x, None), fail)
-
-
-@pytest.mark.parametrize("call", FAILING.values(), ids=FAILING.keys())
-def test_exception_leaves_nothing_behind(call):
-    for _ in range(2):
-        with pytest.raises(Planned):
-            call()
-        check_clean()

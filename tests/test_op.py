@@ -141,5 +141,7 @@ def test_wrong_count_names_rule_and_line():
     def lopsided_vjp(ct, x, y, *, out):
         return ct
 
-    with pytest.raises(errors.RuleResultError, match=r"lopsided_vjp.*test_op.py.*1 cotangent.*2 op"):
+    with pytest.raises(
+        errors.RuleResultError, match=r"lopsided_vjp.*test_op.py.*1 cotangent.*2 op"
+    ):
         funcgrad.grad(add)(1.0, 2.0)

@@ -58,7 +58,9 @@ def case(name: str, fun: Any, *args: Any, kwargs: Any = None, **settings: Any) -
 
 
 def arange(*shape: int, dtype: Any = None) -> Callable[[], Any]:
-    return lambda: (jnp.arange(1, 1 + int(np.prod(shape))) / 7).reshape(shape).astype(dtype or float)
+    return lambda: (
+        (jnp.arange(1, 1 + int(np.prod(shape))) / 7).reshape(shape).astype(dtype or float)
+    )
 
 
 def half_sum(dtype: Any) -> Callable[[], Any]:
@@ -149,7 +151,9 @@ INPUTS = [
     case("float output of ints", lambda x: jnp.sum(x) * jnp.int32(3), X),
     case("allow_int", lambda x, n: x**2 * n, 3.0, 2, argnums=(0, 1), allow_int=True),
     case("allow_int alone", lambda n: 1.0 * n, lambda: jnp.arange(3)[1], allow_int=True),
-    case("allow_int, bool", lambda t: t["x"] * t["b"], lambda: {"x": 3.0, "b": True}, allow_int=True),
+    case(
+        "allow_int, bool", lambda t: t["x"] * t["b"], lambda: {"x": 3.0, "b": True}, allow_int=True
+    ),
     case("holomorphic", lambda z: jnp.sum(z**3 * 1j), COMPLEX, holomorphic=True),
     case("holomorphic exp", lambda z: jnp.exp(z), 0.5 + 1j, holomorphic=True),
     case("complex to real", lambda z: jnp.sum(jnp.abs(z * z) + jnp.imag(z)), COMPLEX),
@@ -167,6 +171,7 @@ AUX = [
 ]
 
 SCALAR = [*ARGNUMS, *TREES, *INPUTS, *AUX]
+WEAK_LOST = ("Python complex",)  # JAX gives a strong gradient for these weak inputs
 by_name = {"ids": lambda c: c.name}
 
 
@@ -201,12 +206,13 @@ def test_result_is_named_after_the_function(name):
 @pytest.mark.parametrize("case", SCALAR, **by_name)
 def test_gradient_of_scalar(case, transform, x64):
     ours, theirs = (case.run(getattr(m, transform)) for m in (funcgrad, jax))
-    assert_same(ours, theirs)
+    assert_same(ours, theirs, weak=case.name not in WEAK_LOST)
 
 
 @pytest.mark.parametrize("case", [c for c in SCALAR if "not an array" not in c.name], **by_name)
 def test_gradient_of_scalar_under_jit(case, x64):
-    assert_same(case.run(funcgrad.value_and_grad, jit=True), case.run(jax.value_and_grad, jit=True))
+    ours, theirs = (case.run(m.value_and_grad, jit=True) for m in (funcgrad, jax))
+    assert_same(ours, theirs, weak=case.name not in WEAK_LOST)
 
 
 @pytest.mark.parametrize("leaf", ["text", object(), print], ids=["str", "object", "function"])
@@ -365,59 +371,3 @@ def test_pullback_can_be_differentiated():
     for outer in (funcgrad.grad, jax.grad):
         ours = outer(through(funcgrad.vjp), (0, 1))(X(), Y())
         assert_same(ours, jax.grad(through(jax.vjp), (0, 1))(X(), Y()), rtol=1e-5)
-
-
-# --- Jacobians and Hessians
-
-JACOBIANS = [
-    case("vector", lambda x: jnp.outer(x, x), X),
-    case("argnums", product, X, Y, argnums=(0, 1)),
-    case("argnums=(1,)", lambda x, y: x * y, X, Y, argnums=(1,)),
-    case("scalar", jnp.sin, 0.3),
-    case("matrix", lambda w: jnp.sin(w @ w.T), arange(2, 3)),
-    case("trees", lambda t: {"s": t["x"] * t["y"], "p": Pair(t["y"] ** 3, ())}, lambda: {"x": X(), "y": 2.0}),
-    case("dataclass", lambda p: Layer(p.b * p.w, p.b), layer),
-    case("None leaves", lambda t: [t["x"] ** 2, None], lambda: {"x": X(), "n": None}),
-    case("aux", lambda x: (x**2, {"x": x}), X, has_aux=True),
-    case("keywords", lambda x, *, n: x**n, X, kwargs={"n": 3}),
-    case("independent", lambda x: jnp.ones(2), X),
-    case("size 0", lambda x: x**2, lambda: jnp.zeros((0,))),
-    case("bfloat16", lambda x: x * x, half_sum(jnp.bfloat16)),
-    case("holomorphic", lambda z: z**3 * 1j, COMPLEX, holomorphic=True),
-    case("mixed dtypes", lambda t: [t["x"] ** 2, t["h"] ** 2], lambda: {"x": X(), "h": half_sum(jnp.float16)()}),
-    case("complex input", lambda z: jnp.abs(z) ** 2, COMPLEX),
-    case("numpy", lambda x: jnp.sin(x), NUMPY),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("transform", ["jacrev", "hessian"])
-@pytest.mark.parametrize("case", JACOBIANS, **by_name)
-def test_jacobians(case, transform, x64):
-    reference = getattr(jax, transform)
-    if transform == "hessian" and case.name in ("complex input", "mixed dtypes"):
-        pytest.skip("JAX refuses it, or gives the forward derivative's dtypes")
-    ours, theirs = case.run(getattr(funcgrad, transform)), case.run(reference)
-    assert_same(ours, theirs, rtol=1e-12 if x64 else 1e-5, weak=False)
-    ours = case.run(getattr(funcgrad, transform), jit=True)
-    assert_same(ours, theirs, rtol=1e-12 if x64 else 1e-5, weak=False)
-
-
-def test_jacrev_allow_int():
-    dx, dn = funcgrad.jacrev(lambda x, n: x * n, (0, 1), allow_int=True)(X(), 2)
-    assert_same((dx, dn), (2 * jnp.eye(3), np.zeros(3, FLOAT0)))
-
-
-def test_hvp_is_the_hessian_times_a_vector(params, x64):
-    x = arange(4, 3)()
-
-    def loss(params: Any, x: Any) -> Any:
-        return jnp.sum(mlp(params, x) ** 2)
-
-    tangents = jax.tree.map(jnp.cos, (params, x))
-    expected = jax.jvp(jax.grad(loss, (0, 1)), (params, x), tangents)[1]
-    for run in (funcgrad.hvp, jax.jit(functools.partial(funcgrad.hvp, loss))):
-        ours = run(loss, (params, x), tangents) if run is funcgrad.hvp else run((params, x), tangents)
-        assert_same(ours, expected, rtol=1e-12 if x64 else 1e-5, weak=False)
-    double = funcgrad.DEFAULT.override({lax.tanh_p: lambda ct, x, *, out, **_: 2 * ct * (1 - out**2)})
-    ours = funcgrad.hvp(loss, (params, x), tangents, rules=double)
-    assert not np.allclose(ours[1], expected[1])

@@ -8,9 +8,6 @@ import pkgutil
 from funcgrad.registry import Rules
 
 DEFAULT = Rules.collect(
-    *(
-        importlib.import_module(f"funcgrad.rules.{m.name}")
-        for m in pkgutil.iter_modules(__path__)
-    )
+    *(importlib.import_module(f"funcgrad.rules.{m.name}") for m in pkgutil.iter_modules(__path__))
 )
 """Every rule of the package."""

@@ -52,9 +52,10 @@ def _contract(ct_side: Any, other_side: Any, axes: Any, other_summed: Any, how: 
     ct_first, other_first = [*batch, *kept, *summed], [*batch, *summed, *kept]
     ct_dims, other_dims = (tuple(ct_summed), ct_batch), (tuple(other_kept), other_batch)
     if other_first == sorted(other_first):
-        dims = tuple(zip(other_dims, ct_dims, strict=True))
+        dims = (other_dims[0], ct_dims[0]), (other_dims[1], ct_dims[1])
         return lax.dot_general(other, ct, dims, **how)
-    product = lax.dot_general(ct, other, tuple(zip(ct_dims, other_dims, strict=True)), **how)
+    dims = (ct_dims[0], other_dims[0]), (ct_dims[1], other_dims[1])
+    product = lax.dot_general(ct, other, dims, **how)
     if ct_first == sorted(ct_first):
         return product
     return lax.transpose(product, _inverse(ct_first))

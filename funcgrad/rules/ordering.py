@@ -16,9 +16,10 @@ def sort_vjp(ct: Any, *xs: Any, dimension: int, is_stable: bool, num_keys: int, 
     # y[i] = x[origin[i]], where sorting 0, 1, 2, ... along with the keys gives the origins
     shape = xs[0].shape
     positions = lax.broadcasted_iota(_index_dtype(shape[dimension]), shape, dimension)
-    *_, origin = lax.sort(
-        (*xs[:num_keys], positions), dimension=dimension, is_stable=is_stable, num_keys=num_keys
-    )
+    keys_and_positions = (*xs[:num_keys], positions)
+    origin = lax.sort(
+        keys_and_positions, dimension=dimension, is_stable=is_stable, num_keys=num_keys
+    )[-1]
     return tuple(
         None if ct_y is None else _send_back(ct_y, origin, x, dimension)
         for ct_y, x in zip(ct, xs, strict=True)

@@ -27,12 +27,14 @@ KEYS_AND_BITS = zero(
     lax.rng_uniform_p,
 )
 
+random_gamma_grad: Any = lax.random_gamma_grad
+
 
 @defvjp(_jax.random_gamma_p)
 def random_gamma_vjp(ct: Any, key: Any, a: Any, *, out: Any, log_space: bool, **_: Any) -> Any:
     # F(y; a) = u held fixed: dy/da = -F_a / F_y (Figurnov, Mohamed, Mnih 2018); d log y = dy / y
     if not log_space:
-        return None, ct * lax.random_gamma_grad(a, out)
+        return None, ct * random_gamma_grad(a, out)
     sample = jnp.exp(out)
     sample = jnp.where(sample == 0, jnp.finfo(out.dtype).tiny, sample)
-    return None, ct * lax.random_gamma_grad(a, sample) / sample
+    return None, ct * random_gamma_grad(a, sample) / sample

@@ -96,8 +96,8 @@ def _prefixes_vjp(
     y[2m] = combine(y[2m-1], x[2m]). The tree is JAX's, so ties are shared as JAX shares them.
     """
     if reverse:
-        flipped = (lax.rev(a, (axis,)) for a in (ct, x, y))
-        return lax.rev(_prefixes_vjp(*flipped, axis, False, combine, combine_vjp), (axis,))
+        ct, x, y = (lax.rev(a, (axis,)) for a in (ct, x, y))
+        return lax.rev(_prefixes_vjp(ct, x, y, axis, False, combine, combine_vjp), (axis,))
     n = x.shape[axis]
     if n < 2:
         return ct
@@ -124,7 +124,7 @@ def _prefixes_vjp(
 
 
 def _alternate(x: Any, axis: int) -> tuple[Any, Any]:
-    return tuple(lax.slice_in_dim(x, start, None, 2, axis) for start in (0, 1))
+    return lax.slice_in_dim(x, 0, None, 2, axis), lax.slice_in_dim(x, 1, None, 2, axis)
 
 
 @defvjp(lax.cumlogsumexp_p)

@@ -171,15 +171,14 @@ def _selected(x: Any, better: Any, windows: Windows) -> Any:
     padded = windows.pad(x, -np.inf if better is lax.ge else np.inf)
     if prod(windows.size) > UNROLLED:
         return _selected_position(padded, better, windows)
-    best = place = None
-    for k, offset in enumerate(windows.offsets()):
+    first, *others = windows.offsets()
+    best = windows.view(padded, first)
+    place = jnp.zeros(best.shape, jnp.int8)
+    for k, offset in enumerate(others, start=1):
         rival = windows.view(padded, offset)
-        if best is None:
-            best, place = rival, jnp.zeros(rival.shape, jnp.int8)
-        else:
-            stands = better(best, rival)
-            best = jnp.where(stands, best, rival)
-            place = jnp.where(stands, place, jnp.int8(k))
+        stands = better(best, rival)
+        best = jnp.where(stands, best, rival)
+        place = jnp.where(stands, place, jnp.int8(k))
     return place
 
 

@@ -144,7 +144,10 @@ def compared(case: Case, ours: Any, reference: Any, xs: Any, batch: Any) -> dict
         argnums = tuple(range(len(xs)))
         expected = jax.grad(probe(reference), argnums)(*xs)
         pairs["second order"] = (funcgrad.grad(probe(ours), argnums)(*xs), expected)
-        pairs["second order by jax.grad over ours"] = (jax.grad(probe(ours), argnums)(*xs), expected)
+        pairs["second order by jax.grad over ours"] = (
+            jax.grad(probe(ours), argnums)(*xs),
+            expected,
+        )
     return pairs
 
 

@@ -12,7 +12,8 @@ import tests.rules
 from funcgrad.registry import Rule, op_key
 
 MODULES = [
-    importlib.import_module(f"tests.rules.{m.name}") for m in pkgutil.iter_modules(tests.rules.__path__)
+    importlib.import_module(f"tests.rules.{m.name}")
+    for m in pkgutil.iter_modules(tests.rules.__path__)
 ]
 ROWS = {op_key(case.op) for module in MODULES for case in getattr(module, "CASES", [])}
 ROWS |= {op for module in MODULES for op in getattr(module, "TESTED_APART", ())}
