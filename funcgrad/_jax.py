@@ -90,6 +90,11 @@ def is_eager(trace: Trace) -> bool:
     return True
 
 
+def traced_for_gradient(description: str) -> Any:
+    """What JAX says of a tracer that escaped: which function it comes from."""
+    return linear_util.DebugInfo("its gradient by funcgrad", description, None, None)
+
+
 def current_trace() -> Trace:
     """The trace in which an operation would now be processed."""
     return _core.trace_ctx.trace
@@ -213,6 +218,12 @@ def jitted(closed: ClosedJaxpr, name: str) -> Callable[..., list[Any]]:
     return jax.jit(run)
 
 
+def is_inlined(params: dict[str, Any]) -> bool:
+    """Whether a jitted call is to be inlined as soon as it is traced (an enumeration from 0.12)."""
+    inline = params["inline"]
+    return inline is True or getattr(inline, "name", "") == "JAX_EARLY"
+
+
 def has_settings(params: dict[str, Any]) -> bool:
     """Whether a jitted call carries shardings, layouts or compiler options of its own."""
     shardings = (*params["in_shardings"], *params["out_shardings"])
@@ -249,9 +260,17 @@ def bind_jit(
         "out_layouts": outputs("out_layouts", None),
         "donated_invars": (False,) * num_in,
         "keep_unused": False,
-        "inline": False,
     }
     return jit_p.bind(*args, **{**params, **own})
+
+
+def scan_settings(params: dict[str, Any]) -> tuple[int, int, int, bool, Any]:
+    """Numbers of constants and carries, length, direction and unrolling of a scan."""
+    if "ft_in" in params:  # JAX from 0.11
+        num_consts, num_carry, _ = (len(list(part)) for part in params["ft_in"].unpack())
+    else:
+        num_consts, num_carry = params["num_consts"], params["num_carry"]
+    return num_consts, num_carry, params["length"], params["reverse"], params["unroll"]
 
 
 # --- caches ---------------------------------------------------------------------------------
@@ -272,10 +291,19 @@ def instantiate(ct: Any, aval: Any, symbolic: bool) -> Any:
     return SymbolicZero(aval) if symbolic else zeros(aval)
 
 
-def call_custom_vjp_backward(bwd: WrappedFun, residuals: Any, cts: Any) -> list[Any]:
-    """A custom_vjp's input cotangents, None for a zero (JAX from 0.11 returns a log beside them)."""
-    results = bwd.call_wrapped(*residuals, *cts)
-    if jax.__version_info__ >= (0, 11):
+def call_custom_vjp_backward(
+    bwd: WrappedFun, residuals: Any, cts: Sequence[Any], avals: Sequence[Any], symbolic: bool
+) -> list[Any]:
+    """A custom_vjp's input cotangents, None for a zero.
+
+    JAX from 0.11 makes zeros itself of cotangents that did not arrive, and returns a log as well.
+    """
+    since_11 = jax.__version_info__ >= (0, 11)
+    given = [
+        instantiate(ct, aval, symbolic or since_11) for ct, aval in zip(cts, avals, strict=True)
+    ]
+    results = bwd.call_wrapped(*residuals, *given)
+    if since_11:
         results, _ = results
     return [None if isinstance(ct, Zero) else ct for ct in results]
 

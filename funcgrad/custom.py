@@ -139,9 +139,7 @@ class CustomVjpPullback:
     late: bool = False
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
-        given = [
-            _jax.instantiate(ct, aval, self.symbolic_zeros)
-            for ct, aval in zip(cts, self.ct_avals, strict=True)
-        ]
-        results = _jax.call_custom_vjp_backward(self.bwd, residuals, given)
+        results = _jax.call_custom_vjp_backward(
+            self.bwd, residuals, cts, self.ct_avals, self.symbolic_zeros
+        )
         return [results[i] for i in self.wanted]

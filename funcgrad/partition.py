@@ -7,7 +7,7 @@ tape. Both are cached per (jaxpr, which inputs, rules), so a function called 24 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ def jit_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, A
     if rule is not None:
         return trace.record_function(op, rule, primitive, primals, slots, params)
     staged = not _jax.is_eager(trace.parent_trace)
-    if isinstance(trace, TangentTrace) or (params["inline"] and staged):
+    if isinstance(trace, TangentTrace) or (_jax.is_inlined(params) and staged):
         with _jax.set_current_trace(trace):
             return _jax.eval_closed_jaxpr(closed, tracers, own_lines=False)
     wanted = tuple(slot is not None for slot in slots)
@@ -70,6 +70,10 @@ class Call:
             return _jax.bind_jit(self.closed, args, params, shared)
         return self.jitted(*args)
 
+    def inline(self, args: Sequence[Any]) -> list[Any]:
+        """Run its operations where we are, inside another program."""
+        return _jax.eval_closed_jaxpr(self.closed, [*self.consts, *args])
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -92,7 +96,13 @@ class Split:
     sources: tuple[Source, ...]
     leaves: tuple[int, ...]
     leaf_avals: tuple[Any, ...]
+    input_avals: tuple[Any, ...]
     backwards: dict[tuple[bool, ...], Backward] = field(default_factory=dict)
+
+    @property
+    def closes_over_tracer(self) -> bool:
+        """Whether no cache may keep this."""
+        return self.forward.closes_over_tracer or (any(self.present) and not self.backwards)
 
     @property
     def present(self) -> list[bool]:
@@ -102,8 +112,17 @@ class Split:
         self, primals: Sequence[Any], params: dict[str, Any]
     ) -> tuple[list[Any], list[Any]]:
         """The outputs and the residuals."""
-        results = self.forward(primals, params, shared=True)
-        outs, extra = results[: len(self.slots)], results[len(self.slots) :]
+        return self.find_residuals(primals, self.forward(primals, params, shared=True))
+
+    def inline_forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The same, computed where we are, inside another program."""
+        return self.find_residuals(primals, self.forward.inline(primals))
+
+    def find_residuals(
+        self, primals: Sequence[Any], results: Sequence[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """Outputs and residuals, from the forward program's inputs and results."""
+        outs, extra = list(results[: len(self.slots)]), results[len(self.slots) :]
         found = {"input": [*self.forward.consts, *primals], "output": outs, "extra": extra}
         return outs, [found[s.kind][s.index] for s in self.sources]
 
@@ -117,6 +136,23 @@ class Split:
         if not program.call.closes_over_tracer:
             self.backwards[arrived] = program
         return program
+
+    def apply_backward(
+        self,
+        residuals: Sequence[Any],
+        cts: Sequence[Any],
+        run: Callable[[Call, Sequence[Any]], list[Any]],
+    ) -> list[Any]:
+        """Cotangents of the differentiated inputs, in order, by `run`-ning the backward program."""
+        program = self.backward(tuple(ct is not None for ct in cts))
+        if program is None:
+            cts = self.instantiated(cts)
+            program = self.backward(tuple(ct is not None for ct in cts))
+            assert program is not None
+        by_leaf = dict(zip(self.leaves, residuals, strict=True))
+        kept = [by_leaf[leaf] for leaf in program.leaves]
+        results = iter(run(program.call, [*kept, *(ct for ct in cts if ct is not None)]))
+        return [next(results) if there else None for there in program.present]
 
     def instantiated(self, cts: Sequence[Any]) -> list[Any]:
         """Zeros for what did not arrive: for a program that then reads more than it does otherwise."""
@@ -144,16 +180,10 @@ class JitPullback:
     late: bool = False
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
-        program = self.split.backward(tuple(ct is not None for ct in cts))
-        if program is None:
-            cts = self.split.instantiated(cts)
-            program = self.split.backward(tuple(ct is not None for ct in cts))
-            assert program is not None
-        by_leaf = dict(zip(self.split.leaves, residuals, strict=True))
-        residuals = [by_leaf[leaf] for leaf in program.leaves]
-        arrived = [ct for ct in cts if ct is not None]
-        results = iter(program.call([*residuals, *arrived], self.params, shared=False))
-        return [next(results) if there else None for there in program.present]
+        def run(call: Call, args: Sequence[Any]) -> list[Any]:
+            return call(args, self.params, shared=False)
+
+        return self.split.apply_backward(residuals, cts, run)
 
 
 def split_of(closed: _jax.ClosedJaxpr, wanted: tuple[bool, ...], rules: Rules) -> Split:
@@ -167,7 +197,7 @@ def split_of(closed: _jax.ClosedJaxpr, wanted: tuple[bool, ...], rules: Rules) -
 @_jax.weak_cache
 def _cached_split(closed: _jax.ClosedJaxpr, wanted: tuple[bool, ...], rules: Rules) -> Split:
     split = make_split(closed, wanted, rules)
-    if split.forward.closes_over_tracer or (any(split.present) and not split.backwards):
+    if split.closes_over_tracer:
         raise Uncacheable(split)
     return split
 
@@ -198,6 +228,7 @@ def make_split(closed: _jax.ClosedJaxpr, wanted: tuple[bool, ...], rules: Rules)
         (),
         tuple(range(len(leaf_vars))),
         tuple(v.aval for v in leaf_vars),
+        tuple(closed.in_avals),
     )
     if not any(whole.present):
         return whole
@@ -229,6 +260,7 @@ def keep_residuals(whole: Split, jaxpr: _jax.Jaxpr, program: Backward, name: str
         tuple(sources),
         program.leaves,
         whole.leaf_avals,
+        whole.input_avals,
         {} if program.call.closes_over_tracer else {tuple(whole.present): program},
     )
 

@@ -146,6 +146,10 @@ class TapeTracer(_jax.Tracer):
     def to_concrete_value(self) -> Any:
         return _jax.to_concrete_value(self.primal)
 
+    @property
+    def _debug_info(self) -> Any:
+        return _jax.traced_for_gradient(self._trace.description)
+
     def _short_repr(self) -> str:
         return f"TapeTracer({self.aval.str_short()}, slot {self.slot})"
 
@@ -300,6 +304,9 @@ class TapeTrace(_jax.Trace):
             result.slot if there else None for result, there in zip(results, present, strict=True)
         )
         source = _jax.current_source()
+        for result, there in zip(results, present, strict=True):
+            if there:
+                result._line_info = source
         node = Node(op, params, operands, outputs, pullback, tuple(residuals), source)
         self.tape.nodes.append(node)
         return results

@@ -260,6 +260,13 @@ def test_jitted_function_used_often_is_traced_once():
         assert_same(run(ws), expected, rtol=RTOL)
     assert traced.count("block") <= 2  # x has no cotangent in the first layer
     assert traced.count("rule") <= 8
+    equations = jax.make_jaxpr(gradient)(ws).eqns
+    programs = {
+        id(e.params["jaxpr"]) for e in equations if e.params.get("name") and "jaxpr" in e.params
+    }
+    calls = [e for e in equations if "jaxpr" in e.params]
+    assert len(calls) >= 48
+    assert len(programs) <= 12, "one forward and one backward program for all layers"
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
