@@ -17,7 +17,7 @@ import numpy as np
 from jax._src import ad_util, api_util, dtypes, linear_util
 from jax._src import core as _core
 from jax._src import util as _util
-from jax._src.ad_checkpoint import name_p  # noqa: F401
+from jax._src.ad_checkpoint import name_p, remat_p  # noqa: F401
 from jax._src.ad_util import add_any_p  # noqa: F401
 from jax._src.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p
 from jax._src.interpreters import partial_eval
@@ -196,6 +196,57 @@ def eval_closed_jaxpr(
 ) -> list[Any]:
     """Run a closed jaxpr's operations in the current trace, at their own source lines or here."""
     return _core.eval_jaxpr(closed.jaxpr, closed.consts, *args, propagate_source_info=own_lines)
+
+
+def eval_equations(eqns: Sequence[Any], known: dict[Any, Any], wanted: Sequence[Any]) -> list[Any]:
+    """Run some equations of a jaxpr on known values of variables; return wanted variables."""
+
+    def read(v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else known[v]
+
+    for eqn in eqns:
+        params = eqn.primitive.get_bind_params(eqn.params)
+        with eqn.ctx.manager:
+            out = eqn.primitive.bind(*map(read, eqn.invars), **params)
+        outs = out if eqn.primitive.multiple_results else [out]
+        known.update(zip(eqn.outvars, outs, strict=True))
+    return [read(v) for v in wanted]
+
+
+def without_inner_jits(jaxpr: Jaxpr) -> Jaxpr:
+    """A jaxpr without constants whose jitted calls are inlined, to any depth."""
+
+    def run(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
+        known = dict(zip(jaxpr.invars, args, strict=True))
+        for eqn in jaxpr.eqns:
+            if eqn.primitive is jit_p:
+                inner = eqn.params["jaxpr"]
+                given = [v.val if isinstance(v, Literal) else known[v] for v in eqn.invars]
+                closed = convert_consts(inner)
+                known.update(zip(eqn.outvars, run(closed, [*inner.consts, *given]), strict=True))
+            else:
+                eval_equations([eqn], known, ())
+        return [v.val if isinstance(v, Literal) else known[v] for v in jaxpr.outvars]
+
+    name = jaxpr.debug_info.func_src_info
+    avals = [v.aval for v in jaxpr.invars]
+    inlined, consts = stage(lambda *args: run(jaxpr, args), avals, name)
+    if consts:
+        return jaxpr
+    return inlined
+
+
+def convert_consts(closed: ClosedJaxpr) -> Jaxpr:
+    """The jaxpr of a closed one with its constants as its first inputs."""
+    return partial_eval.convert_constvars_jaxpr(closed.jaxpr)
+
+
+def is_saved_by(policy: Any, eqn: Any) -> bool:
+    """Whether a checkpoint policy saves (or offloads) the outputs of an equation."""
+    if policy is None:
+        return False
+    case = policy(eqn.primitive, *[v.aval for v in eqn.invars], **eqn.params)
+    return case is True or isinstance(case, (partial_eval.SaveableType, partial_eval.Offloadable))
 
 
 def close(jaxpr: Jaxpr) -> ClosedJaxpr:

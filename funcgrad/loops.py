@@ -43,9 +43,7 @@ class ScanSettings:
 
     def run(self, body: Any, init: Any, xs: Any, backward: bool = False) -> Any:
         reverse = self.reverse != backward
-        return jax.lax.scan(
-            body, init, xs, length=self.length, reverse=reverse, unroll=self.unroll
-        )
+        return jax.lax.scan(body, init, xs, length=self.length, reverse=reverse, unroll=self.unroll)
 
 
 def scan_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
@@ -177,7 +175,7 @@ class ScanProgram:
         num_carry = settings.num_carry
         ct_outs = iter(given)
         cts = [next(ct_outs) if there else None for there in arrived]
-        want_consts, want_carry, want_xs = settings.divide(self.wanted)
+        want_consts, want_carry, _ = settings.divide(self.wanted)
         avals = split.input_avals
         const_avals, carry_avals, _ = settings.divide(avals)
         ct_carry = [

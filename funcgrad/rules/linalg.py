@@ -126,9 +126,7 @@ INTEGERS = zero(lax.linalg.lu_pivots_to_permutation_p)
 
 @defvjp(lax.linalg.qr_p)
 @exact
-def qr_vjp(
-    ct: Any, x: Array, *, out: Any, pivoting: bool, full_matrices: bool, **_: Any
-) -> Any:
+def qr_vjp(ct: Any, x: Array, *, out: Any, pivoting: bool, full_matrices: bool, **_: Any) -> Any:
     # X = Q R; ct_X = (ct_Q + conj(Q) sym(ct_R R^T - Q^T ct_Q)) R^-T (Walter & Lehmann 2010; Seeger
     # et al. 2017); wide: R = [R1 R2] and R2 = Q^H X2; full: see _thin_cotangent
     if 0 in x.shape:
@@ -206,7 +204,7 @@ def svd_vjp(
     # F_ij = 1 / (s_j^2 - s_i^2), herm(M) = M + M^H (Giles 2008; Wan & Zhang 2019)
     rank = min(x.shape[-2:])
     if not compute_uv:
-        s, u, vh = lax.linalg.svd(
+        u, _, vh = lax.linalg.svd(
             x, full_matrices=False, subset_by_index=subset_by_index, algorithm=algorithm
         )
         return (_conj(u) * ct[0][..., None, :]) @ _conj(vh)
@@ -272,9 +270,14 @@ def eig_vjp(
             "Pass enable_eigvec_derivs=True to jax.lax.linalg.eig to accept it, or compute the "
             "eigenvalues alone with jax.numpy.linalg.eigvals."
         )
+    if 0 in x.shape:
+        return None
     if not vectors:
         w, v = lax.linalg.eig(
-            x, compute_left_eigenvectors=False, implementation=implementation
+            x,
+            compute_left_eigenvectors=False,
+            enable_eigvec_derivs=True,
+            implementation=implementation,
         )
         vectors, ct_vectors, compute_right_eigenvectors = [v], [None], True
     terms = []
@@ -298,7 +301,7 @@ def _eig_cotangent(w: Array, v: Array, ct_w: Array | None, ct_v: Array | None) -
 
 
 def _normalised_cotangent(ct_v: Array, v: Array) -> Array:
-    """The cotangent of eigenvectors before each was made of length 1 with its largest entry real."""
+    """The cotangent of eigenvectors not yet scaled to length 1 and a real largest entry."""
     # v = u c; ct_u = ct_v - re(t) conj(v) - i im(t) / v_k e_k, t = sum(ct_v v), k = argmax |v|
     pairing = jnp.sum(ct_v * v, -2, keepdims=True)
     largest = jnp.argmax(jnp.abs(v), -2, keepdims=True) == lax.broadcasted_iota(
