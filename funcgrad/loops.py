@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from funcgrad import _jax, errors
 from funcgrad.custom import TangentTrace
-from funcgrad.partition import Call, Source, Split, split_of
+from funcgrad.mincut import Plan, plan_of
+from funcgrad.partition import Split, split_of
 from funcgrad.program import Uncacheable
 from funcgrad.registry import Rules
 from funcgrad.tape import TapeTrace
@@ -44,6 +44,17 @@ class ScanSettings:
     def run(self, body: Any, init: Any, xs: Any, backward: bool = False) -> Any:
         reverse = self.reverse != backward
         return jax.lax.scan(body, init, xs, length=self.length, reverse=reverse, unroll=self.unroll)
+
+    def run_plain(self, split: Split, primals: Sequence[Any]) -> list[Any]:
+        """The scan of a body of which nothing is differentiated."""
+        consts, init, xs = self.divide(primals)
+
+        def body(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
+            outs, _ = split.inline_forward([*consts, *carry, *x])
+            return outs[: self.num_carry], outs[self.num_carry :]
+
+        carry, ys = self.run(body, init, xs)
+        return [*carry, *ys]
 
 
 def scan_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
@@ -80,15 +91,23 @@ def _cached_program(*arguments: Any) -> ScanProgram:
 def make_program(
     closed: _jax.ClosedJaxpr, differentiated: tuple[bool, ...], rules: Rules, settings: ScanSettings
 ) -> ScanProgram:
-    """Split the body, for the carries that turn out to be differentiated."""
+    """Split the body, for the carries that turn out to be differentiated, and plan what to keep."""
     first, end = settings.num_consts, settings.num_consts + settings.num_carry
     wanted = list(differentiated)
     while True:
         split = split_of(closed, tuple(wanted), rules)
         carries = [a or b for a, b in zip(wanted[first:end], split.present, strict=False)]
         if carries == wanted[first:end]:
-            return ScanProgram(split, tuple(wanted), differentiated, settings)
+            break
         wanted[first:end] = carries
+    plan = None
+    if any(split.present):
+        jaxpr = split.forward.closed.jaxpr
+        consts, _, xs = settings.divide(jaxpr.invars[len(split.forward.consts) :])
+        ys = jaxpr.outvars[settings.num_carry : len(split.slots)]
+        free = [v for v in (*consts, *xs, *ys) if not isinstance(v, _jax.Literal)]
+        plan = plan_of(split, free, consts)
+    return ScanProgram(split, plan, tuple(wanted), differentiated, settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +116,13 @@ class ScanProgram:
 
     Attributes:
       split: the body, cut in two.
+      plan: which of its values are kept; None if nothing is differentiated.
       wanted: which of the body's inputs are differentiated.
       differentiated: which of the scan's operands are.
     """
 
     split: Split
+    plan: Plan | None
     wanted: tuple[bool, ...]
     differentiated: tuple[bool, ...]
     settings: ScanSettings
@@ -115,51 +136,69 @@ class ScanProgram:
         _, carries, _ = self.settings.divide(self.wanted)
         return [*carries, *self.split.present[num_carry:]]
 
+    def variables(self) -> tuple[list[Any], list[Any], list[Any], list[Any], list[Any]]:
+        """The body's variables: constants, carries in, xs, carries out, ys."""
+        jaxpr = self.split.forward.closed.jaxpr
+        inputs = jaxpr.invars[len(self.split.forward.consts) :]
+        outs = jaxpr.outvars[: len(self.split.slots)]
+        num_carry = self.settings.num_carry
+        return *self.settings.divide(inputs), outs[:num_carry], outs[num_carry:]
+
+    def kept_once(self) -> list[Any]:
+        """Kept variables that are computed from the constants, before the loop."""
+        consts, *_ = self.variables()
+        return [v for v in self.plan.kept if v in self.plan.once and v not in consts]
+
+    def stacked(self) -> list[Any]:
+        """Kept variables that only stacking keeps."""
+        consts, _, xs, _, ys = self.variables()
+        known = {
+            *consts,
+            *xs,
+            *self.kept_once(),
+            *(v for v in ys if not isinstance(v, _jax.Literal)),
+        }
+        return [v for v in self.plan.kept if v not in known]
+
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """Outputs, and residuals in the order of the body's."""
+        """Outputs, and the values of the plan's kept variables: once, or for each step."""
+        if self.plan is None:
+            return self.settings.run_plain(self.split, primals), []
         if "forward" not in self.programs:
             self.programs["forward"] = jax.jit(self.trace_forward)
-        outs, found = self.programs["forward"](*primals)
-        consts, _, xs = self.settings.divide(primals)
-        ys = outs[self.settings.num_carry :]
-        known = {"const": consts, "x": xs, "y": ys, "closed": self.split.forward.consts}
-        return outs, [
-            found[place.index] if place.kind == "found" else known[place.kind][place.index]
-            for place in self.places()
-        ]
+        outs, once, stacked = self.programs["forward"](*primals)
+        consts, _, xs, _, ys = self.variables()
+        const_values, _, x_values = self.settings.divide(primals)
+        found = {
+            **{
+                v: y
+                for v, y in zip(ys, outs[self.settings.num_carry :], strict=True)
+                if not isinstance(v, _jax.Literal)
+            },
+            **dict(zip(self.stacked(), stacked, strict=True)),
+            **dict(zip(self.kept_once(), once, strict=True)),
+            **dict(zip(xs, x_values, strict=True)),
+            **dict(zip(consts, const_values, strict=True)),
+        }
+        return outs, [found[v] for v in self.plan.kept]
 
-    def trace_forward(self, *primals: Any) -> tuple[list[Any], list[Any]]:
-        """The forward scan, and those of its residuals that are neither operands nor outputs."""
+    def trace_forward(self, *primals: Any) -> tuple[list[Any], list[Any], list[Any]]:
+        """The forward scan: outputs, what is kept once, and what is stacked."""
+        const_vars, carry_vars, x_vars, carry_outs, ys = self.variables()
         consts, init, xs = self.settings.divide(primals)
-        kept = [i for i, place in enumerate(self.places()) if place.kind == "found"]
+        known = dict(zip(const_vars, consts, strict=True))
+        stacked_vars, num_carry = self.stacked(), self.settings.num_carry
+        once = self.plan.run_forward(known, self.kept_once(), effects=False)
 
         def body(carry: list[Any], x: list[Any]) -> tuple[list[Any], Any]:
-            outs, residuals = self.split.inline_forward([*consts, *carry, *x])
-            num_carry = self.settings.num_carry
-            return outs[:num_carry], (outs[num_carry:], [residuals[i] for i in kept])
+            step = {**known, **dict(zip(carry_vars, carry, strict=True))}
+            step |= dict(zip(x_vars, x, strict=True))
+            values = self.plan.run_forward(step, [*carry_outs, *ys, *stacked_vars])
+            num_outs = num_carry + len(ys)
+            return values[:num_carry], (values[num_carry:num_outs], values[num_outs:])
 
-        carry, (ys, stacked) = self.settings.run(body, init, xs)
-        return [*carry, *ys], stacked
-
-    def places(self) -> list[Source]:
-        """Where the forward scan leaves each residual of the body."""
-        num_closed = len(self.split.forward.consts)
-        num_consts, num_carry = self.settings.num_consts, self.settings.num_carry
-        places, num_found = [], 0
-        for source in self.split.sources:
-            index = source.index - num_closed
-            if source.kind == "input" and index < 0:
-                places.append(Source("closed", source.index))
-            elif source.kind == "input" and index < num_consts:
-                places.append(Source("const", index))
-            elif source.kind == "input" and index >= num_consts + num_carry:
-                places.append(Source("x", index - num_consts - num_carry))
-            elif source.kind == "output" and source.index >= num_carry:
-                places.append(Source("y", source.index - num_carry))
-            else:
-                places.append(Source("found", num_found))
-                num_found += 1
-        return places
+        carry, (y_values, stacked) = self.settings.run(body, init, xs)
+        return [*carry, *y_values], once, stacked
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         arrived = tuple(ct is not None for ct in cts)
@@ -171,49 +210,58 @@ class ScanProgram:
         self, arrived: Sequence[bool], residuals: list[Any], given: list[Any]
     ) -> list[Any]:
         """The backward scan: from the last step to the first."""
-        settings, split = self.settings, self.split
+        settings, split, plan = self.settings, self.split, self.plan
         num_carry = settings.num_carry
         ct_outs = iter(given)
         cts = [next(ct_outs) if there else None for there in arrived]
         want_consts, want_carry, _ = settings.divide(self.wanted)
-        avals = split.input_avals
-        const_avals, carry_avals, _ = settings.divide(avals)
+        const_avals, carry_avals, _ = settings.divide(split.input_avals)
         ct_carry = [
-            (_jax.zeros(aval) if ct is None else ct) if wanted else None
+            zeros_if_none(ct, aval) if wanted else None
             for ct, aval, wanted in zip(cts, carry_avals, want_carry, strict=False)
         ]
         ct_consts = [
-            _jax.zeros(aval) if wanted else None
+            _jax.zeros(_jax.strong(aval)) if wanted else None
             for aval, wanted in zip(const_avals, want_consts, strict=True)
         ]
-        kinds = [place.kind for place in self.places()]
-        fixed = {i: r for i, r in enumerate(residuals) if kinds[i] in ("const", "closed")}
-        stacked = {i: r for i, r in enumerate(residuals) if i not in fixed}
+        per_step = {*self.variables()[2], *self.stacked(), *map(_hashable, self.variables()[4])}
+        stacked = [r if v in per_step else None for v, r in zip(plan.kept, residuals, strict=True)]
+        there = split.backwards[tuple(split.present)].present
 
         def body(carry: Any, x: Any) -> Any:
             ct_consts, ct_carry = carry
             ct_ys, step = x
             ct_step = [
-                ct if there else None
-                for ct, there in zip([*ct_carry, *ct_ys], split.present, strict=True)
+                zeros_if_none(ct, split.tape.avals[slot])
+                for ct, slot in zip([*ct_carry, *ct_ys], split.slots, strict=True)
+                if slot is not None
             ]
-            values = [fixed[i] if i in fixed else step[i] for i in range(len(residuals))]
-            found = iter(split.apply_backward(values, ct_step, Call.inline))
-            results = [next(found) if wanted else None for wanted in self.wanted]
+            kept = [r if s is None else s for r, s in zip(residuals, step, strict=True)]
+            found = iter(plan.run_backward(kept, ct_step))
+            in_order = iter([next(found) if present else None for present in there])
+            results = [next(in_order) if wanted else None for wanted in self.wanted]
             new_consts, new_carry, ct_xs = settings.divide(results)
             ct_consts = [
                 old if new is None else jax.lax.add(old, new)
                 for old, new in zip(ct_consts, new_consts, strict=True)
             ]
             new_carry = [
-                _jax.zeros(aval) if wanted and ct is None else ct
+                zeros_if_none(ct, aval) if wanted else None
                 for ct, aval, wanted in zip(new_carry, carry_avals, want_carry, strict=True)
             ]
             return (ct_consts, new_carry), ct_xs
 
-        start = jax.tree.map(jnp.asarray, (ct_consts, ct_carry))
         (ct_consts, ct_carry), ct_xs = settings.run(
-            body, start, (cts[num_carry:], stacked), backward=True
+            body, (ct_consts, ct_carry), (cts[num_carry:], stacked), backward=True
         )
         everything = [*ct_consts, *ct_carry, *ct_xs]
         return [ct for ct, there in zip(everything, self.differentiated, strict=True) if there]
+
+
+def zeros_if_none(ct: Any, aval: Any) -> Any:
+    """A cotangent that did not arrive, made zeros of its type."""
+    return _jax.zeros(_jax.strong(aval)) if ct is None else ct
+
+
+def _hashable(v: Any) -> Any:
+    return None if isinstance(v, _jax.Literal) else v

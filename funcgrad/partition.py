@@ -114,6 +114,13 @@ class Split:
         """The outputs and the residuals."""
         return self.find_residuals(primals, self.forward(primals, params, shared=True))
 
+    def residual_variables(self) -> list[Any]:
+        """The forward jaxpr's variables whose values are the residuals."""
+        jaxpr = self.forward.closed.jaxpr
+        extra = jaxpr.outvars[len(self.slots) :]
+        found = {"input": jaxpr.invars, "output": jaxpr.outvars, "extra": extra}
+        return [found[s.kind][s.index] for s in self.sources]
+
     def inline_forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The same, computed where we are, inside another program."""
         return self.find_residuals(primals, self.forward.inline(primals))

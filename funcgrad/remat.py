@@ -61,10 +61,8 @@ def make_program(
     closed = _jax.close(jaxpr if policy is None else _jax.without_inner_jits(jaxpr))
     split = make_split(closed, differentiated, rules)
     forward = split.forward.closed.jaxpr
-    extra = forward.outvars[len(split.slots) :]
     num_closed = len(split.forward.consts)
-    variables = {"input": forward.invars, "output": forward.outvars, "extra": extra}
-    leaves = [variables[source.kind][source.index] for source in split.sources]
+    leaves = split.residual_variables()
     producer = {v: eqn for eqn in forward.eqns for v in eqn.outvars}
     saved = {v for eqn in forward.eqns if _jax.is_saved_by(policy, eqn) for v in eqn.outvars}
     kept: dict[Any, None] = {}
