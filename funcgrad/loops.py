@@ -15,7 +15,7 @@ import jax
 
 from funcgrad import _jax, errors
 from funcgrad.custom import TangentTrace
-from funcgrad.mincut import Plan, plan_of
+from funcgrad.mincut import Plan, nothing_kept, plan_of
 from funcgrad.partition import Split, split_of
 from funcgrad.program import Uncacheable
 from funcgrad.registry import Rules
@@ -44,17 +44,6 @@ class ScanSettings:
     def run(self, body: Any, init: Any, xs: Any, backward: bool = False) -> Any:
         reverse = self.reverse != backward
         return jax.lax.scan(body, init, xs, length=self.length, reverse=reverse, unroll=self.unroll)
-
-    def run_plain(self, split: Split, primals: Sequence[Any]) -> list[Any]:
-        """The scan of a body of which nothing is differentiated."""
-        consts, init, xs = self.divide(primals)
-
-        def body(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
-            outs, _ = split.inline_forward([*consts, *carry, *x])
-            return outs[: self.num_carry], outs[self.num_carry :]
-
-        carry, ys = self.run(body, init, xs)
-        return [*carry, *ys]
 
 
 def scan_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
@@ -100,13 +89,11 @@ def make_program(
         if carries == wanted[first:end]:
             break
         wanted[first:end] = carries
-    plan = None
-    if any(split.present):
-        jaxpr = split.forward.closed.jaxpr
-        consts, _, xs = settings.divide(jaxpr.invars[len(split.forward.consts) :])
-        ys = jaxpr.outvars[settings.num_carry : len(split.slots)]
-        free = [v for v in (*consts, *xs, *ys) if not isinstance(v, _jax.Literal)]
-        plan = plan_of(split, free, consts)
+    jaxpr = split.forward.closed.jaxpr
+    consts, _, xs = settings.divide(jaxpr.invars[len(split.forward.consts) :])
+    ys = jaxpr.outvars[settings.num_carry : len(split.slots)]
+    free = [v for v in (*consts, *xs, *ys) if not isinstance(v, _jax.Literal)]
+    plan = plan_of(split, free, consts) if any(split.present) else nothing_kept(split)
     return ScanProgram(split, plan, tuple(wanted), differentiated, settings)
 
 
@@ -116,13 +103,13 @@ class ScanProgram:
 
     Attributes:
       split: the body, cut in two.
-      plan: which of its values are kept; None if nothing is differentiated.
+      plan: which of its values are kept.
       wanted: which of the body's inputs are differentiated.
       differentiated: which of the scan's operands are.
     """
 
     split: Split
-    plan: Plan | None
+    plan: Plan
     wanted: tuple[bool, ...]
     differentiated: tuple[bool, ...]
     settings: ScanSettings
@@ -162,8 +149,6 @@ class ScanProgram:
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Outputs, and the values of the plan's kept variables: once, or for each step."""
-        if self.plan is None:
-            return self.settings.run_plain(self.split, primals), []
         if "forward" not in self.programs:
             self.programs["forward"] = jax.jit(self.trace_forward)
         outs, once, stacked = self.programs["forward"](*primals)

@@ -132,6 +132,13 @@ def plan_of(split: Split, free: Collection[Any], fixed: Collection[Any]) -> Plan
     )
 
 
+def nothing_kept(split: Split) -> Plan:
+    """The plan of a body of which nothing is differentiated."""
+    forward = split.forward.closed.jaxpr
+    constants = dict(zip(forward.invars, split.forward.consts, strict=False))
+    return Plan(tuple(forward.eqns), (), frozenset(), (), (), (), (), constants)
+
+
 def minimum_cut(
     eqns: Sequence[Any], targets: Sequence[Any], free: Collection[Any], once: Collection[Any]
 ) -> list[Any]:

@@ -204,9 +204,8 @@ def svd_vjp(
     # F_ij = 1 / (s_j^2 - s_i^2), herm(M) = M + M^H (Giles 2008; Wan & Zhang 2019)
     rank = min(x.shape[-2:])
     if not compute_uv:
-        u, _, vh = lax.linalg.svd(
-            x, full_matrices=False, subset_by_index=subset_by_index, algorithm=algorithm
-        )
+        svd: Any = lax.linalg.svd
+        u, _, vh = svd(x, full_matrices=False, subset_by_index=subset_by_index, algorithm=algorithm)
         return (_conj(u) * ct[0][..., None, :]) @ _conj(vh)
     if subset_by_index not in (None, (0, rank)):
         raise NotImplementedError(
