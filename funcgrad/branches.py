@@ -14,8 +14,8 @@ import jax
 
 from funcgrad import _jax, errors
 from funcgrad.custom import TangentTrace
-from funcgrad.partition import Call, Split, split_of
-from funcgrad.program import Uncacheable
+from funcgrad.partition import Call, Split, StagedPullback, split_of
+from funcgrad.program import cached
 from funcgrad.registry import Rules
 from funcgrad.tape import TapeTrace
 
@@ -27,7 +27,8 @@ def cond_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, 
         raise errors.MissingRuleError(primitive, len(tracers), params, _jax.here())
     differentiated = tuple(slot is not None for slot in slots)
     with errors.located_at(_jax.where(_jax.current_source())):
-        program = program_of_branches(params["branches"], differentiated, trace.rules)
+        first, *others = params["branches"]
+        program = program_of_branches(first, tuple(others), differentiated, trace.rules)
     outs, residuals = program.forward(index, primals)
     if not any(program.present):
         return outs
@@ -36,33 +37,30 @@ def cond_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, 
     )
 
 
+@cached(_jax.weak_cache)
 def program_of_branches(
-    branches: tuple[_jax.ClosedJaxpr, ...], differentiated: tuple[bool, ...], rules: Rules
+    first: _jax.ClosedJaxpr,
+    others: tuple[_jax.ClosedJaxpr, ...],
+    differentiated: tuple[bool, ...],
+    rules: Rules,
 ) -> BranchProgram:
     """The programs of a switch over jaxprs, differentiating some operands by some rules."""
-    try:
-        return _cached_program(branches[0], branches[1:], differentiated, rules)
-    except Uncacheable as uncacheable:
-        return uncacheable.program
-
-
-@_jax.weak_cache
-def _cached_program(first: Any, others: Any, differentiated: Any, rules: Rules) -> BranchProgram:
     splits = [split_of(branch, differentiated, rules) for branch in (first, *others)]
-    program = BranchProgram(tuple(splits), differentiated)
-    if any(split.closes_over_tracer for split in splits):
-        raise Uncacheable(program)
-    return program
+    return BranchProgram(tuple(splits), differentiated)
 
 
 @dataclass(frozen=True, eq=False)
-class BranchProgram:
+class BranchProgram(StagedPullback):
     """The forward switch, and the backward switch as the node's pullback."""
 
     splits: tuple[Split, ...]
     differentiated: tuple[bool, ...]
     programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
-    late: bool = False
+
+    @property
+    def closes_over_tracer(self) -> bool:
+        """Whether no cache may keep this."""
+        return any(split.closes_over_tracer for split in self.splits)
 
     @property
     def present(self) -> list[bool]:
@@ -132,15 +130,7 @@ class BranchProgram:
         every = [place for k in range(len(self.splits)) for place in self.places(k)]
         return sorted({i for kind, i in every if kind == "operand"})
 
-    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
-        arrived = tuple(ct is not None for ct in cts)
-        if arrived not in self.programs:
-            self.programs[arrived] = jax.jit(lambda *args: self.trace_backward(arrived, *args))
-        return self.programs[arrived](list(residuals), [ct for ct in cts if ct is not None])
-
-    def trace_backward(
-        self, arrived: Sequence[bool], residuals: list[Any], given: list[Any]
-    ) -> list[Any]:
+    def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The backward switch, on the residuals and the index that the forward one left."""
         index, *values = residuals
         read = self.operands_read()
@@ -151,11 +141,9 @@ class BranchProgram:
             split = self.splits[branch]
             closed = split.forward.consts
 
-            def backward(operands: Any, united: Any, given: Any) -> list[Any]:
+            def backward(operands: Any, united: Any, cts: Any) -> list[Any]:
                 found = {"operand": operands, "pool": united, "closed": closed}
                 own = [found[kind][i] for kind, i in self.places(branch)]
-                ct_outs = iter(given)
-                cts = [next(ct_outs) if there else None for there in arrived]
                 cts = [ct if there else None for ct, there in zip(cts, split.present, strict=True)]
                 results: Sequence[Any] = [None] * sum(self.differentiated)
                 if any(ct is not None for ct in cts):
@@ -168,7 +156,7 @@ class BranchProgram:
             return backward
 
         branches = [run(k) for k in range(len(self.splits))]
-        return jax.lax.switch(index, branches, operands, united, given)
+        return jax.lax.switch(index, branches, operands, united, cts)
 
     def ct_avals(self) -> list[Any]:
         """Types of the differentiated operands' cotangents."""

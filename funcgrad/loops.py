@@ -16,8 +16,8 @@ import jax
 from funcgrad import _jax, errors
 from funcgrad.custom import TangentTrace
 from funcgrad.mincut import Plan, nothing_kept, plan_of
-from funcgrad.partition import Split, split_of
-from funcgrad.program import Uncacheable
+from funcgrad.partition import Split, StagedPullback, split_of
+from funcgrad.program import cached
 from funcgrad.registry import Rules
 from funcgrad.tape import TapeTrace
 
@@ -61,23 +61,8 @@ def scan_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, 
     return trace.record(primitive, params, slots, outs, program.present, program, residuals)
 
 
-def program_of_scan(*arguments: Any) -> ScanProgram:
-    """The programs of a scan over a jaxpr, differentiating some operands by some rules."""
-    try:
-        return _cached_program(*arguments)
-    except Uncacheable as uncacheable:
-        return uncacheable.program
-
-
-@_jax.weak_cache
-def _cached_program(*arguments: Any) -> ScanProgram:
-    program = make_program(*arguments)
-    if program.split.closes_over_tracer:
-        raise Uncacheable(program)
-    return program
-
-
-def make_program(
+@cached(_jax.weak_cache)
+def program_of_scan(
     closed: _jax.ClosedJaxpr, differentiated: tuple[bool, ...], rules: Rules, settings: ScanSettings
 ) -> ScanProgram:
     """Split the body, for the carries that turn out to be differentiated, and plan what to keep."""
@@ -98,7 +83,7 @@ def make_program(
 
 
 @dataclass(frozen=True, eq=False)
-class ScanProgram:
+class ScanProgram(StagedPullback):
     """The forward scan, and the backward scan as the node's pullback.
 
     Attributes:
@@ -114,7 +99,11 @@ class ScanProgram:
     differentiated: tuple[bool, ...]
     settings: ScanSettings
     programs: dict[Any, Any] = field(default_factory=dict)
-    late: bool = False
+
+    @property
+    def closes_over_tracer(self) -> bool:
+        """Whether no cache may keep this."""
+        return self.split.closes_over_tracer
 
     @property
     def present(self) -> list[bool]:
@@ -185,20 +174,10 @@ class ScanProgram:
         carry, (y_values, stacked) = self.settings.run(body, init, xs)
         return [*carry, *y_values], once, stacked
 
-    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
-        arrived = tuple(ct is not None for ct in cts)
-        if arrived not in self.programs:
-            self.programs[arrived] = jax.jit(lambda *args: self.trace_backward(arrived, *args))
-        return self.programs[arrived](list(residuals), [ct for ct in cts if ct is not None])
-
-    def trace_backward(
-        self, arrived: Sequence[bool], residuals: list[Any], given: list[Any]
-    ) -> list[Any]:
+    def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The backward scan: from the last step to the first."""
         settings, split, plan = self.settings, self.split, self.plan
         num_carry = settings.num_carry
-        ct_outs = iter(given)
-        cts = [next(ct_outs) if there else None for there in arrived]
         want_consts, want_carry, _ = settings.divide(self.wanted)
         const_avals, carry_avals, _ = settings.divide(split.input_avals)
         ct_carry = [

@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
 from funcgrad.custom import TangentTrace
-from funcgrad.program import Uncacheable
+from funcgrad.program import cached
 from funcgrad.registry import FunctionId, Rules
 from funcgrad.tape import FrozenTape, TapeTrace, freeze, record
 
@@ -178,6 +180,29 @@ class Backward:
     present: tuple[bool, ...]
 
 
+class StagedPullback:
+    """A node's pullback that is traced once for each pattern of cotangents, and jitted."""
+
+    programs: dict[Any, Callable[..., Any]]
+    late = False
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
+        arrived = tuple(ct is not None for ct in cts)
+        if arrived not in self.programs:
+
+            def backward(residuals: list[Any], given: list[Any]) -> list[Any]:
+                ct_outs = iter(given)
+                cts = [next(ct_outs) if there else None for there in arrived]
+                return self.trace_backward(residuals, cts)
+
+            self.programs[arrived] = jax.jit(backward)
+        return self.programs[arrived](list(residuals), [ct for ct in cts if ct is not None])
+
+    def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
+        """The operands' cotangents, from the residuals and the outputs' cotangents."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, eq=False)
 class JitPullback:
     """Calls the backward program of a jitted function, jitted."""
@@ -193,23 +218,8 @@ class JitPullback:
         return self.split.apply_backward(residuals, cts, run)
 
 
+@cached(_jax.weak_cache)
 def split_of(closed: _jax.ClosedJaxpr, wanted: tuple[bool, ...], rules: Rules) -> Split:
-    """Cut `closed` in two, differentiating the `wanted` inputs with `rules`."""
-    try:
-        return _cached_split(closed, wanted, rules)
-    except Uncacheable as uncacheable:
-        return uncacheable.program
-
-
-@_jax.weak_cache
-def _cached_split(closed: _jax.ClosedJaxpr, wanted: tuple[bool, ...], rules: Rules) -> Split:
-    split = make_split(closed, wanted, rules)
-    if split.closes_over_tracer:
-        raise Uncacheable(split)
-    return split
-
-
-def make_split(closed: _jax.ClosedJaxpr, wanted: tuple[bool, ...], rules: Rules) -> Split:
     """Trace forward and backward programs of a jaxpr."""
     description = _jax.function_of(closed)
     traced: dict[str, Any] = {}

@@ -7,6 +7,7 @@ nobody needs goes the same way.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,30 @@ class Uncacheable(Exception):
     def __init__(self, program: Any):
         super().__init__()
         self.program = program
+
+
+def cached(cache: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what a function makes in a `cache`, but nothing that closes over a tracer."""
+
+    def decorate(make: Callable[..., Any]) -> Callable[..., Any]:
+        def make_cacheable(*args: Any) -> Any:
+            program = make(*args)
+            if program.closes_over_tracer:
+                raise Uncacheable(program)
+            return program
+
+        look_up = cache(make_cacheable)
+
+        @functools.wraps(make)
+        def cached_make(*args: Any) -> Any:
+            try:
+                return look_up(*args)
+            except Uncacheable as uncacheable:
+                return uncacheable.program
+
+        return cached_make
+
+    return decorate
 
 
 @dataclass(frozen=True)
@@ -119,6 +144,11 @@ class Variant:
     present: tuple[bool, ...]
     compiled: Callable[..., Any] | None
 
+    @property
+    def closes_over_tracer(self) -> bool:
+        """Whether no cache may keep this."""
+        return any(isinstance(const, _jax.Tracer) for const in self.consts)
+
     def __call__(self, cts: Sequence[Any], values: Mapping[int, Any], eager: bool) -> list[Any]:
         args = [*self.consts, *[cts[i] for i in self.cts], *[values[i] for i in self.reads]]
         if eager and self.compiled is not None:
@@ -148,6 +178,11 @@ class Program:
     def late(self) -> bool:
         return self.signature.rule.late
 
+    @property
+    def closes_over_tracer(self) -> bool:
+        """Whether no cache may keep this."""
+        return any(variant.closes_over_tracer for variant in self.variants.values())
+
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         key = tuple([None if ct is None else _jax.typeof(ct) for ct in cts])
         variant = self.variants.get(key)
@@ -155,7 +190,7 @@ class Program:
             variant = stage(self.signature, key)
             if not set(variant.reads) <= set(self.reads):
                 return self(residuals, self.instantiated(cts), eager)
-            if not _closes_over_tracer(variant):
+            if not variant.closes_over_tracer:
                 self.variants[key] = variant
         return variant(cts, dict(zip(self.reads, residuals, strict=True)), eager)
 
@@ -180,10 +215,7 @@ def program_of(
     signature = Signature(
         rule, op, tuple(params.items()), tuple(operands), tuple(outputs), wanted, multiple
     )
-    try:
-        return _cached(signature) if _is_hashable(signature) else build(signature)
-    except Uncacheable as uncacheable:
-        return uncacheable.program
+    return build_once(signature) if _is_hashable(signature) else build(signature)
 
 
 def _is_hashable(signature: Signature) -> bool:
@@ -198,14 +230,10 @@ def build(signature: Signature) -> Program:
     """Trace the rule and find what it reads when every cotangent arrives."""
     cts = tuple(_jax.tangent_aval(a) if _jax.is_inexact(a) else None for a in signature.outputs)
     variant = stage(signature, cts)
-    if _closes_over_tracer(variant):
-        raise Uncacheable(Program(signature, variant.reads))
     return Program(signature, variant.reads, {cts: variant})
 
 
-@_jax.cache()
-def _cached(signature: Signature) -> Program:
-    return build(signature)
+build_once = cached(_jax.cache())(build)
 
 
 def stage(signature: Signature, cts: Sequence[Any]) -> Variant:
@@ -254,7 +282,3 @@ def compiled(jaxpr: _jax.Jaxpr, targets: Sequence[Any], name: str) -> Callable[.
 
     run.__name__ = run.__qualname__ = name
     return jax.jit(run)
-
-
-def _closes_over_tracer(variant: Variant) -> bool:
-    return any(isinstance(const, _jax.Tracer) for const in variant.consts)

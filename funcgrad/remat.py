@@ -14,8 +14,8 @@ import jax
 
 from funcgrad import _jax, errors
 from funcgrad.custom import TangentTrace
-from funcgrad.partition import Call, Split, make_split
-from funcgrad.program import Uncacheable
+from funcgrad.partition import Call, Split, StagedPullback, split_of
+from funcgrad.program import cached
 from funcgrad.registry import Rules
 from funcgrad.tape import TapeTrace
 
@@ -38,28 +38,13 @@ def remat_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str,
     return trace.record(primitive, params, slots, outs, program.split.present, program, residuals)
 
 
-def program_of_remat(*arguments: Any) -> RematProgram:
-    """The programs of a checkpointed jaxpr, differentiating some inputs by some rules."""
-    try:
-        return _cached_program(*arguments)
-    except Uncacheable as uncacheable:
-        return uncacheable.program
-
-
-@_jax.weak_cache
-def _cached_program(*arguments: Any) -> RematProgram:
-    program = make_program(*arguments)
-    if program.split.closes_over_tracer:
-        raise Uncacheable(program)
-    return program
-
-
-def make_program(
+@cached(_jax.weak_cache)
+def program_of_remat(
     jaxpr: _jax.Jaxpr, differentiated: tuple[bool, ...], rules: Rules, policy: Any, barrier: Any
 ) -> RematProgram:
     """Split the function and find what must be kept and what can be computed again."""
     closed = _jax.close(jaxpr if policy is None else _jax.without_inner_jits(jaxpr))
-    split = make_split(closed, differentiated, rules)
+    split = split_of(closed, differentiated, rules)
     forward = split.forward.closed.jaxpr
     num_closed = len(split.forward.consts)
     leaves = split.residual_variables()
@@ -86,7 +71,7 @@ def make_program(
 
 
 @dataclass(frozen=True, eq=False)
-class RematProgram:
+class RematProgram(StagedPullback):
     """The forward program, and the backward program that begins by computing again.
 
     Attributes:
@@ -103,7 +88,11 @@ class RematProgram:
     leaves: tuple[Any, ...]
     barrier: bool
     programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
-    late: bool = False
+
+    @property
+    def closes_over_tracer(self) -> bool:
+        """Whether no cache may keep this."""
+        return self.split.closes_over_tracer
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Outputs and residuals."""
@@ -120,24 +109,9 @@ class RematProgram:
         found = inputs | dict(zip(computed, results[len(outs) :], strict=True))
         return outs, [found[v] for v in self.kept]
 
-    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
-        arrived = tuple(ct is not None for ct in cts)
-        present: list[bool] = []
-
-        def backward(residuals: list[Any], given: list[Any]) -> list[Any]:
-            ct_outs = iter(given)
-            cts = [next(ct_outs) if there else None for there in arrived]
-            results = self.split.apply_backward(self.recompute(residuals), cts, Call.inline)
-            present.extend(ct is not None for ct in results)
-            return [ct for ct in results if ct is not None]
-
-        if arrived not in self.programs:
-            program = jax.jit(backward)
-            num_results = program.eval_shape(list(residuals), [ct for ct in cts if ct is not None])
-            assert len(num_results) == sum(present)
-            there = tuple(present)
-            self.programs[arrived] = lambda *args: _spread(program(*args), there)
-        return self.programs[arrived](list(residuals), [ct for ct in cts if ct is not None])
+    def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
+        """The operands' cotangents, after computing again what was not kept."""
+        return self.split.apply_backward(self.recompute(residuals), cts, Call.inline)
 
     def recompute(self, residuals: Sequence[Any]) -> list[Any]:
         """The leaves of the backward program, from the residuals."""
@@ -147,8 +121,3 @@ class RematProgram:
         known = dict(zip(jaxpr.invars, self.split.forward.consts, strict=False))
         known |= dict(zip(self.kept, residuals, strict=True))
         return _jax.eval_equations(self.replayed, known, self.leaves)
-
-
-def _spread(results: Sequence[Any], there: Sequence[bool]) -> list[Any]:
-    remaining = iter(results)
-    return [next(remaining) if present else None for present in there]
