@@ -86,6 +86,16 @@ def wrong_count(found: int, expected: int) -> str:
     )
 
 
+class TransposeSolveError(FuncgradError, TypeError):
+    """A custom_linear_solve cannot be differentiated backward."""
+
+    def __init__(self, where: str):
+        super().__init__(
+            f"A gradient was asked for through jax.lax.custom_linear_solve, used at {where}, which was "
+            "given no transpose_solve. Pass one, or symmetric=True if the matrix is symmetric."
+        )
+
+
 class NonLinearJvpError(FuncgradError, TypeError):
     """A custom_jvp rule is not linear in its tangents."""
 
