@@ -118,11 +118,10 @@ def value_and_grad(
         in_tree = tree_structure(dynamic)
         leaves = check_inputs(dynamic, positions, fun, holomorphic, allow_int)
 
+        on_dynamic = _on_arguments(fun, positions, args, kwargs)
+
         def on_leaves(*leaves: Any) -> Any:
-            filled = list(args)
-            for i, arg in zip(positions, tree_unflatten(in_tree, leaves), strict=True):
-                filled[i] = arg
-            return fun(*filled, **kwargs)
+            return on_dynamic(*tree_unflatten(in_tree, leaves))
 
         run = _record(on_leaves, leaves, has_aux, rules, name_of(fun))
         check_scalar(run.outs, fun, holomorphic)
@@ -271,12 +270,7 @@ def jacrev(
         dynamic = tuple(args[i] for i in positions)
         check_inputs(dynamic, positions, fun, holomorphic, allow_int)
 
-        def on_dynamic(*dynamic: Any) -> Any:
-            filled = list(args)
-            for i, arg in zip(positions, dynamic, strict=True):
-                filled[i] = arg
-            return fun(*filled, **kwargs)
-
+        on_dynamic = _on_arguments(fun, positions, args, kwargs)
         out, pullback, *aux = vjp(on_dynamic, *dynamic, has_aux=has_aux, rules=rules)
         for y in tree_flatten(out)[0]:
             check_output_dtype(y, fun, holomorphic)
@@ -347,6 +341,20 @@ def hvp(
 
 
 # --- recording
+
+
+def _on_arguments(
+    fun: Callable[..., Any], positions: Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]
+) -> Callable[..., Any]:
+    """`fun` as a function of its arguments at `positions`, the others as in the call."""
+
+    def on_dynamic(*dynamic: Any) -> Any:
+        filled = list(args)
+        for i, arg in zip(positions, dynamic, strict=True):
+            filled[i] = arg
+        return fun(*filled, **kwargs)
+
+    return on_dynamic
 
 
 @dataclass(frozen=True)
