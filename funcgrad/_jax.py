@@ -386,11 +386,6 @@ def here() -> str:
         return where(current_source()) or "<unknown line>"
 
 
-def name_scope(source: Any) -> str:
-    """The ``jax.named_scope`` path in which an operation was used."""
-    return str(source.name_stack) if source is not None else ""
-
-
 # --- ops ------------------------------------------------------------------------------------
 
 
