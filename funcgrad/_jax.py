@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ from jax._src.pjit import (
 from jax._src.random.core import random_clone_p, random_gamma_p  # noqa: F401
 from jax._src.random.philox2x32 import philox2x32_p  # noqa: F401
 from jax._src.random.philox4x32 import philox4x32_p  # noqa: F401
-from jax._src.random.prng import (  # noqa: F401  # noqa: F401  # noqa: F401
+from jax._src.random.prng import (  # noqa: F401
     iota_2x32_shape_p,
     random_bits_p,
     random_fold_in_p,
@@ -186,9 +186,14 @@ def prune_keeping_inputs(jaxpr: Jaxpr) -> Jaxpr:
     return prune(jaxpr, [True] * len(jaxpr.outvars), True)[0]
 
 
-def eval_jaxpr(jaxpr: Jaxpr, args: Sequence[Any], consts: Sequence[Any] = ()) -> list[Any]:
-    """Run a jaxpr's operations in the current trace."""
-    return _core.eval_jaxpr(jaxpr, consts, *args)
+def eval_jaxpr(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
+    """Run the operations of a jaxpr without constants in the current trace."""
+    return _core.eval_jaxpr(jaxpr, (), *args)
+
+
+def variables(atoms: Iterable[Any]) -> list[Any]:
+    """Those of a jaxpr's atoms that are variables, not literals."""
+    return [v for v in atoms if not isinstance(v, Literal)]
 
 
 def eval_closed_jaxpr(
@@ -378,6 +383,11 @@ current_source: Callable[[], Any] = source_info_util.current
 def where(source: Any) -> str | None:
     """``file:line (function)`` of the user's frame, if there is one."""
     return source_info_util.summarize(source) or None
+
+
+def current_where() -> str | None:
+    """``file:line (function)`` of the user's frame that the current operation comes from."""
+    return where(current_source())
 
 
 def here() -> str:

@@ -6,8 +6,10 @@ puts zeros. Residuals of one type share a place. An operand of the branches is k
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -26,7 +28,7 @@ def cond_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, 
     if isinstance(trace, TangentTrace):
         raise errors.MissingRuleError(primitive, len(tracers), params, _jax.here())
     differentiated = tuple(slot is not None for slot in slots)
-    with errors.located_at(_jax.where(_jax.current_source())):
+    with errors.located_at(_jax.current_where):
         first, *others = params["branches"]
         program = program_of_branches(first, tuple(others), differentiated, trace.rules)
     outs, residuals = program.forward(index, primals)
@@ -72,18 +74,18 @@ class BranchProgram(StagedPullback):
         if "forward" not in self.programs:
             self.programs["forward"] = jax.jit(self.trace_forward)
         outs, united = self.programs["forward"](index, *primals)
-        return outs, [*(primals[i] for i in self.operands_read()), *united]
+        return outs, [*(primals[i] for i in self.operands_read), *united]
 
     def trace_forward(self, index: Any, *primals: Any) -> tuple[list[Any], list[Any]]:
         """The forward switch."""
-        pool = self.pool()
 
         def run(branch: int) -> Callable[..., Any]:
             def forward(*primals: Any) -> tuple[list[Any], list[Any]]:
                 outs, residuals = self.splits[branch].inline_forward(primals)
-                own = dict(zip(self.places(branch), residuals, strict=True))
+                own = dict(zip(self.places[branch], residuals, strict=True))
                 united = [
-                    own[("pool", i)] if ("pool", i) in own else _jax.zeros(a) for i, a in pool
+                    own[("pool", i)] if ("pool", i) in own else _jax.zeros(aval)
+                    for i, aval in enumerate(self.pool)
                 ]
                 return outs, united
 
@@ -91,49 +93,44 @@ class BranchProgram(StagedPullback):
 
         return jax.lax.switch(index, [run(k) for k in range(len(self.splits))], *primals)
 
-    def places(self, branch: int) -> list[tuple[str, int]]:
-        """Where each residual of a branch is found: an operand, a closed-over value, the pool."""
-        split = self.splits[branch]
+    @cached_property
+    def pool(self) -> list[Any]:
+        """Types of the united residuals: of each, as many as the branch has that has most of it."""
+        most: Counter[Any] = Counter()
+        for split in self.splits:
+            most |= Counter(aval for _, aval in computed_residuals(split))
+        return list(most.elements())
+
+    @cached_property
+    def places(self) -> list[list[tuple[str, int]]]:
+        """Where each residual of each branch is found: an operand, a closed-over value, the pool."""
+        return [self.places_of(split) for split in self.splits]
+
+    def places_of(self, split: Split) -> list[tuple[str, int]]:
+        """Where each residual of one branch is found."""
         num_closed = len(split.forward.consts)
-        taken: dict[Any, int] = {}
-        places: list[tuple[str, int]] = []
+        vacant = {aval: [i for i, a in enumerate(self.pool) if a == aval] for aval in self.pool}
+        pooled = {leaf: vacant[aval].pop(0) for leaf, aval in computed_residuals(split)}
+        places = []
         for source, leaf in zip(split.sources, split.leaves, strict=True):
-            if source.kind == "input":
-                closed = source.index < num_closed
-                index = source.index if closed else source.index - num_closed
-                places.append(("closed" if closed else "operand", index))
-                continue
-            aval = _jax.strong(split.leaf_avals[leaf])
-            taken[aval] = taken.get(aval, -1) + 1
-            places.append(("pool", self.pool_index(aval, taken[aval])))
+            if leaf in pooled:
+                places.append(("pool", pooled[leaf]))
+            elif source.index < num_closed:
+                places.append(("closed", source.index))
+            else:
+                places.append(("operand", source.index - num_closed))
         return places
 
-    def pool(self) -> list[tuple[int, Any]]:
-        """The united residuals: as many of each type as the branch that has most of it."""
-        counts: dict[Any, int] = {}
-        for split in self.splits:
-            own: dict[Any, int] = {}
-            for source, leaf in zip(split.sources, split.leaves, strict=True):
-                if source.kind != "input":
-                    aval = _jax.strong(split.leaf_avals[leaf])
-                    own[aval] = own.get(aval, 0) + 1
-            for aval, count in own.items():
-                counts[aval] = max(count, counts.get(aval, 0))
-        return list(enumerate(aval for aval, count in counts.items() for _ in range(count)))
-
-    def pool_index(self, aval: Any, which: int) -> int:
-        """The place of the `which`-th united residual of a type."""
-        return [i for i, other in self.pool() if other == aval][which]
-
+    @cached_property
     def operands_read(self) -> list[int]:
         """The operands that some branch's backward program reads."""
-        every = [place for k in range(len(self.splits)) for place in self.places(k)]
+        every = [place for places in self.places for place in places]
         return sorted({i for kind, i in every if kind == "operand"})
 
     def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The backward switch, on the residuals and the index that the forward one left."""
         index, *values = residuals
-        read = self.operands_read()
+        read = self.operands_read
         operands = dict(zip(read, values, strict=False))
         united = values[len(read) :]
 
@@ -143,7 +140,7 @@ class BranchProgram(StagedPullback):
 
             def backward(operands: Any, united: Any, cts: Any) -> list[Any]:
                 found = {"operand": operands, "pool": united, "closed": closed}
-                own = [found[kind][i] for kind, i in self.places(branch)]
+                own = [found[kind][i] for kind, i in self.places[branch]]
                 cts = [ct if there else None for ct, there in zip(cts, split.present, strict=True)]
                 results: Sequence[Any] = [None] * sum(self.differentiated)
                 if any(ct is not None for ct in cts):
@@ -164,3 +161,12 @@ class BranchProgram(StagedPullback):
         return [
             _jax.strong(a) for a, there in zip(avals, self.differentiated, strict=True) if there
         ]
+
+
+def computed_residuals(split: Split) -> list[tuple[int, Any]]:
+    """Leaf and type of those residuals of a branch that are not inputs."""
+    return [
+        (leaf, _jax.strong(split.leaf_avals[leaf]))
+        for source, leaf in zip(split.sources, split.leaves, strict=True)
+        if source.kind != "input"
+    ]

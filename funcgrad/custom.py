@@ -50,7 +50,7 @@ class TangentTrace(TapeTrace):
 
     def check_residuals(self, op: Op, residuals: Sequence[Any]) -> None:
         if any(isinstance(x, Unknown) for x in residuals):
-            where = _jax.where(_jax.current_source()) or _jax.here()
+            where = _jax.current_where() or _jax.here()
             raise errors.NonLinearJvpError(self.description, op, where)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -151,9 +151,9 @@ class Unlocated(Exception):
 
 
 @contextlib.contextmanager
-def located_at(where: str | None) -> Iterator[None]:
-    """Give errors that come out of the block a place."""
+def located_at(where: Callable[[], str | None]) -> Iterator[None]:
+    """Give errors that come out of the block a place, which is looked up only then."""
     try:
         yield
     except Unlocated as problem:
-        raise problem.at(where) from None
+        raise problem.at(where()) from None

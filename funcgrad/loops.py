@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -53,7 +54,7 @@ def scan_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, 
         raise errors.MissingRuleError(primitive, len(primals), params, _jax.here())
     settings = ScanSettings(*_jax.scan_settings(params))
     differentiated = tuple(slot is not None for slot in slots)
-    with errors.located_at(_jax.where(_jax.current_source())):
+    with errors.located_at(_jax.current_where):
         program = program_of_scan(params["jaxpr"], differentiated, trace.rules, settings)
     outs, residuals = program.forward(primals)
     if not any(program.present):
@@ -77,7 +78,7 @@ def program_of_scan(
     jaxpr = split.forward.closed.jaxpr
     consts, _, xs = settings.divide(jaxpr.invars[len(split.forward.consts) :])
     ys = jaxpr.outvars[settings.num_carry : len(split.slots)]
-    free = [v for v in (*consts, *xs, *ys) if not isinstance(v, _jax.Literal)]
+    free = _jax.variables([*consts, *xs, *ys])
     plan = plan_of(split, free, consts) if any(split.present) else nothing_kept(split)
     return ScanProgram(split, plan, tuple(wanted), differentiated, settings)
 
@@ -112,6 +113,7 @@ class ScanProgram(StagedPullback):
         _, carries, _ = self.settings.divide(self.wanted)
         return [*carries, *self.split.present[num_carry:]]
 
+    @cached_property
     def variables(self) -> tuple[list[Any], list[Any], list[Any], list[Any], list[Any]]:
         """The body's variables: constants, carries in, xs, carries out, ys."""
         jaxpr = self.split.forward.closed.jaxpr
@@ -120,20 +122,17 @@ class ScanProgram(StagedPullback):
         num_carry = self.settings.num_carry
         return *self.settings.divide(inputs), outs[:num_carry], outs[num_carry:]
 
+    @cached_property
     def kept_once(self) -> list[Any]:
         """Kept variables that are computed from the constants, before the loop."""
-        consts, *_ = self.variables()
+        consts, *_ = self.variables
         return [v for v in self.plan.kept if v in self.plan.once and v not in consts]
 
+    @cached_property
     def stacked(self) -> list[Any]:
         """Kept variables that only stacking keeps."""
-        consts, _, xs, _, ys = self.variables()
-        known = {
-            *consts,
-            *xs,
-            *self.kept_once(),
-            *(v for v in ys if not isinstance(v, _jax.Literal)),
-        }
+        consts, _, xs, _, ys = self.variables
+        known = {*consts, *xs, *self.kept_once, *_jax.variables(ys)}
         return [v for v in self.plan.kept if v not in known]
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -141,16 +140,12 @@ class ScanProgram(StagedPullback):
         if "forward" not in self.programs:
             self.programs["forward"] = jax.jit(self.trace_forward)
         outs, once, stacked = self.programs["forward"](*primals)
-        consts, _, xs, _, ys = self.variables()
+        consts, _, xs, _, ys = self.variables
         const_values, _, x_values = self.settings.divide(primals)
         found = {
-            **{
-                v: y
-                for v, y in zip(ys, outs[self.settings.num_carry :], strict=True)
-                if not isinstance(v, _jax.Literal)
-            },
-            **dict(zip(self.stacked(), stacked, strict=True)),
-            **dict(zip(self.kept_once(), once, strict=True)),
+            **_by_variable(ys, outs[self.settings.num_carry :]),
+            **dict(zip(self.stacked, stacked, strict=True)),
+            **dict(zip(self.kept_once, once, strict=True)),
             **dict(zip(xs, x_values, strict=True)),
             **dict(zip(consts, const_values, strict=True)),
         }
@@ -158,11 +153,11 @@ class ScanProgram(StagedPullback):
 
     def trace_forward(self, *primals: Any) -> tuple[list[Any], list[Any], list[Any]]:
         """The forward scan: outputs, what is kept once, and what is stacked."""
-        const_vars, carry_vars, x_vars, carry_outs, ys = self.variables()
+        const_vars, carry_vars, x_vars, carry_outs, ys = self.variables
         consts, init, xs = self.settings.divide(primals)
         known = dict(zip(const_vars, consts, strict=True))
-        stacked_vars, num_carry = self.stacked(), self.settings.num_carry
-        once = self.plan.run_forward(known, self.kept_once(), effects=False)
+        stacked_vars, num_carry = self.stacked, self.settings.num_carry
+        once = self.plan.run_forward(known, self.kept_once, effects=False)
 
         def body(carry: list[Any], x: list[Any]) -> tuple[list[Any], Any]:
             step = {**known, **dict(zip(carry_vars, carry, strict=True))}
@@ -188,7 +183,8 @@ class ScanProgram(StagedPullback):
             _jax.zeros(_jax.strong(aval)) if wanted else None
             for aval, wanted in zip(const_avals, want_consts, strict=True)
         ]
-        per_step = {*self.variables()[2], *self.stacked(), *map(_hashable, self.variables()[4])}
+        _, _, xs, _, ys = self.variables
+        per_step = {*xs, *self.stacked, *_jax.variables(ys)}
         stacked = [r if v in per_step else None for v, r in zip(plan.kept, residuals, strict=True)]
         there = split.backwards[tuple(split.present)].present
 
@@ -227,5 +223,6 @@ def zeros_if_none(ct: Any, aval: Any) -> Any:
     return _jax.zeros(_jax.strong(aval)) if ct is None else ct
 
 
-def _hashable(v: Any) -> Any:
-    return None if isinstance(v, _jax.Literal) else v
+def _by_variable(atoms: Sequence[Any], values: Sequence[Any]) -> dict[Any, Any]:
+    pairs = zip(atoms, values, strict=True)
+    return {v: value for v, value in pairs if not isinstance(v, _jax.Literal)}

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 from jax import lax
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from funcgrad import _jax
+from funcgrad._jax import variables
 from funcgrad.partition import Split
 
 CHEAP = frozenset(
@@ -68,7 +67,7 @@ class Plan:
         """The values of variables of the forward program, and its effects."""
         known = {**self.constants, **known}
         acting = [eqn for eqn in self.equations if effects and eqn.effects]
-        targets = _variables([*wanted, *(v for eqn in acting for v in eqn.invars)])
+        targets = variables([*wanted, *(v for eqn in acting for v in eqn.invars)])
         needed = {*map(id, acting), *map(id, equations_between(self.equations, known, targets))}
         eqns = [eqn for eqn in self.equations if id(eqn) in needed]
         return _jax.eval_equations(eqns, known, wanted)
@@ -93,8 +92,7 @@ def plan_of(split: Split, free: Collection[Any], fixed: Collection[Any]) -> Plan
     program = split.backwards[tuple(split.present)]
     backward = program.call.closed.jaxpr
     num_closed, num_leaves = len(program.call.consts), len(program.leaves)
-    variables = split.residual_variables()
-    leaves = dict(zip(split.leaves, variables, strict=True))
+    leaves = dict(zip(split.leaves, split.residual_variables(), strict=True))
     renamed = dict(
         zip(backward.invars[num_closed:], (leaves[i] for i in program.leaves), strict=False)
     )
@@ -105,16 +103,14 @@ def plan_of(split: Split, free: Collection[Any], fixed: Collection[Any]) -> Plan
     dependent = set(cts)
     for eqn in backward.eqns:
         eqn = eqn.replace(invars=[_renamed(v, renamed) for v in eqn.invars])
-        if any(v in dependent for v in _variables(eqn.invars)) or eqn.effects:
+        if any(v in dependent for v in variables(eqn.invars)) or eqn.effects:
             dependent.update(eqn.outvars)
             after.append(eqn)
         else:
             before.append(eqn)
     results = [_renamed(v, renamed) for v in backward.outvars]
-    read = [v for eqn in after for v in _variables(eqn.invars)] + list(_variables(results))
-    targets = dict.fromkeys(v for v in read if v not in dependent and v not in constants)
-    made = {v for eqn in after for v in eqn.outvars}
-    targets = [v for v in targets if v not in made]
+    read = [v for eqn in after for v in variables(eqn.invars)] + variables(results)
+    targets = [*dict.fromkeys(v for v in read if v not in dependent and v not in constants)]
     eqns = [*forward.eqns, *before]
     once = depending_only_on(eqns, {*fixed, *constants})
     kept = minimum_cut(eqns, targets, {*free, *constants}, once)
@@ -148,15 +144,19 @@ def minimum_cut(
     its outputs' beginnings. Of several minimum cuts, the one nearest to the targets: it computes
     least again.
     """
-    producer = {v: eqn for eqn in eqns for v in eqn.outvars}
+    # imported here: it takes a tenth of a second, and only loops need it
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+    cheap = {v: eqn for eqn in eqns if is_cheap(eqn) for v in eqn.outvars if v not in free}
     order: dict[Any, int] = {}
     waiting = list(targets)
     while waiting:
         v = waiting.pop()
         if v not in order:
             order[v] = len(order)
-            if v in producer and is_cheap(producer[v]) and v not in free:
-                waiting += _variables(producer[v].invars)
+            if v in cheap:
+                waiting += variables(cheap[v].invars)
     if not order:
         return []
     cost = np.array([0 if v in free else 1 if v in once else _bytes(v.aval) for v in order])
@@ -164,11 +164,10 @@ def minimum_cut(
     source, sink = 2 * len(order), 2 * len(order) + 1
     edges = {(2 * i, 2 * i + 1): cost[i] for i in order.values()}
     for v, i in order.items():
-        cheap = v in producer and is_cheap(producer[v]) and v not in free
-        inputs = list(_variables(producer[v].invars)) if cheap else []
-        if cheap:
+        if v in cheap:
+            inputs = variables(cheap[v].invars)
             edges.update({(2 * order[u] + 1, 2 * i): UNCUTTABLE for u in inputs})
-        if not cheap:
+        else:
             edges[(source, 2 * i)] = UNCUTTABLE
     edges.update({(2 * order[v] + 1, sink): UNCUTTABLE for v in targets})
     rows, columns = zip(*edges, strict=True)
@@ -193,15 +192,15 @@ def equations_between(
         eqn = producer[waiting.pop()]
         if id(eqn) not in needed:
             needed.add(id(eqn))
-            waiting += [v for v in _variables(eqn.invars) if v not in known]
+            waiting += [v for v in variables(eqn.invars) if v not in known]
     return [eqn for eqn in eqns if id(eqn) in needed]
 
 
-def depending_only_on(eqns: Sequence[Any], variables: Collection[Any]) -> set[Any]:
+def depending_only_on(eqns: Sequence[Any], start: Collection[Any]) -> set[Any]:
     """All variables that can be computed from these alone, these included."""
-    found = set(variables)
+    found = set(start)
     for eqn in eqns:
-        if not eqn.effects and all(v in found for v in _variables(eqn.invars)):
+        if not eqn.effects and all(v in found for v in variables(eqn.invars)):
             found.update(eqn.outvars)
     return found
 
@@ -211,10 +210,6 @@ def is_cheap(eqn: Any) -> bool:
     if eqn.primitive is _jax.jit_p:
         return all(is_cheap(inner) for inner in eqn.params["jaxpr"].jaxpr.eqns)
     return eqn.primitive in CHEAP
-
-
-def _variables(atoms: Sequence[Any]) -> list[Any]:
-    return [v for v in atoms if not isinstance(v, _jax.Literal)]
 
 
 def _renamed(v: Any, names: dict[Any, Any]) -> Any:

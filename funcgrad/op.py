@@ -133,7 +133,7 @@ class Op:
             out = run(*tree_unflatten(in_tree, operands))
             outs, out_tree = tree_flatten(out)
             on_leaves = flat_rule(in_tree, out_tree)
-            with errors.located_at(_jax.here()):
+            with errors.located_at(_jax.here):
                 program = program_of(
                     on_leaves,
                     on_leaves.ops[0],

@@ -34,10 +34,8 @@ def jit_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, A
         with _jax.set_current_trace(trace):
             return _jax.eval_closed_jaxpr(closed, tracers, own_lines=False)
     wanted = tuple(slot is not None for slot in slots)
-    try:
+    with errors.located_at(_jax.current_where):
         split = split_of(closed, wanted, trace.rules)
-    except errors.Unlocated as problem:
-        raise problem.at(_jax.where(_jax.current_source())) from None
     outs, residuals = split.run_forward(primals, params)
     if not any(split.present):
         return outs

@@ -14,6 +14,7 @@ import jax
 
 from funcgrad import _jax, errors
 from funcgrad.custom import TangentTrace
+from funcgrad.mincut import equations_between
 from funcgrad.partition import Call, Split, StagedPullback, split_of
 from funcgrad.program import cached
 from funcgrad.registry import Rules
@@ -28,7 +29,7 @@ def remat_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str,
         with _jax.set_current_trace(trace):
             return _jax.eval_jaxpr(jaxpr, tracers)
     differentiated = tuple(slot is not None for slot in slots)
-    with errors.located_at(_jax.where(_jax.current_source())):
+    with errors.located_at(_jax.current_where):
         program = program_of_remat(
             jaxpr, differentiated, trace.rules, params["policy"], params["prevent_cse"]
         )
@@ -46,28 +47,14 @@ def program_of_remat(
     closed = _jax.close(jaxpr if policy is None else _jax.without_inner_jits(jaxpr))
     split = split_of(closed, differentiated, rules)
     forward = split.forward.closed.jaxpr
-    num_closed = len(split.forward.consts)
     leaves = split.residual_variables()
-    producer = {v: eqn for eqn in forward.eqns for v in eqn.outvars}
     saved = {v for eqn in forward.eqns if _jax.is_saved_by(policy, eqn) for v in eqn.outvars}
-    kept: dict[Any, None] = {}
-    replayed: set[int] = set()
-    waiting = [v for v in leaves if not isinstance(v, _jax.Literal)]
-    while waiting:
-        v = waiting.pop()
-        if v in saved or v not in producer:
-            kept[v] = None
-        elif id(producer[v]) not in replayed:
-            replayed.add(id(producer[v]))
-            waiting += [w for w in producer[v].invars if not isinstance(w, _jax.Literal)]
-    closed_over = set(forward.invars[:num_closed])
-    return RematProgram(
-        split,
-        tuple(v for v in kept if v not in closed_over),
-        tuple(eqn for eqn in forward.eqns if id(eqn) in replayed),
-        tuple(leaves),
-        bool(barrier),
-    )
+    known = {*saved, *forward.invars}
+    replayed = equations_between(forward.eqns, known, _jax.variables(leaves))
+    read = _jax.variables([*leaves, *(v for eqn in replayed for v in eqn.invars)])
+    closed_over = set(forward.invars[: len(split.forward.consts)])
+    kept = dict.fromkeys(v for v in read if v in known and v not in closed_over)
+    return RematProgram(split, tuple(kept), tuple(replayed), tuple(leaves), bool(barrier))
 
 
 @dataclass(frozen=True, eq=False)

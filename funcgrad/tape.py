@@ -276,10 +276,8 @@ class TapeTrace(_jax.Trace):
         if rule is None:
             missing = MissingRule(op, len(primals), tuple(params))
             return self.record(op, params, slots, outs, present, missing, ())
-        try:
+        with errors.located_at(_jax.current_where):
             program = program_of(rule, op, params, operand_avals, out_avals, wanted, multiple)
-        except errors.Unlocated as problem:
-            raise problem.at(_jax.where(_jax.current_source())) from None
         values = (*primals, *outs)
         residuals = [values[i] for i in program.reads]
         self.check_residuals(op, residuals)

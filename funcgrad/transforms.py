@@ -127,7 +127,7 @@ def value_and_grad(
         check_scalar(run.outs, fun, holomorphic)
         (out,), (slot,) = run.outs, run.slots
         seed = jax.lax.full_like(out, 1)
-        with errors.located_at("<unknown line>"):
+        with errors.located_at(lambda: "<unknown line>"):
             cts = walk(run.tape, [(slot, seed)], range(len(run.tape_inputs)), consume=True)
         flat = _fill(cts, leaves, run.tape_inputs)
         flat = [_jax.weak_like(ct, x) for ct, x in zip(flat, leaves, strict=True)]
@@ -223,7 +223,7 @@ class Pullback:
         cts = check_cotangents(ct, plan.out_tree, plan.out_avals, plan.name)
         tape = plan.tape.thaw(self.residuals)
         seeds = zip(plan.slots, cts, strict=True)
-        with errors.located_at("<unknown line>"):
+        with errors.located_at(lambda: "<unknown line>"):
             found = walk(tape, seeds, range(len(plan.tape_inputs)), consume=True)
         return tree_unflatten(plan.in_tree, _fill(found, plan.in_avals, plan.tape_inputs))
 
@@ -393,7 +393,7 @@ def _record(
         return [*outs, *aux_leaves]
 
     differentiated = [_jax.is_inexact(_jax.typeof(x)) for x in leaves]
-    with errors.located_at("<unknown line>"):
+    with errors.located_at(lambda: "<unknown line>"):
         results, slots, tape = record(flat, leaves, differentiated, rules, name)
     num_outs = trees["num_outs"]
     return _Run(
