@@ -1,10 +1,14 @@
 """funcgrad: reverse-mode differentiation for JAX that its users can open."""
 
+from funcgrad import inspect
+from funcgrad.budget import checkpoint
 from funcgrad.errors import FuncgradError
 from funcgrad.op import op
 from funcgrad.registry import Rule, Rules, defvjp, partials, zero
 from funcgrad.rules import DEFAULT
+from funcgrad.swap import as_jax_grad
 from funcgrad.transforms import Pullback, grad, hessian, hvp, jacrev, value_and_grad, vjp
+from funcgrad.while_loops import loops
 
 __version__ = "0.1.0"
 
@@ -14,11 +18,15 @@ __all__ = [
     "Pullback",
     "Rule",
     "Rules",
+    "as_jax_grad",
+    "checkpoint",
     "defvjp",
     "grad",
     "hessian",
     "hvp",
+    "inspect",
     "jacrev",
+    "loops",
     "op",
     "partials",
     "value_and_grad",

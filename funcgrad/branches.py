@@ -15,7 +15,6 @@ from typing import Any
 import jax
 
 from funcgrad import _jax, errors
-from funcgrad.custom import TangentTrace
 from funcgrad.partition import Call, Split, StagedPullback, split_of
 from funcgrad.program import cached
 from funcgrad.registry import Rules
@@ -24,19 +23,15 @@ from funcgrad.tape import TapeTrace
 
 def cond_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
     """Run the branch's forward program and write down the switch with its backward programs."""
-    (index, *primals), (_, *slots) = trace.split(tracers)
-    if isinstance(trace, TangentTrace):
-        raise errors.MissingRuleError(primitive, len(tracers), params, _jax.here())
+    primals, (_, *slots) = trace.split(tracers)
     differentiated = tuple(slot is not None for slot in slots)
     with errors.located_at(_jax.current_where):
         first, *others = params["branches"]
         program = program_of_branches(first, tuple(others), differentiated, trace.rules)
-    outs, residuals = program.forward(index, primals)
+    outs, residuals = trace.run_forward(program.forward, primals, program.present, primitive)
     if not any(program.present):
         return outs
-    return trace.record(
-        primitive, params, slots, outs, program.present, program, [index, *residuals]
-    )
+    return trace.record(primitive, params, slots, outs, program.present, program, residuals)
 
 
 @cached(_jax.weak_cache)
@@ -69,12 +64,13 @@ class BranchProgram(StagedPullback):
         """Which outputs carry a gradient, by some branch."""
         return [any(there) for there in zip(*(s.present for s in self.splits), strict=True)]
 
-    def forward(self, index: Any, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """Outputs, and residuals: all operands that a branch reads, then the united ones."""
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Outputs, and residuals: index, all operands that a branch reads, the united ones."""
+        index, *operands = primals
         if "forward" not in self.programs:
             self.programs["forward"] = jax.jit(self.trace_forward)
-        outs, united = self.programs["forward"](index, *primals)
-        return outs, [*(primals[i] for i in self.operands_read), *united]
+        outs, united = self.programs["forward"](index, *operands)
+        return outs, [index, *(operands[i] for i in self.operands_read), *united]
 
     def trace_forward(self, index: Any, *primals: Any) -> tuple[list[Any], list[Any]]:
         """The forward switch."""

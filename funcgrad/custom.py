@@ -7,7 +7,7 @@ tape is walked backward. (Differentiating the function's body instead would be w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,30 @@ class TangentTrace(TapeTrace):
     ) -> Sequence[Any]:
         out = _jax.abstract_eval(primitive, [self.type_of(x) for x in primals], params)
         return [Unknown(aval) for aval in (out if primitive.multiple_results else [out])]
+
+    def run_forward(
+        self, forward: Callable[..., Any], primals: Sequence[Any], present: Sequence[bool], op: Op
+    ) -> tuple[list[Any], list[Any]]:
+        """What does not depend on tangents is computed; of the rest there are only types."""
+        results: list[Any] = []
+
+        def staged(*primals: Any) -> list[Any]:
+            outs, residuals = forward(primals)
+            results[:] = outs, residuals
+            return [*outs, *residuals]
+
+        jaxpr, consts = _jax.stage(staged, [self.type_of(x) for x in primals], str(op))
+        outs, residuals = results
+        needed = [not there for there in present] + [True] * len(residuals)
+        jaxpr, used = _jax.prune(jaxpr, needed)
+        read = [x for x, use in zip([*consts, *primals], used, strict=True) if use]
+        self.check_residuals(op, read)
+        values = iter(_jax.eval_jaxpr(jaxpr, read))
+        known = [
+            Unknown(y.aval) if there else next(values)
+            for y, there in zip(outs, present, strict=True)
+        ]
+        return known, list(values)
 
     def check_residuals(self, op: Op, residuals: Sequence[Any]) -> None:
         if any(isinstance(x, Unknown) for x in residuals):

@@ -54,6 +54,9 @@ class MissingRuleError(FuncgradError, NotImplementedError):
     """An op on the way from a differentiated input to the output has no rule."""
 
     def __init__(self, op: Any, operands: int, params: Any, where: str):
+        if str(op) in OPAQUE:
+            super().__init__(_ask_for_a_function(op, where))
+            return
         xs = ", ".join(f"x{i}" for i in range(operands))
         returns = ", ".join(f"ct_x{i}" for i in range(operands))
         identifier = "".join(c if c.isalnum() else "_" for c in str(op).split(" ")[0])
@@ -67,6 +70,31 @@ class MissingRuleError(FuncgradError, NotImplementedError):
             f"where `op` is the `{op}` primitive or function. To treat its result as a constant, wrap "
             "it in jax.lax.stop_gradient."
         )
+
+
+OPAQUE = {
+    "pure_callback": "jax.pure_callback",
+    "io_callback": "jax.experimental.io_callback",
+    "buffer_callback": "jax.experimental.buffer_callback.buffer_callback",
+    "ffi_call": "jax.ffi.ffi_call",
+    "pallas_call": "jax.experimental.pallas.pallas_call",
+}
+"""Ops that stand for whatever code the user has them run, so that no rule could hold for them all."""
+
+
+def _ask_for_a_function(op: Any, where: str) -> str:
+    return (
+        f"A gradient was asked for through op `{op}`, used at {where}. It runs code that cannot be "
+        f"differentiated. Give the function that calls {OPAQUE[str(op)]} a rule of its own:\n\n"
+        "    @funcgrad.op\n"
+        "    def f(x): ...  # calls it\n\n"
+        "    @f.defvjp\n"
+        "    def f_vjp(ct, x, *, out):\n"
+        "        return ct_x\n\n"
+        "(jax.custom_vjp does too). Without editing it: make it a jax.jit function and pass "
+        "rules=funcgrad.DEFAULT.override({f: f_vjp}). To treat its result as a constant, wrap it in "
+        "jax.lax.stop_gradient."
+    )
 
 
 class RuleResultError(FuncgradError, TypeError, ValueError):
@@ -86,6 +114,17 @@ def wrong_count(found: int, expected: int) -> str:
     )
 
 
+class InitialValueError(FuncgradError, NotImplementedError):
+    """The initial value of a reduction was differentiated."""
+
+    def __init__(self, op: Any, where: str):
+        super().__init__(
+            f"A gradient was asked for by the initial value of `{op}`, used at {where}. It must be the "
+            "identity of the reduction's function, and how often it is applied is not defined. Wrap it "
+            "in jax.lax.stop_gradient, and apply a value of your own after the reduction."
+        )
+
+
 class TransposeSolveError(FuncgradError, TypeError):
     """A custom_linear_solve cannot be differentiated backward."""
 
@@ -93,6 +132,17 @@ class TransposeSolveError(FuncgradError, TypeError):
         super().__init__(
             f"A gradient was asked for through jax.lax.custom_linear_solve, used at {where}, which was "
             "given no transpose_solve. Pass one, or symmetric=True if the matrix is symmetric."
+        )
+
+
+class BudgetError(FuncgradError, ValueError):
+    """No choice of residuals keeps a checkpointed function within its budget."""
+
+    def __init__(self, budget: int, smallest: int, everything: int):
+        super().__init__(
+            f"funcgrad.checkpoint was to keep the backward pass within {budget:,} bytes. The smallest "
+            f"possible budget for this function is {smallest:,} bytes (keeping everything takes "
+            f"{everything:,}). Raise the budget, or checkpoint smaller parts of the function one by one."
         )
 
 
@@ -109,13 +159,14 @@ class NonLinearJvpError(FuncgradError, TypeError):
 
 
 class MutableReferenceError(FuncgradError, NotImplementedError):
-    """A differentiated value was written to a mutable reference."""
+    """A mutable reference is used where no gradient can follow what it holds."""
 
-    def __init__(self, op: Any, where: str):
+    def __init__(self, op: Any, problem: str, where: str):
         super().__init__(
-            f"A differentiated value was written to a mutable reference by `{op}` at {where}. "
-            "Gradients do not pass through references yet. Return the value instead of storing it, or "
-            "store jax.lax.stop_gradient of it."
+            f"A gradient was asked for through a mutable reference given to `{op}` at {where}, "
+            f"{problem} "
+            "Pass and return the value itself there, or store jax.lax.stop_gradient of it in the "
+            "reference."
         )
 
 

@@ -1,51 +1,39 @@
-"""Which residuals a loop's body should keep: a minimum cut over bytes.
+"""Which residuals to keep: a minimum cut over bytes.
 
 The forward program and that part of the backward program which depends on no cotangent form one
-graph. A variable can be kept, at the cost of its bytes, or computed again from others if its operation
-is cheap; what the rest of the backward program reads must be there. The cheapest choice is a minimum
-cut (as in PyTorch's AOTAutograd partitioner); SciPy finds it.
+graph. A variable can be kept, at the cost of its bytes, or computed again from others, if its operation
+is cheap or at a price; what the rest of the backward program reads must be there. The cheapest choice is
+a minimum cut (as in PyTorch's AOTAutograd partitioner); SciPy finds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import variables
+from funcgrad.costs import is_cheap, size_in_bytes
 from funcgrad.partition import Split
 
-CHEAP = frozenset(
-    {
-        *(lax.add_p, lax.sub_p, lax.mul_p, lax.neg_p, lax.max_p, lax.min_p, lax.abs_p, lax.sign_p),
-        *(lax.square_p, lax.integer_pow_p, lax.clamp_p, lax.select_n_p, lax.copy_p, lax.iota_p),
-        *(lax.eq_p, lax.ne_p, lax.lt_p, lax.le_p, lax.gt_p, lax.ge_p, lax.is_finite_p),
-        *(lax.and_p, lax.or_p, lax.not_p, lax.xor_p, lax.convert_element_type_p),
-        *(lax.reshape_p, lax.broadcast_in_dim_p, lax.squeeze_p, lax.transpose_p, lax.rev_p),
-        *(lax.slice_p, lax.split_p, lax.concatenate_p, lax.pad_p, lax.stop_gradient_p),
-    }
-)
-"""What may be computed again: arithmetic, comparisons, selection, and moving elements about. Matrix
-products, convolutions, reductions, transcendental functions, sorts and random bits are kept."""
+Delay = Callable[[list[Any], list[Any]], list[Any]]
+"""Makes the first values available only when the second are."""
 
 UNCUTTABLE = 2**30
 """The capacity of what cannot be cut; all costs together stay below it."""
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """What is kept of a forward program, and how the backward program goes on from there.
+class Joint:
+    """The forward and the backward program of a split jaxpr as one.
 
     Attributes:
       equations: of the forward program and of that part of the backward program which depends on
         no cotangent.
-      kept: variables whose values are kept.
-      once: variables that are the same in each step.
-      replayed: equations that compute, from those, what the backward program reads.
+      targets: what the rest of the backward program reads of their variables.
       backward: the equations of the backward program that depend on cotangents.
       cts: the cotangents' variables.
       results: variables of the input cotangents.
@@ -53,42 +41,106 @@ class Plan:
     """
 
     equations: tuple[Any, ...]
-    kept: tuple[Any, ...]
-    once: frozenset[Any]
-    replayed: tuple[Any, ...]
+    targets: tuple[Any, ...]
     backward: tuple[Any, ...]
     cts: tuple[Any, ...]
     results: tuple[Any, ...]
     constants: dict[Any, Any]
 
+    def keeping(self, kept: Sequence[Any], once: Collection[Any] = ()) -> Plan:
+        """The plan that keeps these variables and computes the targets from them."""
+        replayed = equations_between(self.equations, {*kept, *self.constants}, self.targets)
+        read = {*self.targets, *(v for eqn in replayed for v in variables(eqn.invars))}
+        kept = [v for v in kept if v not in self.constants and v in read]
+        return Plan(self, tuple(kept), frozenset(once), tuple(replayed))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is kept of a forward program, and how the backward program goes on from there.
+
+    Attributes:
+      joint: both programs.
+      kept: variables whose values are kept.
+      once: variables that are the same in each step of a loop.
+      replayed: equations that compute, from those, what the backward program reads.
+    """
+
+    joint: Joint
+    kept: tuple[Any, ...]
+    once: frozenset[Any]
+    replayed: tuple[Any, ...]
+
     def run_forward(
         self, known: dict[Any, Any], wanted: Sequence[Any], effects: bool = True
     ) -> list[Any]:
         """The values of variables of the forward program, and its effects."""
-        known = {**self.constants, **known}
-        acting = [eqn for eqn in self.equations if effects and eqn.effects]
+        equations = self.joint.equations
+        known = {**self.joint.constants, **known}
+        acting = [eqn for eqn in equations if effects and eqn.effects]
         targets = variables([*wanted, *(v for eqn in acting for v in eqn.invars)])
-        needed = {*map(id, acting), *map(id, equations_between(self.equations, known, targets))}
-        eqns = [eqn for eqn in self.equations if id(eqn) in needed]
+        needed = {*map(id, acting), *map(id, equations_between(equations, known, targets))}
+        eqns = [eqn for eqn in equations if id(eqn) in needed]
         return _jax.eval_equations(eqns, known, wanted)
 
-    def run_backward(self, kept: Sequence[Any], cts: Sequence[Any]) -> list[Any]:
-        """The input cotangents, from the kept values and the output cotangents."""
-        known = {**self.constants, **dict(zip(self.kept, kept, strict=True))}
-        known.update(zip(self.cts, cts, strict=True))
-        return _jax.eval_equations([*self.replayed, *self.backward], known, self.results)
+    def run_backward(
+        self, kept: Sequence[Any], cts: Sequence[Any], delay: Delay | None = None
+    ) -> list[Any]:
+        """The input cotangents, from the kept values and the output cotangents.
+
+        What is computed again is computed as late as possible; `delay` may tie it to the cotangents
+        that then have arrived.
+        """
+        known = {**self.joint.constants, **dict(zip(self.kept, kept, strict=True))}
+        arrived = dict(zip(self.joint.cts, cts, strict=True))
+        for again, eqn in self.in_order():
+            given = [arrived[v] for v in variables(eqn.invars) if v in arrived] if eqn else []
+            if again and delay is not None and given:
+                read = dict.fromkeys(v for e in again for v in variables(e.invars) if v in known)
+                values = delay([known[v] for v in read], given)
+                known |= _jax.values_of(again, dict(zip(read, values, strict=True)))
+            else:
+                known |= _jax.values_of(again, known)
+            if eqn:
+                arrived |= _jax.values_of([eqn], {**known, **arrived})
+        return _jax.eval_equations((), {**known, **arrived}, self.joint.results)
+
+    def in_order(self) -> Iterator[tuple[list[Any], Any]]:
+        """The backward program's equations, each with those that are replayed just before it."""
+        producer = {v: eqn for eqn in self.replayed for v in eqn.outvars}
+        done: set[int] = set()
+        for eqn in self.joint.backward:
+            *again, eqn = _with_producers([eqn], producer, done)
+            yield again, eqn
+        last = [producer[v] for v in variables(self.joint.results) if v in producer]
+        yield list(_with_producers(last, producer, done)), None
 
 
-def plan_of(split: Split, free: Collection[Any], fixed: Collection[Any]) -> Plan:
-    """The plan that keeps the fewest bytes per step.
+def _with_producers(eqns: Sequence[Any], producer: dict[Any, Any], done: set[int]) -> Iterator[Any]:
+    """Equations after those that they need, as far as they are not done yet."""
+    stack = list(eqns)
+    while stack:
+        now = stack[-1]
+        waiting = [
+            producer[v]
+            for v in variables(now.invars)
+            if v in producer and id(producer[v]) not in done
+        ]
+        if waiting:
+            stack += waiting
+            continue
+        stack.pop()
+        if id(now) not in done:
+            done.add(id(now))
+            yield now
 
-    Args:
-      split: a loop's body, cut in two by what the rules read.
-      free: variables of its forward jaxpr that exist for every step anyway.
-      fixed: its inputs that are the same in each step; keeping what depends on them alone costs
-        next to nothing.
-    """
+
+def joint_of(split: Split) -> Joint:
+    """The joint program of a jaxpr that has been cut in two by what the rules read."""
     forward = split.forward.closed.jaxpr
+    constants = dict(zip(forward.invars, split.forward.consts, strict=False))
+    if not any(split.present):
+        return Joint(tuple(forward.eqns), (), (), (), (), constants)
     program = split.backwards[tuple(split.present)]
     backward = program.call.closed.jaxpr
     num_closed, num_leaves = len(program.call.consts), len(program.leaves)
@@ -96,7 +148,6 @@ def plan_of(split: Split, free: Collection[Any], fixed: Collection[Any]) -> Plan
     renamed = dict(
         zip(backward.invars[num_closed:], (leaves[i] for i in program.leaves), strict=False)
     )
-    constants = dict(zip(forward.invars, split.forward.consts, strict=False))
     constants |= dict(zip(backward.invars, program.call.consts, strict=False))
     cts = backward.invars[num_closed + num_leaves :]
     before, after = [], []
@@ -110,65 +161,72 @@ def plan_of(split: Split, free: Collection[Any], fixed: Collection[Any]) -> Plan
             before.append(eqn)
     results = [_renamed(v, renamed) for v in backward.outvars]
     read = [v for eqn in after for v in variables(eqn.invars)] + variables(results)
-    targets = [*dict.fromkeys(v for v in read if v not in dependent and v not in constants)]
-    eqns = [*forward.eqns, *before]
-    once = depending_only_on(eqns, {*fixed, *constants})
-    kept = minimum_cut(eqns, targets, {*free, *constants}, once)
-    replayed = equations_between(eqns, {*kept, *constants}, targets)
-    kept = [v for v in kept if v not in constants]
-    return Plan(
-        tuple(eqns),
-        tuple(kept),
-        frozenset(once),
-        tuple(replayed),
-        tuple(after),
-        tuple(cts),
-        tuple(results),
-        constants,
-    )
+    targets = dict.fromkeys(v for v in read if v not in dependent and v not in constants)
+    eqns = (*forward.eqns, *before)
+    return Joint(eqns, tuple(targets), tuple(after), tuple(cts), tuple(results), constants)
 
 
-def nothing_kept(split: Split) -> Plan:
-    """The plan of a body of which nothing is differentiated."""
-    forward = split.forward.closed.jaxpr
-    constants = dict(zip(forward.invars, split.forward.consts, strict=False))
-    return Plan(tuple(forward.eqns), (), frozenset(), (), (), (), (), constants)
+def plan_of(split: Split, free: Collection[Any], fixed: Collection[Any]) -> Plan:
+    """The plan that keeps the fewest bytes and computes again only what is cheap.
+
+    Args:
+      split: a jaxpr, cut in two by what the rules read.
+      free: variables of its forward jaxpr that are kept anyway.
+      fixed: of a loop's body, the inputs that are the same in each step; keeping what depends on
+        them alone costs next to nothing.
+    """
+    joint = joint_of(split)
+    once = depending_only_on(joint.equations, {*fixed, *joint.constants})
+    kept = minimum_cut(joint.equations, joint.targets, {*free, *joint.constants}, once)
+    return joint.keeping(kept, once)
 
 
 def minimum_cut(
-    eqns: Sequence[Any], targets: Sequence[Any], free: Collection[Any], once: Collection[Any]
+    eqns: Sequence[Any],
+    targets: Sequence[Any],
+    free: Collection[Any],
+    once: Collection[Any] = (),
+    price: Callable[[Any], float | None] = lambda eqn: 0.0 if is_cheap(eqn) else None,
 ) -> list[Any]:
-    """The cheapest variables from which `targets` can be computed by cheap equations.
+    """The cheapest variables from which `targets` can be computed.
 
-    Each variable is an edge whose capacity is its bytes; a cheap equation joins its inputs' ends to
-    its outputs' beginnings. Of several minimum cuts, the one nearest to the targets: it computes
-    least again.
+    Each variable is an edge whose capacity is its bytes; an equation that may be computed again joins
+    its inputs' ends to its outputs' beginnings, which an edge of its price joins to the source. Of
+    several minimum cuts, the one nearest to the targets: it computes least again.
+
+    Args:
+      eqns: in order.
+      targets: variables that must be there.
+      free: variables that cost nothing to keep.
+      once: variables that cost next to nothing to keep.
+      price: of computing an equation again, in bytes; None if it must not be.
     """
-    # imported here: it takes a tenth of a second, and only loops need it
+    # imported here: it takes a tenth of a second, and only loops and checkpoints need it
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-    cheap = {v: eqn for eqn in eqns if is_cheap(eqn) for v in eqn.outvars if v not in free}
-    order: dict[Any, int] = {}
-    waiting = list(targets)
-    while waiting:
-        v = waiting.pop()
-        if v not in order:
-            order[v] = len(order)
-            if v in cheap:
-                waiting += variables(cheap[v].invars)
+    prices = {
+        v: (eqn, cost)
+        for eqn in eqns
+        if (cost := price(eqn)) is not None
+        for v in eqn.outvars
+        if v not in free
+    }
+    order = _ancestors(targets, prices)
     if not order:
         return []
-    cost = np.array([0 if v in free else 1 if v in once else _bytes(v.aval) for v in order])
-    cost = np.ceil(cost * min(1.0, UNCUTTABLE / 2 / max(1, cost.sum()))).astype(np.int32)
+    cost = np.array([0 if v in free else 1 if v in once else size_in_bytes(v.aval) for v in order])
+    unit = min(1.0, UNCUTTABLE / 2 / max(1, cost.sum()))
+    cost = np.ceil(cost * unit).astype(np.int32)
     source, sink = 2 * len(order), 2 * len(order) + 1
     edges = {(2 * i, 2 * i + 1): cost[i] for i in order.values()}
     for v, i in order.items():
-        if v in cheap:
-            inputs = variables(cheap[v].invars)
-            edges.update({(2 * order[u] + 1, 2 * i): UNCUTTABLE for u in inputs})
-        else:
-            edges[(source, 2 * i)] = UNCUTTABLE
+        eqn, extra = prices.get(v, (None, None))
+        capacity = UNCUTTABLE if extra is None else int(min(extra * unit, UNCUTTABLE))
+        if capacity:
+            edges[(source, 2 * i)] = capacity
+        if eqn is not None:
+            edges.update({(2 * order[u] + 1, 2 * i): UNCUTTABLE for u in variables(eqn.invars)})
     edges.update({(2 * order[v] + 1, sink): UNCUTTABLE for v in targets})
     rows, columns = zip(*edges, strict=True)
     shape = (sink + 1, sink + 1)
@@ -179,6 +237,19 @@ def minimum_cut(
     left.eliminate_zeros()
     reaching = set(breadth_first_order(csr_array(left.T), sink, return_predecessors=False).tolist())
     return [v for v, i in order.items() if 2 * i + 1 in reaching and 2 * i not in reaching]
+
+
+def _ancestors(targets: Sequence[Any], producers: dict[Any, tuple[Any, float]]) -> dict[Any, int]:
+    """The targets and what they can be computed from, numbered."""
+    order: dict[Any, int] = {}
+    waiting = list(targets)
+    while waiting:
+        v = waiting.pop()
+        if v not in order:
+            order[v] = len(order)
+            if v in producers:
+                waiting += variables(producers[v][0].invars)
+    return order
 
 
 def equations_between(
@@ -205,16 +276,5 @@ def depending_only_on(eqns: Sequence[Any], start: Collection[Any]) -> set[Any]:
     return found
 
 
-def is_cheap(eqn: Any) -> bool:
-    """Whether computing an equation again costs less than keeping its result."""
-    if eqn.primitive is _jax.jit_p:
-        return all(is_cheap(inner) for inner in eqn.params["jaxpr"].jaxpr.eqns)
-    return eqn.primitive in CHEAP
-
-
 def _renamed(v: Any, names: dict[Any, Any]) -> Any:
     return v if isinstance(v, _jax.Literal) else names.get(v, v)
-
-
-def _bytes(aval: Any) -> int:
-    return int(np.prod(aval.shape, dtype=np.int64)) * getattr(aval.dtype, "itemsize", 8) + 1

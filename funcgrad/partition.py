@@ -292,7 +292,7 @@ def stage_backward(split: Split, arrived: tuple[bool, ...]) -> Backward:
         present.extend(ct is not None for ct in cts)
         return [ct for ct in cts if ct is not None]
 
-    ct_avals = [_jax.strong(_jax.tangent_aval(split.tape.avals[slot])) for slot in slots]
+    ct_avals = [_jax.strong(_jax.cotangent_aval(split.tape.avals[slot])) for slot in slots]
     jaxpr, consts = _jax.stage(backward, [*split.leaf_avals, *ct_avals], "backward")
     num_consts = len(consts)
     keep_cts = [False] * (num_consts + num_leaves) + [True] * len(ct_avals)

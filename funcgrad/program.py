@@ -98,7 +98,7 @@ class Signature:
         found = _jax.typeof(_jax.canonicalize(ct))
         broadcast = self.rule.broadcasts and _broadcasts_to(expected.shape, found.shape)
         if found.dtype == expected.dtype and (found.shape == expected.shape or broadcast):
-            return ct
+            return varying_like(ct, expected)
         raise errors.Unlocated(
             errors.RuleResultError,
             self.rule,
@@ -112,6 +112,15 @@ def _broadcasts_to(narrow: tuple[int, ...], wide: tuple[int, ...]) -> bool:
     return narrow == () or (
         len(narrow) == len(wide) and all(n in (1, w) for n, w in zip(narrow, wide, strict=True))
     )
+
+
+def varying_like(ct: Any, aval: Any) -> Any:
+    """A cotangent that varies over the mesh axes over which, in a shard_map, its value does."""
+    mat = getattr(aval, "mat", None)
+    if mat is None or not mat.varying:
+        return ct
+    missing = mat.varying - _jax.typeof(ct).mat.varying
+    return _jax.pvary(ct, tuple(missing)) if missing else ct
 
 
 def unbroadcast(ct: Any, aval: Any) -> Any:
@@ -228,7 +237,7 @@ def _is_hashable(signature: Signature) -> bool:
 
 def build(signature: Signature) -> Program:
     """Trace the rule and find what it reads when every cotangent arrives."""
-    cts = tuple(_jax.tangent_aval(a) if _jax.is_inexact(a) else None for a in signature.outputs)
+    cts = tuple(_jax.cotangent_aval(a) if _jax.is_inexact(a) else None for a in signature.outputs)
     variant = stage(signature, cts)
     return Program(signature, variant.reads, {cts: variant})
 

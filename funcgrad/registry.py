@@ -8,6 +8,7 @@ broadcasting, all of which are derived.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType, ModuleType
@@ -186,7 +187,7 @@ class Rules(Mapping[Op, Entry]):
       0.1
     """
 
-    def __init__(self, entries: Iterable[Entry] = ()):
+    def __init__(self, entries: Iterable[Entry] = (), fallback: Entry | None = None):
         table: dict[Op, Entry] = {}
         for entry in entries:
             for op in entry.ops:
@@ -194,12 +195,13 @@ class Rules(Mapping[Op, Entry]):
                     raise errors.DuplicateRuleError(op, table[op], entry)
                 table[op] = entry
         self._table = MappingProxyType(table)
-        self._hash = hash(frozenset(table.items()))
+        self._fallback = fallback
+        self._hash = hash((frozenset(table.items()), fallback))
 
     @classmethod
-    def collect(cls, *modules: ModuleType) -> Rules:
+    def collect(cls, *modules: ModuleType, fallback: Entry | None = None) -> Rules:
         """Gather every rule that the modules define, alone or in tuples."""
-        return cls(entry for module in modules for entry in _entries_of(module))
+        return cls((entry for module in modules for entry in _entries_of(module)), fallback)
 
     def override(self, replacements: Mapping[Any, Rule | Callable[..., Any]]) -> Rules:
         """Return new rules in which `replacements` take the place of what was there.
@@ -215,7 +217,7 @@ class Rules(Mapping[Op, Entry]):
         for op, rule in replacements.items():
             key = op_key(op)
             table[key] = _replacement(key, rule, table.get(key))
-        return Rules(replace(entry, ops=(op,)) for op, entry in table.items())
+        return Rules((replace(entry, ops=(op,)) for op, entry in table.items()), self._fallback)
 
     def extend(self, *entries: Entry) -> Rules:
         """Return new rules with `entries` added.
@@ -223,11 +225,20 @@ class Rules(Mapping[Op, Entry]):
         Raises:
           errors.DuplicateRuleError: an op has a rule already; use :meth:`override` to replace it.
         """
-        return Rules((*self._unique(), *entries))
+        return Rules((*self._unique(), *entries), self._fallback)
+
+    def strict(self) -> Rules:
+        """Return new rules that never fall back on JAX for primitives of third-party packages."""
+        if self._fallback is None:
+            return self
+        return _strict(self)
 
     def find(self, op: Op) -> Entry | None:
-        """Return the entry of `op`, or None."""
-        return self._table.get(op)
+        """Return the entry of `op`, or None; for a third-party primitive, the fallback."""
+        entry = self._table.get(op)
+        if entry is None and self._fallback and isinstance(op, _jax.Primitive):
+            return self._fallback if _jax.is_foreign(op) else None
+        return entry
 
     def _unique(self) -> tuple[Entry, ...]:
         return tuple(replace(entry, ops=(op,)) for op, entry in self._table.items())
@@ -246,11 +257,21 @@ class Rules(Mapping[Op, Entry]):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rules) and (
-            self is other or (self._hash == other._hash and self._table == other._table)
+            self is other
+            or (
+                self._hash == other._hash
+                and self._table == other._table
+                and self._fallback == other._fallback
+            )
         )
 
     def __repr__(self) -> str:
         return f"Rules({len(self)} ops)"
+
+
+@functools.lru_cache(maxsize=64)
+def _strict(rules: Rules) -> Rules:
+    return Rules(rules._unique())
 
 
 def _replacement(key: Op, rule: Rule | Callable[..., Any], old: Entry | None) -> Rule:

@@ -1,23 +1,27 @@
-"""jax.checkpoint: what its policy does not save is computed again for the backward program.
+"""jax.checkpoint: what is not saved is computed again for the backward program.
 
-The function is split as a jitted one is. From the residuals that its backward program reads we walk
-back to what is there anyway (inputs) or what the policy saves; the operations between are replayed.
+The function is split as a jitted one is. What is saved is said by a policy of JAX's, or by a minimum cut
+(`budget.py`), and the operations between that, or the inputs, and what the backward program reads are
+replayed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from funcgrad import _jax, errors
+from funcgrad.budget import MinCut
 from funcgrad.custom import TangentTrace
-from funcgrad.mincut import equations_between
-from funcgrad.partition import Call, Split, StagedPullback, split_of
+from funcgrad.mincut import Plan, joint_of
+from funcgrad.partition import Split, StagedPullback, split_of
 from funcgrad.program import cached
 from funcgrad.registry import Rules
+from funcgrad.shards import behind_barrier
 from funcgrad.tape import TapeTrace
 
 
@@ -46,15 +50,23 @@ def program_of_remat(
     """Split the function and find what must be kept and what can be computed again."""
     closed = _jax.close(jaxpr if policy is None else _jax.without_inner_jits(jaxpr))
     split = split_of(closed, differentiated, rules)
+    joint = joint_of(split)
     forward = split.forward.closed.jaxpr
-    leaves = split.residual_variables()
-    saved = {v for eqn in forward.eqns if _jax.is_saved_by(policy, eqn) for v in eqn.outvars}
-    known = {*saved, *forward.invars}
-    replayed = equations_between(forward.eqns, known, _jax.variables(leaves))
-    read = _jax.variables([*leaves, *(v for eqn in replayed for v in eqn.invars)])
-    closed_over = set(forward.invars[: len(split.forward.consts)])
-    kept = dict.fromkeys(v for v in read if v in known and v not in closed_over)
-    return RematProgram(split, tuple(kept), tuple(replayed), tuple(leaves), bool(barrier))
+    inputs = forward.invars[len(split.forward.consts) :]
+    if isinstance(policy, MinCut):
+        plan, moved = policy.plan(joint, inputs), {}
+    else:
+        cases = {eqn: _jax.saved_by(policy, eqn) for eqn in forward.eqns}
+        saved = [v for eqn, case in cases.items() if case for v in eqn.outvars]
+        plan = joint.keeping([*inputs, *saved])
+        moved = {
+            v: case
+            for eqn, case in cases.items()
+            if case and case.elsewhere
+            for v in eqn.outvars
+            if v in plan.kept
+        }
+    return RematProgram(split, plan, moved, bool(barrier))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,48 +75,74 @@ class RematProgram(StagedPullback):
 
     Attributes:
       split: the function, cut in two.
-      kept: variables of the forward jaxpr whose values are the residuals.
-      replayed: equations of the forward jaxpr that are computed again.
-      leaves: variables that the backward program proper reads.
+      plan: what is kept, and what is computed again.
+      moved: kept variables that wait in another memory, with where.
       barrier: keep XLA from finding out that these are the same computations.
     """
 
     split: Split
-    kept: tuple[Any, ...]
-    replayed: tuple[Any, ...]
-    leaves: tuple[Any, ...]
+    plan: Plan
+    moved: dict[Any, Any]
     barrier: bool
-    programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
+    programs: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def closes_over_tracer(self) -> bool:
         """Whether no cache may keep this."""
         return self.split.closes_over_tracer
 
+    @property
+    def inputs(self) -> list[Any]:
+        """The forward jaxpr's inputs, without the constants that it closes over."""
+        return self.split.forward.closed.jaxpr.invars[len(self.split.forward.consts) :]
+
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Outputs and residuals."""
-        jaxpr = self.split.forward.closed.jaxpr
-        inputs = dict(zip(jaxpr.invars, [*self.split.forward.consts, *primals], strict=True))
-        computed = [v for v in self.kept if v not in inputs]
         if "forward" not in self.programs:
-            outvars = [*jaxpr.outvars[: len(self.split.slots)], *computed]
-            forward = _jax.prune_keeping_inputs(jaxpr.replace(outvars=outvars))
-            call = Call(forward, self.split.forward.consts, "checkpointed")
-            self.programs["forward"] = lambda *primals: call.jitted(*call.consts, *primals)
-        results = self.programs["forward"](*primals)
-        outs = results[: len(self.split.slots)]
-        found = inputs | dict(zip(computed, results[len(outs) :], strict=True))
-        return outs, [found[v] for v in self.kept]
+            self.programs["forward"] = jax.jit(self.trace_forward)
+        outs, computed = self.programs["forward"](*primals)
+        found = dict(zip(self.inputs, primals, strict=True))
+        values = iter(computed)
+        return outs, [found[v] if v in found else next(values) for v in self.plan.kept]
+
+    def trace_forward(self, *primals: Any) -> tuple[list[Any], list[Any]]:
+        """The outputs, and the kept values that are not inputs."""
+        known = dict(zip(self.inputs, primals, strict=True))
+        outvars = self.split.forward.closed.jaxpr.outvars[: len(self.split.slots)]
+        computed = [v for v in self.plan.kept if v not in known]
+        results = self.plan.run_forward(known, [*outvars, *computed])
+        outs, values = results[: len(outvars)], results[len(outvars) :]
+        pairs = zip(computed, values, strict=True)
+        return outs, [self.moved[v].away(x) if v in self.moved else x for v, x in pairs]
 
     def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The operands' cotangents, after computing again what was not kept."""
-        return self.split.apply_backward(self.recompute(residuals), cts, Call.inline)
-
-    def recompute(self, residuals: Sequence[Any]) -> list[Any]:
-        """The leaves of the backward program, from the residuals."""
+        split = self.split
+        given = [ct for ct in split.instantiated(cts) if ct is not None]
         if self.barrier and residuals:
-            residuals = jax.lax.optimization_barrier(list(residuals))
-        jaxpr = self.split.forward.closed.jaxpr
-        known = dict(zip(jaxpr.invars, self.split.forward.consts, strict=False))
-        known |= dict(zip(self.kept, residuals, strict=True))
-        return _jax.eval_equations(self.replayed, known, self.leaves)
+            residuals, given = behind_barrier((residuals, given))
+        pairs = zip(self.plan.kept, residuals, strict=True)
+        kept = [self.moved[v].back(x) if v in self.moved else x for v, x in pairs]
+        results = iter(self.plan.run_backward(kept, given, delayed if self.barrier else None))
+        there = split.backwards[tuple(split.present)].present
+        return [next(results) if present else None for present in there]
+
+
+def delayed(values: list[Any], cts: list[Any]) -> list[Any]:
+    """Values that XLA can compute with only when the cotangents are there.
+
+    Otherwise it finds that what is computed again was computed before, and keeps that instead. It drops
+    optimisation barriers early when it compiles for a CPU, so there values are selected, by a truth
+    that it does not see through, which it gets from a cotangent.
+    """
+    values, cts = jax.lax.optimization_barrier((values, cts))
+    ct = next((ct for ct in cts if _jax.is_real_array(ct) and ct.size), None)
+    if ct is None:
+        return values
+
+    def select(values: list[Any], ct: Any) -> list[Any]:
+        first = jax.lax.reshape(ct, (ct.size,))[0].astype(jnp.float32)
+        always = (jax.lax.bitcast_convert_type(first, jnp.uint32) | 1) != 0
+        return [jnp.where(always, x, 0) if _jax.is_array(x) else x for x in values]
+
+    return jax.lax.platform_dependent(values, ct, cpu=select, default=lambda values, ct: values)

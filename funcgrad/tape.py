@@ -103,7 +103,7 @@ def freeze(tape: Tape) -> tuple[FrozenTape, list[Any]]:
     places: dict[int, Place] = {}
 
     def place(value: Any) -> Any:
-        if not isinstance(value, (jax.Array, np.ndarray)):
+        if not (isinstance(value, (jax.Array, np.ndarray)) or _jax.is_mutable(value)):
             return value
         if id(value) not in places:
             places[id(value)] = Place(len(leaves))
@@ -153,14 +153,18 @@ class TapeTracer(_jax.Tracer):
     def _short_repr(self) -> str:
         return f"TapeTracer({self.aval.str_short()}, slot {self.slot})"
 
+    def _contents(self) -> Any:
+        return _jax.DIFFERENTIATED
+
 
 class TapeTrace(_jax.Trace):
     """Runs every operation in the parent trace and writes down those on differentiated values."""
 
-    __slots__ = ("description", "parent_trace", "rules", "tape")
+    __slots__ = ("contents", "description", "parent_trace", "rules", "tape")
 
     def __init__(self, parent: _jax.Trace, rules: Rules, description: str):
         super().__init__()
+        self.contents: dict[int, tuple[Any, int]] = {}
         self.parent_trace = parent
         self.rules = rules
         self.tape = Tape()
@@ -197,6 +201,10 @@ class TapeTrace(_jax.Trace):
 
     # --- operations
 
+    def reads_content(self, primals: Sequence[Any]) -> bool:
+        """Whether one of these is a mutable reference to a differentiated value; see ``refs``."""
+        return bool(self.contents) and any(id(x) in self.contents for x in primals)
+
     def bind_in_parent(self, primitive: Any, primals: Sequence[Any], params: dict[str, Any]) -> Any:
         avals = [_jax.typeof(x) for x in primals]
         return primitive.bind_with_trace(self.parent_trace, primals, avals, params)
@@ -208,12 +216,21 @@ class TapeTrace(_jax.Trace):
         out = self.bind_in_parent(primitive, primals, params)
         return out if primitive.multiple_results else [out]
 
+    def run_forward(
+        self, forward: Callable[..., Any], primals: Sequence[Any], present: Sequence[bool], op: Op
+    ) -> tuple[list[Any], list[Any]]:
+        """Outputs and residuals of a call; `present` are the outputs that carry a gradient."""
+        return forward(primals)
+
     def process_primitive(self, primitive: Any, tracers: Sequence[Any], params: Any, /) -> Any:
+        if primitive is _jax.jit_p and params["jaxpr"].consts:
+            tracers, params = _jax.give_references(tracers, params)
         primals, slots = self.split(tracers)
         with _jax.set_current_trace(self.parent_trace):
-            if not any(slot is not None for slot in slots):
+            if not any(slot is not None for slot in slots) and not self.reads_content(primals):
                 return self.bind_in_parent(primitive, primals, params)
-            entry = self.rules.find(primitive)
+            by_reference = any(map(_jax.is_mutable, primals))
+            entry = self.rules.find(_jax.get_p if by_reference else primitive)
             if isinstance(entry, CallRule):
                 return entry.fn(self, primitive, tracers, params)
             outs = self.evaluate(primitive, primals, params)
@@ -236,6 +253,15 @@ class TapeTrace(_jax.Trace):
         self, primitive: Any, fun: Any, fwd: Any, bwd: Any, tracers: Any, /, **params: Any
     ) -> Any:
         return self.process_primitive(primitive, tracers, {"subfuns": (fun, fwd, bwd), **params})
+
+    def process_shard_map(self, primitive: Any, fun: Any, tracers: Any, /, **params: Any) -> Any:
+        """Its function may close over our tracers, so that its operands alone say nothing."""
+        entry = self.rules.find(primitive)
+        params = {"subfuns": (fun,), **params}
+        if not isinstance(entry, CallRule):
+            return self.process_primitive(primitive, tracers, params)
+        with _jax.set_current_trace(self.parent_trace):
+            return entry.fn(self, primitive, tracers, params)
 
     # --- writing down
 
@@ -269,7 +295,8 @@ class TapeTrace(_jax.Trace):
         operand_avals = [self.type_of(x) for x in primals]
         present = [_jax.is_inexact(aval) for aval in out_avals]
         if rule is None and any(map(_jax.is_reference, (*operand_avals, *out_avals))):
-            raise errors.MutableReferenceError(op, _jax.here())
+            problem = "which has no rule for references."
+            raise errors.MutableReferenceError(op, problem, _jax.here())
         if not any(present):
             return outs
         wanted = tuple(i for i, slot in enumerate(slots) if slot is not None)

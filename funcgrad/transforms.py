@@ -48,6 +48,7 @@ def grad(
     allow_int: bool = False,
     *,
     rules: Rules = DEFAULT,
+    strict: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes the gradient of a scalar-valued `fun`.
 
@@ -59,6 +60,8 @@ def grad(
       holomorphic: promise that `fun` is holomorphic; its inputs and output must be complex.
       allow_int: allow integer and boolean leaves, whose gradient is zeros of dtype ``float0``.
       rules: the backward rules to chain.
+      strict: refuse primitives of third-party packages that have no rule in `rules`, instead of
+        asking JAX for their derivative.
 
     Returns:
       A function with `fun`'s arguments that returns a pytree like the argument (a tuple of them
@@ -78,7 +81,9 @@ def grad(
       >>> print(gradient["w"], gradient["b"])
       [69. 92.] 23.0
     """
-    value_and_gradient = value_and_grad(fun, argnums, has_aux, holomorphic, allow_int, rules=rules)
+    value_and_gradient = value_and_grad(
+        fun, argnums, has_aux, holomorphic, allow_int, rules=rules, strict=strict
+    )
 
     @functools.wraps(fun, assigned=_WRAPPED)
     def gradient(*args: Any, **kwargs: Any) -> Any:
@@ -96,6 +101,7 @@ def value_and_grad(
     allow_int: bool = False,
     *,
     rules: Rules = DEFAULT,
+    strict: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes both a scalar-valued `fun` and its gradient.
 
@@ -123,7 +129,7 @@ def value_and_grad(
         def on_leaves(*leaves: Any) -> Any:
             return on_dynamic(*tree_unflatten(in_tree, leaves))
 
-        run = _record(on_leaves, leaves, has_aux, rules, name_of(fun))
+        run = _record(on_leaves, leaves, has_aux, rules.strict() if strict else rules, name_of(fun))
         check_scalar(run.outs, fun, holomorphic)
         (out,), (slot,) = run.outs, run.slots
         seed = jax.lax.full_like(out, 1)
@@ -140,7 +146,11 @@ def value_and_grad(
 
 
 def vjp(
-    fun: Callable[..., Any], *primals: Any, has_aux: bool = False, rules: Rules = DEFAULT
+    fun: Callable[..., Any],
+    *primals: Any,
+    has_aux: bool = False,
+    rules: Rules = DEFAULT,
+    strict: bool = False,
 ) -> Any:
     """Run `fun` and return its output with the pullback, from output to input cotangents.
 
@@ -149,6 +159,8 @@ def vjp(
       *primals: `fun`'s arguments.
       has_aux: `fun` returns ``(output, aux)``.
       rules: the backward rules to chain.
+      strict: refuse primitives of third-party packages that have no rule in `rules`, instead of
+        asking JAX for their derivative.
 
     Returns:
       ``(output, pullback)``, or ``(output, pullback, aux)`` with `has_aux`. The :class:`Pullback`
@@ -173,7 +185,7 @@ def vjp(
     def on_leaves(*leaves: Any) -> Any:
         return fun(*tree_unflatten(in_tree, leaves))
 
-    run = _record(on_leaves, leaves, has_aux, rules, name_of(fun))
+    run = _record(on_leaves, leaves, has_aux, rules.strict() if strict else rules, name_of(fun))
     frozen, residuals = freeze(run.tape)
     out_avals = tuple(_jax.typeof(_jax.canonicalize(y)) for y in run.outs)
     in_avals = tuple(_jax.typeof(x) for x in leaves)
@@ -243,6 +255,7 @@ def jacrev(
     allow_int: bool = False,
     *,
     rules: Rules = DEFAULT,
+    strict: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes the Jacobian of `fun`, one row per output element.
 
@@ -271,7 +284,7 @@ def jacrev(
         check_inputs(dynamic, positions, fun, holomorphic, allow_int)
 
         on_dynamic = _on_arguments(fun, positions, args, kwargs)
-        out, pullback, *aux = vjp(on_dynamic, *dynamic, has_aux=has_aux, rules=rules)
+        out, pullback, *aux = vjp(on_dynamic, *dynamic, has_aux=has_aux, rules=rules, strict=strict)
         for y in tree_flatten(out)[0]:
             check_output_dtype(y, fun, holomorphic)
         rows = jax.vmap(pullback)(_basis(out))
@@ -291,6 +304,7 @@ def hessian(
     holomorphic: bool = False,
     *,
     rules: Rules = DEFAULT,
+    strict: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes the Hessian of `fun`: the Jacobian of its Jacobian.
 
@@ -302,6 +316,7 @@ def hessian(
       [[6. 4.]
        [4. 0.]]
     """
+    rules = rules.strict() if strict else rules
     inner = jacrev(fun, argnums, has_aux, holomorphic, rules=rules)
     return jacrev(inner, argnums, has_aux, holomorphic, rules=rules)
 
@@ -312,6 +327,7 @@ def hvp(
     tangents: Sequence[Any],
     *,
     rules: Rules = DEFAULT,
+    strict: bool = False,
 ) -> tuple[Any, ...]:
     """Return the product of the Hessian of a scalar-valued `fun` with a vector.
 
@@ -335,6 +351,7 @@ def hvp(
       >>> print(*funcgrad.hvp(f, (jnp.array([2.0, 3.0]),), (jnp.array([1.0, 0.0]),)))
       [6. 4.]
     """
+    rules = rules.strict() if strict else rules
     gradient = grad(fun, argnums=tuple(range(len(primals))), rules=rules)
     _, pullback = vjp(gradient, *primals, rules=rules)
     return pullback(tuple(tangents))
@@ -410,15 +427,9 @@ def _fill(cts: Sequence[Any], like: Sequence[Any], places: Sequence[int]) -> lis
     """Cotangents of all leaves: zeros where none arrived, float0 zeros for integers."""
     found = dict(zip(places, cts, strict=True))
     return [
-        ct if (ct := found.get(i)) is not None else _zero_cotangent(x) for i, x in enumerate(like)
+        ct if (ct := found.get(i)) is not None else _jax.zero_cotangent(x)
+        for i, x in enumerate(like)
     ]
-
-
-def _zero_cotangent(x: Any) -> Any:
-    aval = _jax.tangent_aval(x)
-    if aval.dtype == jax.dtypes.float0:
-        return np.zeros(aval.shape, jax.dtypes.float0)
-    return _jax.zeros(aval)
 
 
 # --- Jacobians

@@ -163,7 +163,7 @@ def test_third_order(outer, jit):
 @pytest.mark.parametrize("outer", [funcgrad.grad, jax.grad], ids=["ours", "jax"])
 def test_perturbations_are_not_confused(outer):
     """d/dx x * d/dy (x + y) = 1, with one derivative inside the other."""
-    inner = lambda x: x * funcgrad.grad(lambda y: x * y + y * y)(1.0)  # noqa: E731
+    inner = lambda x: x * funcgrad.grad(lambda y: x * y + y * y)(1.0)
     assert float(outer(inner)(3.0)) == 2 * 3.0 + 2.0
 
 

@@ -204,7 +204,7 @@ def test_equals_jax(fun, context):
 
 def test_unused_and_integer_outputs_of_custom_functions():
     tree = {"a": jnp.asarray(X), "b": (jnp.asarray(X), 2.0)}
-    fun = lambda tree, n: on_trees(tree, n)  # noqa: E731
+    fun = lambda tree, n: on_trees(tree, n)
     (ours, pullback), (theirs, reference) = (m.vjp(fun, tree, 3) for m in (funcgrad, jax))
     ct = {"out": jnp.cos(X), "b": jnp.sin(X), "n": np.zeros((), jax.dtypes.float0)}
     assert_same((ours, pullback(ct)), (theirs, reference(ct)))
@@ -222,9 +222,9 @@ with_constant.defvjp(
 
 def test_output_without_cotangent_and_without_batch():
     """No cotangent arrives for an output that vmap does not batch."""
-    run = lambda grad: grad(  # noqa: E731
-        lambda b: jnp.sum(jax.vmap(lambda b: with_constant(X, b)[0])(b))
-    )(jnp.stack([X, 2 * X]))
+    run = lambda grad: grad(lambda b: jnp.sum(jax.vmap(lambda b: with_constant(X, b)[0])(b)))(
+        jnp.stack([X, 2 * X])
+    )
     assert_same(run(funcgrad.grad), run(jax.grad), rtol=1e-11)
 
 
@@ -232,7 +232,7 @@ def test_jitted_custom_vjp_of_which_one_output_is_used():
     """Its backward is run for each pattern of cotangents, with all residuals that it reads."""
     fun = jax.jit(lambda x, y: (with_constant(jnp.sin(x), y)[0], 3 * x))
     for index in (0, 1):
-        loss = lambda x: jnp.sum(fun(x, X)[index])  # noqa: B023, E731
+        loss = lambda x: jnp.sum(fun(x, X)[index])  # noqa: B023
         assert_same(funcgrad.grad(loss)(jnp.asarray(X)), jax.grad(loss)(jnp.asarray(X)), rtol=1e-11)
 
 
@@ -301,7 +301,7 @@ PLACES = {
 @pytest.mark.parametrize(("op", "fun"), OPS.values(), ids=OPS.keys())
 def test_override(op, fun, place):
     x = jnp.asarray(X)
-    model = lambda x: jnp.sum(fun(x))  # noqa: E731
+    model = lambda x: jnp.sum(fun(x))
     rules = funcgrad.DEFAULT.override({op: times(100.0)})
     overridden = place(functools.partial(funcgrad.grad, rules=rules), model)(x)
     assert_same(overridden, jnp.full(3, 100.0), weak=False)

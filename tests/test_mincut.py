@@ -13,6 +13,7 @@ from jax.extend.core import Literal
 
 import funcgrad
 from funcgrad import mincut
+from funcgrad.costs import is_cheap
 
 
 def random_program(seed, length=7):
@@ -59,7 +60,7 @@ def test_no_subset_is_cheaper(seed):
     mincut.equations_between(
         jaxpr.eqns, known, targets
     )  # raises KeyError if they do not lead there
-    assert all(mincut.is_cheap(e) for e in mincut.equations_between(jaxpr.eqns, known, targets))
+    assert all(is_cheap(e) for e in mincut.equations_between(jaxpr.eqns, known, targets))
     cost = sum(size(v) for v in kept if v not in free)
     candidates = [v for v in variables(jaxpr) if v not in free]
     for count in range(min(4, len(candidates))):
@@ -72,7 +73,7 @@ def reaches(jaxpr, start, targets):
     known = set(start)
     for eqn in jaxpr.eqns:
         inputs = [v for v in eqn.invars if not isinstance(v, Literal)]
-        if mincut.is_cheap(eqn) and all(v in known for v in inputs):
+        if is_cheap(eqn) and all(v in known for v in inputs):
             known.update(eqn.outvars)
     return all(v in known for v in targets)
 

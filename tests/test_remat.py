@@ -60,5 +60,5 @@ def test_the_computation_is_replayed_in_the_backward_program():
         pullback = jax.make_jaxpr(lambda x: funcgrad.vjp(fun, x)[1](x))(jnp.ones(3))
         return str(pullback).count("tanh")
 
-    plain = lambda x: jnp.sin(jnp.tanh(x))  # noqa: E731
+    plain = lambda x: jnp.sin(jnp.tanh(x))
     assert count_of_tanh(jax.checkpoint(plain)) == count_of_tanh(plain) + 1

@@ -50,10 +50,10 @@ def test_tracer_kept(use, under_jit):
             funcgrad.grad(keeper)(x)
             return use(kept[0])
 
-        call = lambda: jax.jit(inside)(X)  # noqa: E731
+        call = lambda: jax.jit(inside)(X)
     else:
         funcgrad.grad(keeper)(X)
-        call = lambda: use(kept[0])  # noqa: E731
+        call = lambda: use(kept[0])
     kinds = (jax.errors.UnexpectedTracerError, jax.errors.TracerArrayConversionError)
     with pytest.raises(kinds) as raised:
         call()

@@ -167,6 +167,15 @@ def _thin_cotangent(ct_q: Array, q: Array, n: int) -> Array:
     return ct_first + ct_second @ _conj(z) + jnp.concatenate([ct_upper, ct_lower], -2)
 
 
+@defvjp(lax.linalg.symmetric_product_p)
+@exact
+def symmetric_product_vjp(
+    ct: Array, a: Array, c: Array, *, alpha: float, beta: float, **_: Any
+) -> Any:
+    # S = alpha A A^T + beta C
+    return alpha * ((ct + ct.mT) @ a), beta * ct
+
+
 # --- spectral factorisations ------------------------------------------------------------------
 
 

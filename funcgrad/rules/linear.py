@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from funcgrad import _jax
 from funcgrad.registry import defvjp
 
 
@@ -31,10 +34,18 @@ def dot_general_vjp(
     ct_y_kept = range(len(x_batch) + len(x_kept), ct.ndim)
     how = {"precision": precision, "preferred_element_type": preferred_element_type}
     ct_x = _contract(
-        (ct, ct_y_kept, ct_batch), (y, y_kept, y_batch), (x_batch, x_kept, x_summed), y_summed, how
+        (ct, ct_y_kept, ct_batch),
+        (y, y_kept, y_batch),
+        (x_batch, x_kept, x_summed),
+        y_summed,
+        {**how, "out_sharding": _explicit_sharding(x)},
     )
     ct_y = _contract(
-        (ct, ct_x_kept, ct_batch), (x, x_kept, x_batch), (y_batch, y_kept, y_summed), x_summed, how
+        (ct, ct_x_kept, ct_batch),
+        (x, x_kept, x_batch),
+        (y_batch, y_kept, y_summed),
+        x_summed,
+        {**how, "out_sharding": _explicit_sharding(y)},
     )
     return _cast(ct_x, x.dtype), _cast(ct_y, y.dtype)
 
@@ -55,7 +66,8 @@ def _contract(ct_side: Any, other_side: Any, axes: Any, other_summed: Any, how: 
         dims = (other_dims[0], ct_dims[0]), (other_dims[1], ct_dims[1])
         return lax.dot_general(other, ct, dims, **how)
     dims = (ct_dims[0], other_dims[0]), (ct_dims[1], other_dims[1])
-    product = lax.dot_general(ct, other, dims, **how)
+    sharding = _permuted(how["out_sharding"], ct_first)
+    product = lax.dot_general(ct, other, dims, **{**how, "out_sharding": sharding})
     if ct_first == sorted(ct_first):
         return product
     return lax.transpose(product, _inverse(ct_first))
@@ -106,6 +118,7 @@ def conv_general_dilated_vjp(
         rhs_dilation=rhs_dilation,
         dimension_numbers=lax.ConvDimensionNumbers(y_axes, _swapped(w_axes), x_axes),
         feature_group_count=groups,
+        out_sharding=_explicit_sharding(x),
         **how,
     )
     ct_x = _move_groups(ct_x, batch_group_count, x_axes[1], x_axes[0])
@@ -119,6 +132,7 @@ def conv_general_dilated_vjp(
         dimension_numbers=lax.ConvDimensionNumbers(*map(_swapped, (x_axes, y_axes, w_axes))),
         feature_group_count=batch_group_count,
         batch_group_count=feature_group_count,
+        out_sharding=_explicit_sharding(w),
         **how,
     )
     return _cast(ct_x, x.dtype), _cast(ct_w, w.dtype)
@@ -147,6 +161,22 @@ def _move_groups(x: Any, groups: int, source: int, target: int) -> Any:
     shape[source] //= groups
     shape[target - (target > source)] *= groups
     return moved.reshape(shape)
+
+
+def _explicit_sharding(x: Any) -> NamedSharding | None:
+    """The sharding of a cotangent of `x`, where it is part of types: on a mesh with explicit axes."""
+    sharding = _jax.cotangent_aval(jax.typeof(x)).sharding
+    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
+
+
+def _permuted(sharding: NamedSharding | None, axes: Sequence[int]) -> NamedSharding | None:
+    """The sharding of an array with the axes of another in this order."""
+    if sharding is None:
+        return None
+    spec = sharding.spec
+    parts = [spec[axis] for axis in axes]
+    spec = PartitionSpec(*parts, unreduced=spec.unreduced, reduced=spec.reduced)
+    return NamedSharding(sharding.mesh, spec)
 
 
 def _others(ndim: int, *taken: Sequence[int]) -> list[int]:

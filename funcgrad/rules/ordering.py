@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -15,7 +16,10 @@ from funcgrad.registry import defvjp
 def sort_vjp(ct: Any, *xs: Any, dimension: int, is_stable: bool, num_keys: int, **_: Any) -> Any:
     # y[i] = x[origin[i]], where sorting 0, 1, 2, ... along with the keys gives the origins
     shape = xs[0].shape
-    positions = lax.broadcasted_iota(_index_dtype(shape[dimension]), shape, dimension)
+    like = jax.typeof(xs[0]).sharding
+    positions = lax.broadcasted_iota(
+        _index_dtype(shape[dimension]), shape, dimension, out_sharding=like
+    )
     keys_and_positions = (*xs[:num_keys], positions)
     origin = lax.sort(
         keys_and_positions, dimension=dimension, is_stable=is_stable, num_keys=num_keys
@@ -51,7 +55,7 @@ def _send_back(ct: Any, origin: Any, x: Any, axis: int) -> Any:
         scatter_indices_batching_dims=others,
     )
     return lax.scatter_add(
-        jnp.zeros(x.shape, ct.dtype),
+        jnp.zeros_like(x, ct.dtype),
         lax.expand_dims(origin, (x.ndim,)),
         ct,
         along_axis,

@@ -35,7 +35,12 @@ def reshape_vjp(ct: Any, x: Any, *, dimensions: Any, **_: Any) -> Any:
     sharding = jax.typeof(x).sharding
     if dimensions is None:
         return lax.reshape(ct, x.shape, out_sharding=sharding)
-    transposed = lax.reshape(ct, tuple(x.shape[axis] for axis in dimensions))
+    parts = [sharding.spec[axis] for axis in dimensions]
+    transposed = lax.reshape(
+        ct,
+        tuple(x.shape[axis] for axis in dimensions),
+        out_sharding=NamedSharding(sharding.mesh, PartitionSpec(*parts)),
+    )
     return lax.transpose(transposed, _inverse(dimensions))
 
 
@@ -80,15 +85,17 @@ def unstack_vjp(ct: Any, x: Any, *, out: Any, axis: int, **_: Any) -> Any:
 
 def _present(cts: Any, outs: Any) -> list[Any]:
     """The cotangents, zeros for those that never arrived."""
-    return [
-        jnp.zeros(y.shape, y.dtype) if ct is None else ct for ct, y in zip(cts, outs, strict=True)
-    ]
+    return [jnp.zeros_like(y) if ct is None else ct for ct, y in zip(cts, outs, strict=True)]
 
 
 @defvjp(_jax.primitive("tile_p"))
 def tile_vjp(ct: Any, x: Any, *, reps: Any, **_: Any) -> Any:
     by_copy = [size for pair in zip(reps, x.shape, strict=True) for size in pair]
-    return jnp.sum(lax.reshape(ct, by_copy), tuple(range(0, 2 * x.ndim, 2)))
+    sharding = jax.typeof(x).sharding
+    parts = [part for axis in range(x.ndim) for part in (None, sharding.spec[axis])]
+    by_copy_sharding = NamedSharding(sharding.mesh, PartitionSpec(*parts))
+    copies = lax.reshape(ct, by_copy, out_sharding=by_copy_sharding)
+    return jnp.sum(copies, tuple(range(0, 2 * x.ndim, 2)))
 
 
 @defvjp(lax.pad_p)

@@ -68,6 +68,18 @@ def regularized_incomplete_beta_vjp(ct: Array, a: Array, b: Array, x: Array, **_
     return ct * math.nan, ct * math.nan, ct * beta_density(a, b, x)
 
 
+@defvjp(lax.igamma_grad_a_p, elementwise=True)
+def igamma_grad_a_vjp(ct: Array, a: Array, x: Array, **_: Any) -> Any:
+    # d/dx dP/da = d/da p(x; a) = p(x; a) (log(x) - digamma(a))
+    return ct * math.nan, ct * (gamma_density(a, x) * (lax.log(x) - lax.digamma(a)))
+
+
+@defvjp(lax.zeta_p, elementwise=True)
+def zeta_vjp(ct: Array, x: Array, q: Array, **_: Any) -> Any:
+    # zeta(x, q) = sum_n (n + q)^-x; d/dq = -x zeta(x + 1, q)
+    return ct * math.nan, -ct * (x * lax.zeta(x + 1, q))
+
+
 def gamma_density(a: Array, x: Array) -> Array:
     # x^(a-1) exp(-x) / Gamma(a)
     return lax.exp((a - 1) * lax.log(x) - x - lax.lgamma(a))

@@ -92,7 +92,7 @@ class Windows:
 @defvjp(lax.reduce_window_sum_p)
 def reduce_window_sum_vjp(ct: Any, x: Any, **params: Any) -> Any:
     # y[p] = sum_k x[p s + k]; ct_x[i] = sum of ct[p] over the windows that hold i
-    windows = _windows(x.shape, params)
+    windows = windows_of(x.shape, params)
     if 0 in (x.size, ct.size):
         return jnp.zeros(x.shape, x.dtype)
     if windows.disjoint:
@@ -104,34 +104,49 @@ def reduce_window_sum_vjp(ct: Any, x: Any, **params: Any) -> Any:
             spans, windows.padding, windows.dilated, ct.shape, windows.strides, strict=True
         )
     ]
+    total = lax.pad(ct, jnp.zeros((), ct.dtype), config)
+    for axis in range(x.ndim):  # a sum over a box is a sum along one axis after the other
+        total = _sum_along(total, axis, windows)
+    return total
+
+
+def _sum_along(x: Any, axis: int, windows: Windows) -> Any:
+    """Sums of windows along one axis, at the places of the array before it was dilated."""
+    size, stride = windows.size[axis], windows.base_dilation[axis]
+    if size == stride == 1:
+        return x
+
+    def ones_but(n: int) -> list[int]:
+        return [n if i == axis else 1 for i in range(x.ndim)]
+
     return lax.reduce_window(
-        lax.pad(ct, jnp.zeros((), ct.dtype), config),
-        np.zeros((), ct.dtype),
+        x,
+        np.zeros((), x.dtype),
         lax.add,
-        windows.size,
-        windows.base_dilation,
+        ones_but(size),
+        ones_but(stride),
         [(0, 0)] * x.ndim,
-        window_dilation=windows.dilation,
+        window_dilation=ones_but(windows.dilation[axis]),
     )
 
 
 @defvjp(lax.reduce_window_max_p)
 def reduce_window_max_vjp(ct: Any, x: Any, **params: Any) -> Any:
     # y[p] = x[i] for the first i in window p that attains the maximum; ct_x[i] = ct[p]
-    windows = _windows(x.shape, params)
+    windows = windows_of(x.shape, params)
     return _spread(ct, _selected(x, lax.ge, windows), windows)
 
 
 @defvjp(lax.reduce_window_min_p)
 def reduce_window_min_vjp(ct: Any, x: Any, **params: Any) -> Any:
-    windows = _windows(x.shape, params)
+    windows = windows_of(x.shape, params)
     return _spread(ct, _selected(x, lax.le, windows), windows)
 
 
 @defvjp(lax.select_and_gather_add_p)
 def select_and_gather_add_vjp(ct: Any, t: Any, x: Any, *, select_prim: Any, **params: Any) -> Any:
     # y[p] = t[i] for the i that x selects in window p
-    windows = _windows(x.shape, params)
+    windows = windows_of(x.shape, params)
     return _spread(ct, _selected(x, _comparison(select_prim), windows), windows), None
 
 
@@ -140,11 +155,11 @@ def select_and_scatter_add_vjp(
     ct: Any, source: Any, x: Any, *, select_prim: Any, **params: Any
 ) -> Any:
     # y[i] = sum of source[p] over the windows p in which x selects i
-    windows = _windows(x.shape, params)
+    windows = windows_of(x.shape, params)
     return _pick(ct, _selected(x, _comparison(select_prim), windows), windows), None
 
 
-def _windows(shape: Sequence[int], params: Any) -> Windows:
+def windows_of(shape: Sequence[int], params: Any) -> Windows:
     ones = (1,) * len(shape)
     return Windows(
         tuple(shape),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+import jax
 import pytest
 
 import funcgrad
 import tests.rules
 from funcgrad.registry import Rule, op_key
+from tests.rules import primitives, reasons
 
 MODULES = [
     importlib.import_module(f"tests.rules.{m.name}")
@@ -23,3 +25,30 @@ RULES = [op for op, entry in funcgrad.DEFAULT.items() if isinstance(entry, Rule)
 @pytest.mark.parametrize("op", RULES, ids=str)
 def test_every_rule_has_a_row(op):
     assert op in ROWS, f"the rule of {op} has no row in a table under tests/rules"
+
+
+@pytest.mark.parametrize("place", primitives.own_primitives())
+def test_every_primitive_of_jax_is_accounted_for(place):
+    primitive = primitives.own_primitives()[place]
+    kind = primitives.kind_of(place, primitive)
+    assert kind is not None, f"jax._src.{place} ({primitive}) has no rule, zero entry or reason"
+    assert kind != "fallback", f"jax._src.{place} ({primitive}) is JAX's own"
+
+
+def test_what_has_a_reason_has_no_entry():
+    for place, primitive in primitives.own_primitives().items():
+        if primitives.kind_of(place, primitive) != "unreachable":
+            assert primitive.name not in reasons.REASONS or place.startswith("pallas."), place
+
+
+def test_the_page_is_up_to_date():
+    written = primitives.written_sections()
+    if jax.__version__ not in written:
+        pytest.skip(f"docs/coverage.md has no table for JAX {jax.__version__}, only {set(written)}")
+    assert primitives.section() == written[jax.__version__]
+
+
+def test_the_list_is_long_and_has_what_everyone_knows():
+    names = {primitive.name for primitive in primitives.own_primitives().values()}
+    assert len(names) > 250
+    assert {"add", "dot_general", "scan", "shard_map", "psum", "svd", "new_ref"} <= names

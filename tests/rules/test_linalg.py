@@ -16,6 +16,8 @@ import pytest
 from jax import lax
 
 import funcgrad
+from funcgrad import errors
+from tests.rules.alone import check_alone
 from tests.rules.cases import Case, check, complex_normal, normal
 
 la = lax.linalg
@@ -219,9 +221,61 @@ COMPOSED = [
     ),
 ]
 
+TESTED_APART = (la.symmetric_product_p,)
+
 CASES = [*SOLVES, *FACTORISATIONS, *SPECTRAL, *COMPOSED]
 
+SINGULAR = np.array([[1.0, 0, 0], [2, 0, 0], [3, 4, 5]])
+
 SPECIAL = [
+    special(CHOLESKY, la.cholesky, (np.array([[4.0]]),), "one"),
+    special(CHOLESKY, la.cholesky, (np.zeros((0, 0)),), "size-zero"),
+    special(CHOLESKY, la.cholesky, (-np.eye(2),), "not-positive"),
+    special(CHOLESKY, la.cholesky, (np.zeros((2, 2)),), "zero"),
+    special(
+        TRIANGULAR,
+        lambda a, b: la.triangular_solve(a, b, left_side=True, lower=True),
+        (SINGULAR, normal(3, 2)),
+        "singular",
+    ),
+    special(
+        TRIANGULAR,
+        lambda a, b: la.triangular_solve(a, b, lower=True, transpose_a=True, unit_diagonal=True),
+        (SINGULAR, normal(2, 3)),
+        "zero-diagonal-taken-as-one",
+    ),
+    special(TRIANGULAR, la.triangular_solve, (normal(1, 1), normal(0, 1)), "empty-right"),
+    special(TRIANGULAR, la.triangular_solve, (normal(2, 0, 0), normal(2, 3, 0)), "size-zero"),
+    special(
+        TRIDIAGONAL,
+        la.tridiagonal_solve,
+        (normal(1), normal(1, seed=1), normal(1, seed=2), normal(1, 2)),
+        "one",
+    ),
+    special(
+        TRIDIAGONAL,
+        la.tridiagonal_solve,
+        (normal(2), normal(2, seed=1) + 3, normal(2, seed=2), normal(2, 1)),
+        "two",
+    ),
+    special(LU, lambda x: la.lu(x)[0], (np.array([[2.0]]),), "one"),
+    special(LU, lambda x: la.lu(x)[0], (np.ones((3, 3)),), "singular"),
+    special(LU, lambda x: la.lu(x)[0], (np.array([[0.0, 1], [1, 0]]),), "zero-pivot"),
+    special(LU, lambda x: la.lu(x)[0], (normal(2, 3, 1),), "one-column"),
+    special(QR, qr(), (np.array([[-2.0]]),), "one"),
+    special(QR, qr(), (normal(3, 1),), "one-column"),
+    special(QR, qr(), (normal(1, 3),), "one-row"),
+    special(QR, qr(full=True), (normal(3, 0),), "full-of-no-columns"),
+    special(QR, qr(pivoting=True), (np.array([[1.0, 1], [1, -1]]),), "tied-pivots"),
+    special(EIGH, la.eigh, (np.array([[3.0]]),), "one"),
+    special(EIGH, lambda x: la.eigh(x)[1], (np.zeros((2, 3, 3)),), "zero-values"),
+    special(EIGH, lambda x: la.eigh(x)[1], (np.diag([1.0, 2, 2]) + 0j,), "complex-equal-values"),
+    special(SVD, lambda x: la.svd(x), (np.array([[2.0]]),), "full-one"),
+    special(SVD, svd, (normal(3, 1),), "one-column"),
+    special(SVD, lambda x: la.svd(x, compute_uv=False), (np.ones((3, 2)),), "rank-one"),
+    special(SVD, lambda x: la.svd(x, compute_uv=False), (1j * np.eye(2),), "complex-equal-values"),
+    special(EIG, jnp.linalg.eigvals, (np.array([[2.0]]),), "one"),
+    special(EIG, jnp.linalg.eigvals, (np.array([[0.0, -1], [1, 0]]),), "imaginary-values"),
     special(EIGH, lambda x: la.eigh(x)[1], (np.eye(3),), "equal-values"),
     special(EIGH, la.eigh, (np.eye(2),), "vectors-of-equal-values"),
     special(SVD, lambda x: la.svd(x, compute_uv=False), (np.eye(3),), "equal-values"),
@@ -250,7 +304,7 @@ def assert_is_gradient(fn: Any, x: Any, rtol: float = 1e-6) -> None:
 
 
 def test_cholesky_has_a_gradient_in_the_triangle_that_it_reads() -> None:
-    fn = lambda x: jnp.sum(la.cholesky(x, symmetrize_input=False) ** 3)  # noqa: E731
+    fn = lambda x: jnp.sum(la.cholesky(x, symmetrize_input=False) ** 3)
     x = np.asarray(positive(normal(3, 3)), np.float64)
     assert_is_gradient(fn, x)
     assert not np.any(np.triu(funcgrad.grad(fn)(jnp.asarray(x)), 1))
@@ -280,6 +334,29 @@ def test_pivoted_qr_of_wide_batches_where_jax_errs() -> None:
     with jax.enable_x64(True):
         one_by_one = jnp.stack([funcgrad.grad(total)(jnp.asarray(a)) for a in x])
         np.testing.assert_allclose(funcgrad.grad(total)(jnp.asarray(x)), one_by_one, rtol=1e-10)
+
+
+@pytest.mark.parametrize("symmetrize", [True, False])
+def test_symmetric_product_where_jax_has_no_derivative(symmetrize: bool) -> None:
+    def fn(a: Any, c: Any) -> Any:
+        return la.symmetric_product(a, c, alpha=2.0, beta=0.5, symmetrize_output=symmetrize)
+
+    check_alone(la.symmetric_product_p, fn, normal(2, 3, 2), normal(2, 3, 3, seed=1))
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        la.hessenberg,
+        la.schur,
+        lambda x: la.tridiagonal(x + x.T),
+        lambda x: jnp.linalg.qr(x, mode="raw"),
+    ],
+    ids=["hessenberg", "schur", "tridiagonal", "geqrf"],
+)
+def test_what_neither_differentiates_is_an_error(fn: Any) -> None:
+    with pytest.raises(errors.MissingRuleError, match=r"test_linalg\.py"):
+        funcgrad.grad(lambda x: sum(jnp.sum(y) for y in jax.tree.leaves(fn(x))))(jnp.eye(3))
 
 
 def test_eigenvectors_of_a_general_matrix_need_consent() -> None:

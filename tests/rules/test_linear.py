@@ -36,6 +36,13 @@ def mixed_conv(x: Any, w: Any) -> Any:
     return conv(preferred_element_type=jnp.float32)(x, w)
 
 
+def conv_transpose(strides: Any, padding: Any, transpose_kernel: bool, **params: Any) -> Any:
+    dims = ("NHC", "HIO", "NHC")
+    return lambda x, w: lax.conv_transpose(
+        x, w, strides, padding, dimension_numbers=dims, transpose_kernel=transpose_kernel, **params
+    )
+
+
 DOT, CONV = lax.dot_general_p, lax.conv_general_dilated_p
 IMAGE = ("NCHW", "OIHW", "NCHW")
 
@@ -55,6 +62,15 @@ CASES = [
     ),
     Case(DOT, dot(((0, 1), (1, 0))), (normal(2, 3), normal(3, 2)), "double"),
     Case(DOT, dot(((1,), (0,))), (complex_normal(2, 3), complex_normal(3, 2)), "complex"),
+    Case(
+        DOT,
+        dot(((2,), (1,)), ((0,), (2,))),
+        (complex_normal(2, 1, 3), complex_normal(2, 3, 2)),
+        "complex-batch",
+        order=1,
+    ),
+    Case(DOT, dot(((1,), (0,))), (normal(1, 1), normal(1, 1)), "ones", order=1),
+    Case(DOT, dot(((1,), (1,)), ((0,), (0,))), (normal(0, 2), normal(0, 2)), "no-batch", order=1),
     Case(DOT, dot(((1,), (0,))), (normal(2, 0), normal(0, 3)), "empty-sum"),
     Case(DOT, dot(((1,), (0,))), (normal(0, 2), normal(2, 3)), "empty"),
     Case(DOT, mixed_dot, (normal(2, 3), normal(3, 4)), "bf16-to-f32", smooth=False, rtol=1e-2),
@@ -91,6 +107,49 @@ CASES = [
         "batch-groups",
     ),
     Case(CONV, conv(), (complex_normal(1, 2, 4), complex_normal(2, 2, 2)), "complex", rtol=1e-10),
+    *[
+        Case(CONV, fn, (normal(1, 4, 2), normal(*kernel)), f"transpose-{name}", order=1, vmap=False)
+        for name, fn, kernel in [
+            ("same", conv_transpose((2,), "SAME", False), (3, 2, 3)),
+            ("valid-kernel", conv_transpose((3,), "VALID", True), (2, 3, 2)),
+            ("pairs-dilated", conv_transpose((2,), ((1, 2),), True, rhs_dilation=(2,)), (2, 3, 2)),
+        ]
+    ],
+    Case(CONV, conv(padding="SAME_LOWER"), (normal(1, 2, 4), normal(2, 2, 2)), "same-lower"),
+    Case(
+        CONV,
+        conv(
+            IMAGE,
+            (2, 1),
+            ((2, -1), (0, 3)),
+            lhs_dilation=(1, 2),
+            rhs_dilation=(2, 1),
+            feature_group_count=2,
+        ),
+        (normal(2, 4, 5, 3), normal(4, 2, 2, 2)),
+        "groups-dilated",
+    ),
+    Case(
+        CONV,
+        conv(strides=(2,), padding=((1, 1),), lhs_dilation=(2,), batch_group_count=2),
+        (normal(4, 2, 3), normal(4, 2, 2)),
+        "batch-groups-dilated",
+    ),
+    Case(
+        CONV,
+        conv(("NHC", "HIO", "NHC"), feature_group_count=3),
+        (normal(1, 4, 3), normal(2, 1, 6)),
+        "depthwise",
+    ),
+    Case(
+        CONV,
+        conv(feature_group_count=2),
+        (complex_normal(1, 4, 3), complex_normal(2, 2, 2)),
+        "complex-groups",
+        order=1,
+        rtol=1e-10,
+    ),
+    Case(CONV, conv(("NC", "OI", "NC"), (), ()), (normal(2, 3), normal(4, 3)), "no-space"),
     Case(CONV, conv(), (normal(0, 2, 4), normal(2, 2, 2)), "empty-batch"),
     Case(CONV, conv(), (normal(1, 0, 4), normal(2, 0, 2)), "empty-feature"),
     Case(CONV, conv(), (normal(1, 2, 2), normal(2, 2, 3)), "empty-out"),
@@ -117,5 +176,5 @@ def test_dot_cotangent_has_the_operands_dtype(dtype: Any) -> None:
 
 def test_matmul_gradient_needs_no_transpose() -> None:
     x, y = normal(2, 3), normal(3, 4)
-    backward = lambda x, y: funcgrad.vjp(jnp.dot, x, y)[1](jnp.ones((2, 4)))  # noqa: E731
+    backward = lambda x, y: funcgrad.vjp(jnp.dot, x, y)[1](jnp.ones((2, 4)))
     assert lax.transpose_p not in primitives_in(backward, x, y)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tests.rules.cases import Case, check, distinct, normal
+from tests.rules.cases import Case, check, complex_normal, distinct, normal
 
 TIES = np.array([[2.0, 1, 2, 1, 2], [0, 0, 0, 0, 0]])
 
@@ -52,7 +52,54 @@ CASES = [
     ),
 ]
 
+
+def approx(is_max: bool, **params: Any) -> Any:
+    choose = lax.approx_max_k if is_max else lax.approx_min_k
+    return lambda x: choose(x, 2, **params)
+
+
+CASES += [
+    Case(lax.approx_top_k_p, approx(is_max, **params), (distinct(3, 6),), f"{is_max}-{i}", order=1)
+    for is_max in (True, False)
+    for i, params in enumerate(
+        [
+            {"aggregate_to_topk": False},
+            {"reduction_dimension": 0, "reduction_input_size_override": 8},
+        ]
+    )
+]
+CASES += [
+    Case(lax.sort_p, sort(0), (complex_normal(4), complex_normal(4)), "complex", order=1),
+    Case(lax.sort_p, sort(0), (normal(4), complex_normal(4)), "complex payload", order=1),
+    Case(lax.sort_p, sort(1), (normal(3, 1), normal(3, 1)), "one", order=1),
+    Case(lax.sort_p, sort(0, num_keys=3), (distinct(3), distinct(3), normal(3)), "keys", order=1),
+]
+
 SPECIAL = [
+    Case(
+        lax.sort_p,
+        sort(0, num_keys=2),
+        (np.array([1.0, 1, 0, 0, 1]), np.array([2.0, 2, 1, 0, 0]), normal(5)),
+        "tied keys",
+        order=1,
+        smooth=False,
+    ),
+    Case(
+        lax.sort_p,
+        sort(0, is_stable=False),
+        (np.array([1.0, 1, 0, 0]), normal(4)),
+        "unstable ties",
+        order=1,
+        smooth=False,
+    ),
+    Case(
+        lax.approx_top_k_p,
+        approx(True),
+        (np.array([[1.0, 1, 1, 0]]),),
+        "ties",
+        order=1,
+        smooth=False,
+    ),
     Case(lax.sort_p, sort(1), (TIES, TIES), "ties", order=1, smooth=False),
     Case(lax.sort_p, sort(1), (TIES,), "ties alone", order=1, smooth=False),
     Case(

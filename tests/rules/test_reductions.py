@@ -62,6 +62,24 @@ CASES = [
 ]
 
 
+CASES += [
+    Case(op, fn, args, name, order=1)
+    for op, fn, args, name in [
+        (lax.cumsum_p, along(lax.cumsum, 0, True), (complex_normal(3, 2),), "complex reverse"),
+        (lax.cumprod_p, along(lax.cumprod, 1, True), (complex_normal(2, 3),), "complex reverse"),
+        (lax.cumsum_p, along(lax.cumsum, 0), (normal(1, 2),), "one"),
+        (lax.cumprod_p, along(lax.cumprod, 0), (normal(1, 2),), "one"),
+        (lax.cummax_p, along(lax.cummax, 1), (normal(2, 1),), "one"),
+        (lax.cummin_p, along(lax.cummin, 0), (normal(0, 2),), "none"),
+        (lax.cumlogsumexp_p, along(lax.cumlogsumexp, 2), (normal(2, 1, 3),), "last of three"),
+        (lax.reduce_prod_p, over(lax.reduce_prod, 0, 1, 2), (complex_normal(2, 1, 2),), "all"),
+        (lax.reduce_sum_p, over(lax.reduce_sum), (normal(2),), "no axis"),
+        (lax.reduce_max_p, over(lax.reduce_max), (normal(2),), "no axis"),
+        (lax.reduce_min_p, over(lax.reduce_min, 0), (normal(1, 2),), "one"),
+    ]
+]
+
+
 def special(op: Any, fn: Any, args: Any, name: str) -> Case:
     return Case(op, fn, args, name, order=1, smooth=False, vmap=False)
 
@@ -81,6 +99,11 @@ SPECIAL = [
     special(lax.cummin_p, along(lax.cummin, 0), (MIXED[::-1],), "ties"),
     special(lax.cummax_p, along(lax.cummax, 0), row(-INF, -INF, 0, np.nan, 1), "nan"),
     special(lax.cumprod_p, along(lax.cumprod, 0), row(2, 3, INF, 0.5), "infinity"),
+    special(lax.cumprod_p, along(lax.cumprod, 0, True), row(0, 0, 2, 0), "reverse zeros"),
+    special(lax.cumprod_p, along(lax.cumprod, 0), (np.array([0, 2j, 0, 1 + 1j]),), "complex zeros"),
+    special(lax.cummin_p, along(lax.cummin, 0, True), row(INF, 1, 1, INF, INF), "infinities"),
+    special(lax.reduce_prod_p, over(lax.reduce_prod, 0), (np.array([0, 2j, 0]),), "complex zeros"),
+    special(lax.reduce_min_p, over(lax.reduce_min, 1), (TIES.T[:0],), "empty"),
     special(lax.cumlogsumexp_p, along(lax.cumlogsumexp, 0), row(-INF, 1, 2), "minus infinity"),
     special(
         lax.cumlogsumexp_p, along(lax.cumlogsumexp, 0), row(1, -INF, -INF, 2), "inner infinities"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.special as jsp
 import numpy as np
 import pytest
 from jax import lax
 
 import funcgrad
+from tests.rules.alone import check_alone
 from tests.rules.cases import Case, check, normal, uniform
 
 INFINITY = np.inf
@@ -54,6 +56,8 @@ CASES = [
     Case(lax.bessel_i1e_p, lax.bessel_i1e, (normal(3, 2),), rtol=1e-10),
 ]
 
+TESTED_APART = (lax.igamma_grad_a_p, lax.zeta_p)
+
 EDGES = np.array([0.0, -0.0, 1.0, -1.0, INFINITY, -INFINITY])
 
 SPECIAL = [
@@ -85,6 +89,64 @@ def test_special_points(case):
 def test_what_jax_refuses_is_nan():
     assert np.isnan(funcgrad.grad(lax.polygamma)(2.0, 1.5))
     assert np.isnan(funcgrad.grad(lax.betainc, argnums=(0, 1))(2.0, 1.5, 0.5)).all()
+
+
+@pytest.mark.parametrize("op", [lax.zeta_p, lax.igamma_grad_a_p], ids=str)
+def test_the_slope_that_jax_lacks(op):
+    fn = {lax.zeta_p: lax.zeta, lax.igamma_grad_a_p: lax.igamma_grad_a}[op]
+    check_alone(op, lambda x: fn(jnp.asarray(1 + A, x.dtype), x), POSITIVE)
+    assert np.isnan(funcgrad.grad(fn)(2.5, 1.5))
+
+
+def test_igamma_has_a_mixed_second_derivative_where_jax_has_none():
+    with jax.enable_x64(True):
+        mixed = funcgrad.grad(lambda x: funcgrad.grad(lax.igamma)(2.5, x))(1.2)
+        step = 1e-6
+        sides = [funcgrad.grad(lax.igamma)(2.5, 1.2 + h) for h in (step, -step)]
+        np.testing.assert_allclose(mixed, (sides[0] - sides[1]) / (2 * step), rtol=1e-7)
+
+
+NAMES = (
+    "betaln digamma entr erf erfc erfcx erfinv expit expm1 expi exp1 gammaln gamma i0 i0e i1 i1e"
+)
+NAMES += " log_ndtr logit ndtr ndtri sici spence"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES.split() if hasattr(jsp, n)])
+def test_functions_of_jax_scipy(name):
+    fn = getattr(jsp, name)
+    args = (POSITIVE, A) if name == "betaln" else (FRACTION,)
+    compare_with_jax(lambda *xs: sum(jnp.sum(y) for y in jax.tree.leaves(fn(*xs))), *args)
+
+
+@pytest.mark.parametrize(
+    ("name", "fn"),
+    [
+        ("zeta", jsp.zeta),
+        ("multigammaln", lambda a, x: jsp.multigammaln(a + 2, 3)),
+        ("poch", lambda a, x: jsp.poch(x, a)),
+        ("rel_entr", jsp.rel_entr),
+        ("kl_div", jsp.kl_div),
+        ("xlogy", jsp.xlogy),
+        ("xlog1py", jsp.xlog1py),
+        ("beta", jsp.beta),
+        ("gammainc", jsp.gammainc),
+        ("gammaincc", jsp.gammaincc),
+        ("hyp1f1", lambda a, x: jsp.hyp1f1(2.0, 3.0, x)),
+        ("logsumexp", lambda a, x: jsp.logsumexp(a, axis=0, b=x)),
+        ("bessel_jn", lambda a, x: jsp.bessel_jn(x, v=3, n_iter=20)),
+    ],
+)
+def test_functions_of_two_arguments_of_jax_scipy(name, fn):
+    compare_with_jax(lambda a, x: jnp.sum(fn(a, x)), 0.5 + A, POSITIVE)
+
+
+def compare_with_jax(fn, *args):
+    with jax.enable_x64(True):
+        xs, every = tuple(map(jnp.asarray, args)), tuple(range(len(args)))
+        pairs = jax.jit(lambda *xs: (funcgrad.grad(fn, every)(*xs), jax.grad(fn, every)(*xs)))(*xs)
+        for ours, expected in zip(*pairs, strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_an_order_held_constant_costs_no_nan():

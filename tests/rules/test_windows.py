@@ -63,6 +63,19 @@ CASES = [
     ),
 ]
 
+CASES += [
+    Case(op, fn, args, name, order=1)
+    for op, fn, args, name in [
+        (SUM, pool("sum", (3,), (1,), "SAME"), (complex_normal(4),), "complex-overlapping"),
+        (SUM, pool("sum", (1, 1), (2, 3)), (normal(3, 4),), "single-elements"),
+        (SUM, pool("sum", (2,), (1,), ((-1, -1),), (2,)), (normal(5),), "cut-dilated"),
+        (MAX, pool("max", (1, 1), (2, 1)), (normal(3, 2),), "single-elements"),
+        (MAX, pool("max", (2, 2), (2, 2), "SAME_LOWER"), (distinct(3, 3),), "same-lower"),
+        (MIN, pool("min", (1, 3), (1, 2), "SAME"), (distinct(1, 5),), "one-row"),
+        (MIN, pool("min", (2,), (2,)), (normal(1),), "no-window"),
+    ]
+]
+
 INFINITE = np.array([-np.inf, -np.inf, -np.inf, 1.0, np.inf, np.inf, -np.inf, -np.inf])
 NANS = np.array([1.0, np.nan, 0.0, 2.0, np.nan, np.nan, 3.0, np.nan, 1.0])
 SPECIAL = [

@@ -1,0 +1,11 @@
+"""The only place that imports from outside JAX's documented API or knows a JAX version.
+
+Everything here is a thin name for something of JAX's that the rest of funcgrad needs: the trace
+machinery, jaxprs, source information, and primitives that only some versions have.
+"""
+
+from funcgrad._jax.calls import *  # noqa: F403
+from funcgrad._jax.jaxprs import *  # noqa: F403
+from funcgrad._jax.ops import *  # noqa: F403
+from funcgrad._jax.references import *  # noqa: F403
+from funcgrad._jax.values import *  # noqa: F403

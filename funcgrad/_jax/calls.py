@@ -1,0 +1,169 @@
+"""Primitives that call a function: their params, and how they are bound."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax._src import core as _core
+from jax._src import linear_util, tree_util
+from jax._src.ad_checkpoint import remat_p  # noqa: F401
+from jax._src.config import int_state
+from jax._src.interpreters import partial_eval
+from jax._src.named_sharding import UNSPECIFIED
+from jax._src.pjit import jit_p
+from jax._src.shard_map import (
+    _all_newly_manual_mesh_names,
+    _unmentioned2,
+    shard_map_p,  # noqa: F401
+)
+from jax._src.state.types import RefEffect
+from jax.extend.core import ClosedJaxpr
+
+from funcgrad._jax.values import SymbolicZero, Zero, zeros
+
+WrappedFun = linear_util.WrappedFun
+
+
+def is_inlined(params: dict[str, Any]) -> bool:
+    """Whether a jitted call is to be inlined as soon as it is traced (an enumeration from 0.12)."""
+    inline = params["inline"]
+    return inline is True or getattr(inline, "name", "") == "JAX_EARLY"
+
+
+def has_settings(params: dict[str, Any]) -> bool:
+    """Whether a jitted call carries shardings, layouts or compiler options of its own."""
+    shardings = (*params["in_shardings"], *params["out_shardings"])
+    layouts = (*params["in_layouts"], *params["out_layouts"])
+    return (
+        any(s is not UNSPECIFIED for s in shardings)
+        or any(layout is not None for layout in layouts)
+        or bool(params["compiler_options_kvs"])
+    )
+
+
+def bind_jit(
+    closed: ClosedJaxpr, args: Sequence[Any], params: dict[str, Any], shared: bool
+) -> list[Any]:
+    """Call `closed` as a jitted function with the settings of another.
+
+    If `shared`, the other's inputs are its last and the other's outputs its first.
+    """
+    in_kept = len(params["in_shardings"]) if shared else 0
+    out_kept = len(params["out_shardings"]) if shared else 0
+    num_in, num_out = len(closed.in_avals), len(closed.out_avals)
+
+    def inputs(name: str, neutral: Any) -> tuple[Any, ...]:
+        return (*(neutral,) * (num_in - in_kept), *params[name][:in_kept])
+
+    def outputs(name: str, neutral: Any) -> tuple[Any, ...]:
+        return (*params[name][:out_kept], *(neutral,) * (num_out - out_kept))
+
+    own = {
+        "jaxpr": closed,
+        "in_shardings": inputs("in_shardings", UNSPECIFIED),
+        "in_layouts": inputs("in_layouts", None),
+        "out_shardings": outputs("out_shardings", UNSPECIFIED),
+        "out_layouts": outputs("out_layouts", None),
+        "donated_invars": (False,) * num_in,
+        "keep_unused": False,
+    }
+    return jit_p.bind(*args, **{**params, **own})
+
+
+def scan_settings(params: dict[str, Any]) -> tuple[int, int, int, bool, Any]:
+    """Numbers of constants and carries, length, direction and unrolling of a scan."""
+    if "ft_in" in params:  # JAX from 0.11
+        num_consts, num_carry, _ = (len(list(part)) for part in params["ft_in"].unpack())
+    else:
+        num_consts, num_carry = params["num_consts"], params["num_carry"]
+    return num_consts, num_carry, params["length"], params["reverse"], params["unroll"]
+
+
+loop_checkpoints = int_state(
+    "funcgrad_loop_checkpoints",
+    32,
+    "How many states funcgrad keeps of a while_loop for its backward pass.",
+    include_in_jit_key=True,
+    include_in_trace_context=True,
+)
+"""A setting of JAX's kind: local to a thread, and part of what programs are cached by."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint policy says of values that are kept: where they wait, if elsewhere."""
+
+    here: str = ""
+    elsewhere: str = ""
+
+    def away(self, x: Any) -> Any:
+        return jax.device_put(x, _core.mem_kind_to_space(self.elsewhere))
+
+    def back(self, x: Any) -> Any:
+        return jax.device_put(x, _core.mem_kind_to_space(self.here))
+
+
+def saved_by(policy: Any, eqn: Any) -> Saved | None:
+    """Whether a checkpoint policy keeps the outputs of an equation.
+
+    What was read from a reference is always kept: it may hold something else by then.
+    """
+    if any(isinstance(e, RefEffect) for e in eqn.effects):
+        return Saved()
+    if policy is None:
+        return None
+    case = policy(eqn.primitive, *[v.aval for v in eqn.invars], **eqn.params)
+    if isinstance(case, partial_eval.Offloadable):
+        return Saved(case.src, case.dst)
+    return Saved() if case is True or isinstance(case, partial_eval.SaveableType) else None
+
+
+def instantiate(ct: Any, aval: Any, symbolic: bool) -> Any:
+    """What a user's custom rule is given for a cotangent or tangent: zeros where none came."""
+    if ct is not None:
+        return ct
+    return SymbolicZero(aval) if symbolic else zeros(aval)
+
+
+def call_custom_vjp_backward(
+    bwd: WrappedFun, residuals: Any, cts: Sequence[Any], avals: Sequence[Any], symbolic: bool
+) -> list[Any]:
+    """A custom_vjp's input cotangents, None for a zero.
+
+    JAX from 0.11 makes zeros itself of cotangents that did not arrive, and returns a log as well.
+    """
+    since_11 = jax.__version_info__ >= (0, 11)
+    given = [
+        instantiate(ct, aval, symbolic or since_11) for ct, aval in zip(cts, avals, strict=True)
+    ]
+    results = bwd.call_wrapped(*residuals, *given)
+    if since_11:
+        results, _ = results
+    return [None if isinstance(ct, Zero) else ct for ct in results]
+
+
+def description_of_wrapped(fun: WrappedFun) -> str:
+    """How the function behind a custom derivative is named: ``name at file:line``."""
+    return fun.debug_info.func_src_info
+
+
+newly_manual_names: Callable[..., tuple[Any, ...]] = _all_newly_manual_mesh_names
+
+
+unmentioned_names: Callable[..., list[Any]] = _unmentioned2
+
+
+def flat_tree(values: Sequence[Any]) -> Any:
+    """Values as JAX's flat tree, which has a module of its own from JAX 0.11."""
+    if hasattr(tree_util, "FlatTree"):
+        return tree_util.FlatTree.flatten(list(values))
+    return importlib.import_module("jax._src.flattree").flatten(list(values))
+
+
+def jaxpr_param(params: dict[str, Any]) -> str:
+    """Under which name a call primitive carries its jaxpr, which versions differ in."""
+    return next(name for name in ("call_jaxpr", "jaxpr", "call", "fwd_jaxpr") if name in params)

@@ -1,0 +1,174 @@
+"""Jaxprs: made, pruned, run; and caches of what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+from jax._src import config, linear_util
+from jax._src import core as _core
+from jax._src import util as _util
+from jax._src.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p
+from jax._src.interpreters import partial_eval
+from jax._src.pjit import jit_p
+from jax._src.state.discharge import discharge_state
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+
+def stage(fn: Callable[..., Any], avals: Sequence[Any], name: str) -> tuple[Jaxpr, list[Any]]:
+    """Trace `fn`, which maps flat values to a flat list, to a jaxpr without constants.
+
+    Returns the jaxpr and the constants it closed over, which are its first inputs.
+    """
+    debug_info = linear_util.DebugInfo("funcgrad", name, None, None)
+    wrapped = linear_util.wrap_init(fn, debug_info=debug_info)
+    with config.mutable_array_checks(False):  # a residual may be a reference
+        jaxpr, _, consts = partial_eval.trace_to_jaxpr_dynamic(wrapped, list(avals))
+    jaxpr, more = without_own_references(partial_eval.convert_constvars_jaxpr(jaxpr))
+    return jaxpr, [*more, *consts]
+
+
+def stage_closed(fn: Callable[..., Any], avals: Sequence[Any], name: str) -> ClosedJaxpr:
+    """The same as a closed jaxpr, in which constants have their values."""
+    jaxpr, consts = stage(fn, avals, name)
+    invars = jaxpr.invars
+    jaxpr = jaxpr.replace(constvars=invars[: len(consts)], invars=invars[len(consts) :])
+    return with_consts(jaxpr, consts)
+
+
+def prune(
+    jaxpr: Jaxpr, used_outputs: Sequence[bool], keep_inputs: bool | Sequence[bool] = False
+) -> tuple[Jaxpr, list[bool]]:
+    """Remove dead code; return the jaxpr with the inputs still used, and which those are."""
+    return partial_eval.dce_jaxpr(jaxpr, list(used_outputs), instantiate=keep_inputs)
+
+
+def prune_keeping_inputs(jaxpr: Jaxpr) -> Jaxpr:
+    """Remove dead code, but no input."""
+    return prune(jaxpr, [True] * len(jaxpr.outvars), True)[0]
+
+
+def eval_jaxpr(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
+    """Run the operations of a jaxpr without constants in the current trace."""
+    return _core.eval_jaxpr(jaxpr, (), *args)
+
+
+def variables(atoms: Iterable[Any]) -> list[Any]:
+    """Those of a jaxpr's atoms that are variables, not literals."""
+    return [v for v in atoms if not isinstance(v, Literal)]
+
+
+def eval_closed_jaxpr(
+    closed: ClosedJaxpr, args: Sequence[Any], own_lines: bool = True
+) -> list[Any]:
+    """Run a closed jaxpr's operations in the current trace, at their own source lines or here."""
+    return _core.eval_jaxpr(closed.jaxpr, closed.consts, *args, propagate_source_info=own_lines)
+
+
+def eval_equations(eqns: Sequence[Any], known: dict[Any, Any], wanted: Sequence[Any]) -> list[Any]:
+    """Run some equations of a jaxpr on known values of variables; return wanted variables."""
+    known.update(values_of(eqns, known))
+    return [v.val if isinstance(v, Literal) else known[v] for v in wanted]
+
+
+def values_of(eqns: Sequence[Any], known: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The values of the variables that some equations of a jaxpr compute."""
+    found: dict[Any, Any] = {}
+
+    def read(v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else found[v] if v in found else known[v]
+
+    for eqn in eqns:
+        params = eqn.primitive.get_bind_params(eqn.params)
+        with eqn.ctx.manager:
+            out = eqn.primitive.bind(*map(read, eqn.invars), **params)
+        outs = out if eqn.primitive.multiple_results else [out]
+        found.update(zip(eqn.outvars, outs, strict=True))
+    return found
+
+
+def without_inner_jits(jaxpr: Jaxpr) -> Jaxpr:
+    """A jaxpr without constants whose jitted calls are inlined, to any depth."""
+
+    def run(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
+        known = dict(zip(jaxpr.invars, args, strict=True))
+        for eqn in jaxpr.eqns:
+            if eqn.primitive is jit_p:
+                inner = eqn.params["jaxpr"]
+                given = [v.val if isinstance(v, Literal) else known[v] for v in eqn.invars]
+                closed = convert_consts(inner)
+                known.update(zip(eqn.outvars, run(closed, [*inner.consts, *given]), strict=True))
+            else:
+                eval_equations([eqn], known, ())
+        return [v.val if isinstance(v, Literal) else known[v] for v in jaxpr.outvars]
+
+    name = jaxpr.debug_info.func_src_info
+    avals = [v.aval for v in jaxpr.invars]
+    inlined, consts = stage(lambda *args: run(jaxpr, args), avals, name)
+    if consts:
+        return jaxpr
+    return inlined
+
+
+def convert_consts(closed: ClosedJaxpr) -> Jaxpr:
+    """The jaxpr of a closed one with its constants as its first inputs."""
+    return partial_eval.convert_constvars_jaxpr(closed.jaxpr)
+
+
+def close(jaxpr: Jaxpr) -> ClosedJaxpr:
+    """A jaxpr without constants as a closed one (one and the same from JAX 0.11)."""
+    return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
+
+
+def with_consts(jaxpr: Jaxpr, consts: Sequence[Any]) -> ClosedJaxpr:
+    """A jaxpr closed over the values of its constants."""
+    bind: Any = getattr(jaxpr, "with_consts", None)  # from JAX 0.11
+    if bind is not None:
+        return bind(consts)
+    return ClosedJaxpr(jaxpr, consts)
+
+
+def function_of(closed: ClosedJaxpr) -> str:
+    """How the function that `closed` was traced from is named: ``name at file:line``."""
+    return closed.jaxpr.debug_info.func_src_info
+
+
+def jitted(closed: ClosedJaxpr, name: str) -> Callable[..., list[Any]]:
+    """A jitted function that runs `closed`, shown as `name` in profiles."""
+
+    def run(*args: Any) -> list[Any]:
+        return eval_closed_jaxpr(closed, args)
+
+    run.__name__ = run.__qualname__ = name
+    return jax.jit(run)
+
+
+def inner_jaxprs(params: dict[str, Any]) -> list[Jaxpr]:
+    """The jaxprs among an operation's params."""
+    groups = [v if isinstance(v, (tuple, list)) else (v,) for v in params.values()]
+    found = [v for group in groups for v in group if isinstance(v, (Jaxpr, ClosedJaxpr))]
+    return [v.jaxpr if isinstance(v, ClosedJaxpr) else v for v in found]
+
+
+def without_own_references(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:
+    """A jaxpr whose references of its own are values; it has the returned constants first."""
+    if _core.internal_mutable_array_effect not in jaxpr.effects:
+        return jaxpr, []
+    pure = discharge_state(close(jaxpr), should_discharge=(False,) * len(jaxpr.invars))
+    return convert_consts(pure), list(pure.consts)
+
+
+cache: Callable[..., Any] = partial(_util.cache, max_size=8192)
+"""A bounded cache whose key includes JAX's own settings; ``jax.clear_caches`` empties it."""
+
+
+weak_cache: Callable[..., Any] = _util.weakref_lru_cache
+"""The same, holding the first argument weakly."""
+
+
+def called_function(eqn: Any) -> str | None:
+    """How the function is named that an equation calls as jit and custom derivatives do."""
+    names = {jit_p: "jaxpr", custom_jvp_call_p: "call_jaxpr", custom_vjp_call_p: "call_jaxpr"}
+    return function_of(eqn.params[names[eqn.primitive]]) if eqn.primitive in names else None

@@ -1,0 +1,93 @@
+"""Mutable references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax._src import core as _core
+from jax._src import linear_util
+from jax._src.interpreters import partial_eval, pxla
+from jax._src.named_sharding import UNSPECIFIED
+from jax._src.state.discharge import discharge_state
+from jax._src.state.primitives import addupdate_p, get_p, swap_p  # noqa: F401
+from jax._src.state.types import ReadEffect, RefEffect
+from jax.extend.core import ClosedJaxpr, Jaxpr, Primitive
+
+from funcgrad._jax.jaxprs import close, custom_jvp_call_p, custom_vjp_call_p, inner_jaxprs
+from funcgrad._jax.values import is_inexact, is_mutable, is_reference, typeof
+
+new_ref_p, freeze_p, free_ref_p = _core.ref_p, _core.freeze_p, _core.free_ref_p
+
+
+WHOLE = {"tree": jax.tree.structure(())}
+"""Params of a get, swap or addupdate of all that a reference holds."""
+
+
+def is_differentiable(ref: Any) -> bool:
+    """Whether a gradient passes through what this reference holds."""
+    aval = typeof(ref)
+    return aval.kind != "no_grad_no_remat" and is_inexact(aval)
+
+
+def content_aval(ref: Any) -> Any:
+    """The type of what a reference holds."""
+    return typeof(ref).inner_aval
+
+
+def give_references(
+    args: Sequence[Any], params: dict[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """A jitted call with the references that it closes over as its last operands."""
+    closed = params["jaxpr"]
+    if not any(map(is_mutable, closed.consts)):
+        return args, params
+    closed, refs = pxla._move_mutable_consts(closed)
+    more = {
+        "jaxpr": closed,
+        "in_shardings": (*params["in_shardings"], *[UNSPECIFIED] * len(refs)),
+        "in_layouts": (*params["in_layouts"], *[None] * len(refs)),
+        "donated_invars": (*params["donated_invars"], *[False] * len(refs)),
+    }
+    return [*args, *refs], {**params, **more}
+
+
+def one_operation(primitive: Primitive, avals: Sequence[Any], params: dict[str, Any]) -> Jaxpr:
+    """The jaxpr of one operation, whose inputs are the operands."""
+    fresh = [aval.update() if is_reference(aval) else aval for aval in avals]
+
+    def run(*args: Any) -> Any:
+        out = primitive.bind(*args, **params)
+        return out if primitive.multiple_results else [out]
+
+    debug_info = linear_util.DebugInfo("funcgrad", str(primitive), None, None)
+    wrapped = linear_util.wrap_init(run, debug_info=debug_info)
+    jaxpr, _, consts = partial_eval.trace_to_jaxpr_dynamic(wrapped, fresh)
+    assert not consts
+    return jaxpr
+
+
+def references_used(jaxpr: Jaxpr) -> tuple[list[bool], list[bool]]:
+    """Which inputs are references that are used at all, and which are written."""
+    effects = [e for e in jaxpr.effects if isinstance(e, RefEffect)]
+    used = {e.input for e in effects}
+    written = {e.input for e in effects if not isinstance(e, ReadEffect)}
+    return [v in used for v in jaxpr.invars], [v in written for v in jaxpr.invars]
+
+
+def purify(jaxpr: Jaxpr, which: Sequence[bool]) -> ClosedJaxpr:
+    """The jaxpr with values for `which` references; what they hold then are its last outputs."""
+    return discharge_state(close(jaxpr), should_discharge=tuple(which))
+
+
+def hides_references(jaxpr: Jaxpr) -> bool:
+    """Whether a function with a derivative of its own is called on references, at any depth."""
+    for eqn in jaxpr.eqns:
+        custom = eqn.primitive in (custom_jvp_call_p, custom_vjp_call_p)
+        references = any(is_mutable(v) for v in eqn.invars)
+        if custom and (references or any(isinstance(e, RefEffect) for e in eqn.effects)):
+            return True
+        if not custom and any(map(hides_references, inner_jaxprs(eqn.params))):
+            return True
+    return False

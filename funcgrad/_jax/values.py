@@ -1,0 +1,171 @@
+"""Traces, values and their types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src import ad_util, dtypes, linear_util
+from jax._src import core as _core
+from jax._src.interpreters import partial_eval
+from jax._src.lax import lax
+from jax._src.state.types import AbstractRef
+from jax.extend.core import Primitive, set_current_trace, take_current_trace  # noqa: F401
+
+Trace = _core.Trace
+
+
+Tracer = _core.Tracer
+
+
+SymbolicZero = ad_util.SymbolicZero
+
+
+Zero = ad_util.Zero
+
+
+typeof: Callable[[Any], Any] = _core.typeof
+
+
+to_concrete_value: Callable[[Any], Any] = _core.to_concrete_value
+
+
+def is_eager(trace: Trace) -> bool:
+    """Whether operations in `trace` end up being executed at once rather than staged."""
+    while not isinstance(trace, _core.EvalTrace):
+        if isinstance(trace, partial_eval.DynamicJaxprTrace):
+            return False
+        parent = getattr(trace, "parent_trace", None)
+        if parent is None:
+            return False
+        trace = parent
+    return True
+
+
+def traced_for_gradient(description: str) -> Any:
+    """What JAX says of a tracer that escaped: which function it comes from."""
+    return linear_util.DebugInfo("its gradient by funcgrad", description, None, None)
+
+
+def _differentiated() -> Any:
+    marker = object.__new__(partial_eval.DynamicJaxprTracer)
+    marker.aval = _core.ShapedArray((), np.dtype(np.float32))
+    return [("differentiated", marker)]
+
+
+DIFFERENTIATED = _differentiated()
+"""What ``jax.closure_convert`` has to find in a tracer to make an argument of it."""
+
+
+def current_trace() -> Trace:
+    """The trace in which an operation would now be processed."""
+    return _core.trace_ctx.trace
+
+
+def canonicalize(x: Any) -> Any:
+    """A Python or numpy value as JAX takes it (x64 or not); other values as they are."""
+    return dtypes.canonicalize_value(x)
+
+
+def is_array_type(x: Any) -> bool:
+    """Whether JAX accepts `x` as an array or scalar."""
+    try:
+        return not is_reference(typeof(canonicalize(x)))
+    except TypeError:
+        return False
+
+
+def is_array(x: Any) -> bool:
+    """Whether a value is an array of numbers: no key, no token, no reference."""
+    dtype = getattr(typeof(x), "dtype", dtypes.float0)
+    return dtype != dtypes.float0 and not dtypes.issubdtype(dtype, dtypes.extended)
+
+
+def is_real_array(x: Any) -> bool:
+    """Whether a value is an array of real floating-point numbers."""
+    return is_array(x) and dtypes.issubdtype(x.dtype, np.floating)
+
+
+def is_inexact(aval: Any) -> bool:
+    """Whether values of this type have a gradient: real or complex floating point."""
+    dtype = getattr(aval, "dtype", None)
+    return dtype is not None and dtypes.issubdtype(dtype, np.inexact)
+
+
+def is_complex(aval: Any) -> bool:
+    """Whether values of this type are complex."""
+    dtype = getattr(aval, "dtype", None)
+    return dtype is not None and dtypes.issubdtype(dtype, np.complexfloating)
+
+
+def strong(aval: Any) -> Any:
+    """The type without its weakness, so that rules are traced once for both."""
+    return aval.strip_weak_type() if getattr(aval, "weak_type", False) else aval
+
+
+def zeros(aval: Any) -> Any:
+    """Zeros of a type, weak where it is weak."""
+    return ad_util.zeros_like_aval(aval)
+
+
+def zero_cotangent(x: Any) -> Any:
+    """Zeros for the cotangent of the value or type `x`: of dtype float0 for integers."""
+    aval = tangent_aval(x)
+    if aval.dtype == dtypes.float0:
+        return np.zeros(aval.shape, dtypes.float0)
+    return zeros(aval)
+
+
+def blank(aval: Any, count: int) -> Any:
+    """Zeros for `count` values of a type, stacked; random keys included."""
+    if dtypes.issubdtype(aval.dtype, dtypes.extended):
+        physical: Any = _core.physical_aval(aval)
+        data = jax.numpy.zeros((count, *physical.shape), physical.dtype)
+        return jax.random.wrap_key_data(data, impl=aval.dtype._impl.name)
+    return jax.numpy.zeros((count, *aval.shape), aval.dtype)
+
+
+def as_array(x: Any) -> Any:
+    """A Python scalar, numpy array or JAX value as a JAX value, weak if it is a Python scalar."""
+    return lax.asarray(x)
+
+
+def weak_like(ct: Any, x: Any) -> Any:
+    """A real gradient with the weakness of its input, as JAX's casts leave it."""
+    aval, found = typeof(x), typeof(ct)
+    if found.weak_type == aval.weak_type or not dtypes.issubdtype(found.dtype, np.floating):
+        return ct
+    return lax._convert_element_type(ct, found.dtype, weak_type=aval.weak_type)
+
+
+def tangent_aval(x: Any) -> Any:
+    """The type of a tangent or cotangent of the value or type `x` (float0 for integers)."""
+    aval = x if isinstance(x, _core.AbstractValue) else typeof(x)
+    return aval.to_tangent_aval()
+
+
+def cotangent_aval(aval: Any) -> Any:
+    """The type of a cotangent of a value of this type: what is reduced over a mesh axis there is
+    unreduced here, and the other way round."""
+    return aval.to_tangent_aval().to_ct_aval()
+
+
+def abstract_eval(primitive: Primitive, avals: Sequence[Any], params: dict[str, Any]) -> Any:
+    """Output types of a primitive, without running it."""
+    out, _ = primitive.abstract_eval(*avals, **params)
+    return out
+
+
+def is_reference(aval: Any) -> bool:
+    """Whether this is the type of a mutable reference."""
+    return isinstance(aval, AbstractRef)
+
+
+def is_mutable(x: Any) -> bool:
+    """Whether this value is a mutable reference."""
+    return isinstance(getattr(x, "aval", None), AbstractRef)
+
+
+pvary: Callable[[Any, tuple[Any, ...]], Any] = _core.pvary

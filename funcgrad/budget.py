@@ -1,0 +1,226 @@
+"""Checkpointing within a budget of memory: which residuals to keep for the least computing again.
+
+A minimum cut may compute anything again at a price of some bytes an operation. From keeping all to
+keeping inputs only, a few prices give a few cuts, each with the memory that its backward program takes
+at most and the operations that it repeats. Of those within the budget, the one that repeats least is
+taken, and what the next larger one keeps is added as long as there is room.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from funcgrad import errors
+from funcgrad._jax import variables
+from funcgrad.costs import CHEAP, operations, size_in_bytes
+from funcgrad.mincut import Joint, Plan, minimum_cut
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+PRICES = (*np.geomspace(10.0, 1e-4, 11), 0.0)
+"""Bytes that one operation is worth: from 10 (to compute again is dear) to nothing."""
+
+
+def checkpoint(
+    fun: Callable[..., Any] | None = None,
+    *,
+    policy: Callable[..., Any] | str | None = None,
+    budget: str | int | float | None = None,
+    prevent_cse: bool = True,
+    static_argnums: int | tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """Make the backward pass of `fun` compute again what is not kept: ``jax.checkpoint`` and more.
+
+    Args:
+      fun: a function of pytrees of arrays; None to use this as a decorator with options.
+      policy: one of ``jax.checkpoint_policies``, None to keep the inputs only, or ``"min-cut"`` to
+        keep the fewest bytes from which all else is computed again cheaply: by arithmetic,
+        comparisons and moving elements about, never by matrix products or convolutions.
+      budget: memory for the backward pass besides inputs and results: bytes, a string like
+        ``"200MB"`` or ``"1.5GiB"``, or a float up to 1.0, a fraction of what keeping everything
+        takes. What is kept is then chosen so that the estimate (see ``inspect.memory``) stays within
+        the budget with the least computing again. Not to be given with `policy`.
+      prevent_cse: keep XLA from undoing this; False is right inside ``scan``.
+      static_argnums: positions of arguments that are no arrays.
+
+    Returns:
+      A function with the arguments and results of `fun`, for ``funcgrad.grad`` and for ``jax.grad``
+      (which keeps, in the place of a cut or a budget, what is not cheap to compute again).
+
+    Raises:
+      errors.BudgetError: when it is differentiated, if the budget is too small; the message says the
+        smallest possible one.
+      errors.InputError: `policy` or `budget` is not one of these.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> layer = funcgrad.checkpoint(lambda w, x: jnp.tanh(w @ x), policy="min-cut")
+      >>> print(funcgrad.grad(lambda w: layer(w, jnp.ones(2)).sum())(jnp.zeros((2, 2))))
+      [[1. 1.]
+       [1. 1.]]
+    """
+    if policy is not None and budget is not None:
+        raise errors.InputError(
+            f"funcgrad.checkpoint was given both policy={policy!r} and budget={budget!r}. A budget "
+            "chooses what to keep itself: leave out one of them."
+        )
+    if isinstance(policy, str) and policy != "min-cut":
+        raise errors.InputError(
+            f"funcgrad.checkpoint was given policy={policy!r}. The one policy that is a string is "
+            "'min-cut'; others are functions, such as jax.checkpoint_policies.dots_saveable."
+        )
+    if policy == "min-cut" or budget is not None:
+        policy = MinCut(None if budget is None else parse_budget(budget))
+
+    def decorate(fun: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.checkpoint(
+            fun, policy=policy, prevent_cse=prevent_cse, static_argnums=static_argnums
+        )
+
+    return decorate if fun is None else decorate(fun)
+
+
+def parse_budget(budget: Any) -> int | float:
+    """Bytes as an int, or a fraction as a float."""
+    number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+    if number and (budget >= 0 and (isinstance(budget, int) or budget <= 1)):
+        return budget
+    if isinstance(budget, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]+)\s*", budget)
+        if match and match[2].upper() in UNITS:
+            return int(float(match[1]) * UNITS[match[2].upper()])
+    raise errors.InputError(
+        f"funcgrad.checkpoint was given budget={budget!r}. Pass bytes as an integer, a string such as "
+        "'200MB' or '1.5GiB', or a float from 0.0 to 1.0: a fraction of what keeping everything takes."
+    )
+
+
+@dataclass(frozen=True)
+class MinCut:
+    """A policy of checkpoints: a minimum cut, within a budget if there is one.
+
+    Called by ``jax.grad``, as policies are, it says to keep what is not cheap to compute again.
+    """
+
+    budget: int | float | None = None
+
+    def __call__(self, primitive: Any, *avals: Any, **params: Any) -> bool:
+        return primitive not in CHEAP
+
+    def plan(self, joint: Joint, inputs: Sequence[Any]) -> Plan:
+        """What to keep of a joint program, besides its inputs."""
+        if self.budget is None:
+            free = {*inputs, *joint.constants}
+            return joint.keeping(minimum_cut(joint.equations, joint.targets, free))
+        return Search(joint, inputs).within(self.budget)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan takes.
+
+    Attributes:
+      kept: bytes of the residuals that are neither inputs nor constants.
+      peak: bytes that are alive at most during the backward program, residuals among them, inputs
+        and results not.
+      repeated: operations that are computed again, about.
+    """
+
+    kept: int
+    peak: int
+    repeated: float
+
+
+class Search:
+    """The plans of one joint program."""
+
+    def __init__(self, joint: Joint, inputs: Sequence[Any]):
+        self.joint = joint
+        self.inputs = list(inputs)
+        self.free = {*inputs, *joint.constants}
+
+    def everything(self) -> Plan:
+        """The plan that computes nothing again."""
+        return self.joint.keeping([*self.inputs, *self.joint.targets])
+
+    def at(self, price: float) -> Plan:
+        """The plan for which an operation is worth so many bytes."""
+
+        def priced(eqn: Any) -> float | None:
+            if eqn.effects:
+                return None
+            return price * operations([eqn]) / len(eqn.outvars)
+
+        eqns, targets = self.joint.equations, self.joint.targets
+        return self.joint.keeping(minimum_cut(eqns, targets, self.free, price=priced))
+
+    def estimate(self, plan: Plan) -> Estimate:
+        """What a plan takes."""
+        kept = sum(size_in_bytes(v.aval) for v in plan.kept if v not in self.free)
+        return Estimate(kept, peak_of(plan, self.free), operations(plan.replayed))
+
+    def within(self, budget: int | float) -> Plan:
+        """The plan that repeats least of those whose estimated peak is within the budget."""
+        everything = self.everything()
+        most = self.estimate(everything).peak
+        limit = budget if isinstance(budget, int) else int(budget * most)
+        if most <= limit:
+            return everything
+        plans = [everything, *map(self.at, PRICES)]
+        pairs = [(self.estimate(plan), plan) for plan in plans]
+        fitting = [pair for pair in pairs if pair[0].peak <= limit]
+        if not fitting:
+            smallest = min(estimate.peak for estimate, _ in pairs)
+            raise errors.BudgetError(limit, smallest, most)
+        best, plan = min(fitting, key=lambda pair: pair[0].repeated)
+        larger = [pair for pair in pairs if pair[0].repeated < best.repeated]
+        for _, more in sorted(larger, key=lambda pair: pair[0].peak):
+            plan = self.filled(plan, more, limit)
+        return plan
+
+    def filled(self, plan: Plan, more: Plan, limit: int) -> Plan:
+        """The plan with as much kept of what `more` keeps as there is room for.
+
+        What saves the most operations a byte comes first; how many of them, by bisection.
+        """
+        replayed = {v: eqn for eqn in plan.replayed for v in eqn.outvars}
+        worth = {v: operations([replayed[v]]) for v in more.kept if v in replayed}
+        ranked = sorted(worth, key=lambda v: -worth[v] / size_in_bytes(v.aval))
+
+        def keeping(count: int) -> Plan:
+            return self.joint.keeping([*self.inputs, *plan.kept, *ranked[:count]])
+
+        low, high = 0, len(ranked)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.estimate(keeping(middle)).peak <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return keeping(low)
+
+
+def peak_of(plan: Plan, free: Any) -> int:
+    """Bytes alive at most while the backward program runs, in its order, inputs and results aside."""
+    eqns = [e for again, eqn in plan.in_order() for e in (*again, eqn) if e is not None]
+    last: dict[Any, int] = {}
+    for i, eqn in enumerate(eqns):
+        last.update(dict.fromkeys((*variables(eqn.invars), *eqn.outvars), i))
+    ignored = {*free, *variables(plan.joint.results)}
+    size = {v: size_in_bytes(v.aval) for v in (*last, *plan.kept, *plan.joint.cts)}
+    alive = sum(size[v] for v in {*plan.kept, *plan.joint.cts} if v not in ignored)
+    peak = alive
+    ends: dict[int, list[Any]] = {}
+    for v, i in last.items():
+        if v not in ignored:
+            ends.setdefault(i, []).append(v)
+    for i, eqn in enumerate(eqns):
+        alive += sum(size[v] for v in eqn.outvars if v not in ignored)
+        peak = max(peak, alive)
+        alive -= sum(size[v] for v in ends.get(i, ()))
+    return peak

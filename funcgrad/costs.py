@@ -1,0 +1,84 @@
+"""What it costs to keep a value, and to compute it again: the one table.
+
+CHEAP says what may always be computed again. With a memory budget everything without an effect may be,
+at a price in operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from jax import lax
+
+from funcgrad import _jax
+
+CHEAP = frozenset(
+    {
+        *(lax.add_p, lax.sub_p, lax.mul_p, lax.neg_p, lax.max_p, lax.min_p, lax.abs_p, lax.sign_p),
+        *(lax.square_p, lax.integer_pow_p, lax.clamp_p, lax.select_n_p, lax.copy_p, lax.iota_p),
+        *(lax.eq_p, lax.ne_p, lax.lt_p, lax.le_p, lax.gt_p, lax.ge_p, lax.is_finite_p),
+        *(lax.and_p, lax.or_p, lax.not_p, lax.xor_p, lax.convert_element_type_p),
+        *(lax.reshape_p, lax.broadcast_in_dim_p, lax.squeeze_p, lax.transpose_p, lax.rev_p),
+        *(lax.slice_p, lax.split_p, lax.concatenate_p, lax.pad_p, lax.stop_gradient_p),
+    }
+)
+"""What may be computed again: arithmetic, comparisons, selection, and moving elements about. Matrix
+products, convolutions, reductions, transcendental functions, sorts and random bits are kept."""
+
+TRANSCENDENTAL = frozenset(
+    {
+        *(lax.exp_p, lax.exp2_p, lax.log_p, lax.log1p_p, lax.expm1_p, lax.logistic_p, lax.tanh_p),
+        *(
+            lax.sin_p,
+            lax.cos_p,
+            lax.tan_p,
+            lax.pow_p,
+            lax.erf_p,
+            lax.rsqrt_p,
+            lax.sqrt_p,
+            lax.div_p,
+        ),
+    }
+)
+"""What costs some ten operations an element."""
+
+
+def size_in_bytes(aval: Any) -> int:
+    """What a value of this type takes; a little, where it has no elements."""
+    return _size(aval) * getattr(aval.dtype, "itemsize", 8) + 1
+
+
+def is_cheap(eqn: Any) -> bool:
+    """Whether computing an equation again costs less than keeping its result."""
+    if eqn.primitive is _jax.jit_p:
+        return all(is_cheap(inner) for inner in eqn.params["jaxpr"].jaxpr.eqns)
+    return eqn.primitive in CHEAP
+
+
+def operations(eqns: Iterable[Any]) -> float:
+    """About how many floating-point operations equations take."""
+    return sum(map(_operations, eqns))
+
+
+def _operations(eqn: Any) -> float:
+    outputs = sum(_size(v.aval) for v in eqn.outvars)
+    if eqn.primitive is lax.dot_general_p:
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        shape = eqn.invars[0].aval.shape
+        return 2.0 * outputs * np.prod([shape[i] for i in contracted], dtype=float)
+    if eqn.primitive is lax.conv_general_dilated_p:
+        kernel = eqn.invars[1].aval
+        features = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+        return 2.0 * outputs * _size(kernel) / max(1, features)
+    inner = [operations(jaxpr.eqns) for jaxpr in _jax.inner_jaxprs(eqn.params)]
+    if inner:
+        return max(inner) * eqn.params.get("length", 1)
+    if eqn.primitive in TRANSCENDENTAL:
+        return 10.0 * outputs
+    return float(max(outputs, *(_size(v.aval) for v in eqn.invars), 1))
+
+
+def _size(aval: Any) -> int:
+    return int(np.prod(getattr(aval, "shape", ()), dtype=np.int64))

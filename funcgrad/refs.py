@@ -1,0 +1,295 @@
+"""Mutable references (``jax.new_ref``): what a reference holds is a value like any other.
+
+A reference itself stays what it is in the parent trace, where every operation on it runs as the user
+wrote it, on primals. Beside it the tape knows the slot of what the reference holds at the moment
+(``TapeTrace.contents``); a reference that is not in this table holds nothing differentiated. Storing
+and loading the whole content moves slots and makes no node. An operation on a part of it (`get`,
+`swap` and `addupdate` with an index) is linear in the old content and the new value; its pullback is
+a walk over its pure form (*discharged*, as JAX calls it), whose residuals are the indices.
+
+A call that uses references (a loop whose body stores into one, say) is replaced by its pure form: it
+takes what they hold and returns what they hold afterwards, and both are differentiated as always.
+References that live and die within a jaxpr are replaced by values once its tape has been made
+(``_jax.stage``), so that no residual is a reference, unless a ``custom_vjp`` keeps it as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from funcgrad import _jax, errors
+from funcgrad.backward import walk
+from funcgrad.custom import TangentTrace
+from funcgrad.partition import StagedPullback
+from funcgrad.program import cached
+from funcgrad.registry import CallRule, FunctionId, Rules
+from funcgrad.tape import Node, TapeTrace, TapeTracer
+
+# --- what references hold
+
+
+def content_slot(trace: TapeTrace, ref: Any) -> int | None:
+    """The slot of what a reference holds; None if that is not differentiated."""
+    return trace.contents[id(ref)][1] if id(ref) in trace.contents else None
+
+
+def set_content(trace: TapeTrace, ref: Any, slot: int | None) -> None:
+    """Note what a reference holds from now on."""
+    if slot is None or not _jax.is_differentiable(ref):
+        trace.contents.pop(id(ref), None)
+    else:
+        trace.contents[id(ref)] = (ref, slot)
+
+
+def at_slot(trace: TapeTrace, primal: Any, slot: int | None) -> Any:
+    """A value that has a slot already, as a tracer."""
+    if slot is None:
+        return primal
+    return TapeTracer(trace, trace.type_of(primal), primal, slot)
+
+
+def reject_tangents(trace: TapeTrace, op: Any) -> None:
+    """A tangent without a value cannot be stored."""
+    if isinstance(trace, TangentTrace):
+        problem = f"in the jax.custom_jvp rule of `{trace.description}`, on tangents."
+        raise errors.MutableReferenceError(op, problem, _jax.here())
+
+
+# --- operations on references
+
+
+def new_reference(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
+    """new_ref: a reference that holds a differentiated value."""
+    reject_tangents(trace, primitive)
+    primals, (slot,) = trace.split(tracers)
+    ref = trace.bind_in_parent(primitive, primals, params)
+    set_content(trace, ref, slot)
+    return ref
+
+
+def reference_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
+    """Any operation of which an operand is a reference."""
+    reject_tangents(trace, primitive)
+    if primitive in ACCESSES:
+        return access(trace, primitive, tracers, params)
+    if primitive in (_jax.freeze_p, _jax.free_ref_p):
+        out = trace.bind_in_parent(primitive, tracers, params)
+        slot = content_slot(trace, tracers[0])
+        set_content(trace, tracers[0], None)
+        return at_slot(trace, out, slot) if primitive is _jax.freeze_p else out
+    return call_with_references(trace, primitive, tracers, params)
+
+
+ACCESSES = (_jax.get_p, _jax.swap_p, _jax.addupdate_p)
+
+
+def access(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
+    """get, swap or addupdate, with or without an index."""
+    primals, slots = trace.split(tracers)
+    ref, writes = primals[0], primitive is not _jax.get_p
+    old = content_slot(trace, ref)
+    stored = slots[1] if writes else None
+    avals = tuple(map(trace.type_of, primals))
+    out = trace.bind_in_parent(primitive, primals, params)
+    if not _jax.is_differentiable(ref) or (old is None and stored is None):
+        set_content(trace, ref, None)
+        return out
+    if params == _jax.WHOLE and primitive is not _jax.addupdate_p:
+        set_content(trace, ref, stored if writes else old)
+        return at_slot(trace, out, old)
+    wanted = (old is not None, stored is not None)
+    pullback = pullback_of(primitive, avals, tuple(params.items()), wanted, trace.rules)
+    operands = tuple(slot for slot in (old, stored) if slot is not None)
+    returns = primitive is not _jax.addupdate_p
+    loaded = trace.tape.new_slot(trace.type_of(out)) if returns and old is not None else None
+    new = trace.tape.new_slot(_jax.content_aval(ref)) if writes else old
+    outputs = ((loaded,) if returns else ()) + ((new,) if writes else ())
+    source = _jax.current_source()
+    residuals = tuple(primals[2:] if writes else primals[1:])
+    trace.tape.nodes.append(Node(primitive, params, operands, outputs, pullback, residuals, source))
+    set_content(trace, ref, new)
+    return at_slot(trace, out, loaded) if returns else out
+
+
+@cached(_jax.cache())
+def pullback_of(
+    primitive: Any,
+    avals: tuple[Any, ...],
+    params: tuple[tuple[str, Any], ...],
+    wanted: tuple[bool, bool],
+    rules: Rules,
+) -> AccessPullback:
+    """The pullback of an access, by the types of its operands."""
+    jaxpr = _jax.one_operation(primitive, avals, dict(params))
+    pure = _jax.purify(jaxpr, [i == 0 for i in range(len(avals))])
+    return AccessPullback(primitive, pure, wanted, rules)
+
+
+@dataclass(frozen=True, eq=False)
+class AccessPullback(StagedPullback):
+    """Walks the pure form of an access: (content, new value, indices) -> (loaded, new content).
+
+    Attributes:
+      wanted: whether content and new value are differentiated.
+    """
+
+    primitive: Any
+    pure: _jax.ClosedJaxpr
+    wanted: tuple[bool, bool]
+    rules: Rules
+    programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
+
+    @property
+    def closes_over_tracer(self) -> bool:
+        """Whether no cache may keep this."""
+        return any(isinstance(const, _jax.Tracer) for const in self.pure.consts)
+
+    def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
+        """The cotangents of content and new value: the access is linear in them."""
+        reads = self.primitive is _jax.get_p
+        trace = TangentTrace(_jax.current_trace(), self.rules, str(self.primitive))
+        linear = [
+            trace.new_tangent(aval) if wanted else _jax.zeros(aval)
+            for aval, wanted in zip(
+                self.pure.in_avals[: 1 if reads else 2], self.wanted, strict=False
+            )
+        ]
+        try:
+            with _jax.set_current_trace(trace):
+                outs = _jax.eval_closed_jaxpr(self.pure, [*linear, *residuals])
+            _, slots = trace.split(outs)
+        finally:
+            trace.invalidate()
+        seeds = zip(slots, cts, strict=False)
+        return walk(trace.tape, seeds, range(sum(self.wanted)), consume=True)
+
+
+# --- calls that are given references
+
+
+@dataclass(frozen=True, eq=False)
+class PureCall:
+    """A call as a function of what the references it uses hold.
+
+    Attributes:
+      jaxpr: the call as it is, alone.
+      used: which operands are references that the call reads or writes.
+      written: which operands are references that the call writes.
+      replaced: which operands are references whose content the pure form takes instead.
+    """
+
+    jaxpr: _jax.Jaxpr
+    used: tuple[bool, ...]
+    written: tuple[bool, ...]
+    replaced: tuple[bool, ...]
+    closes_over_tracer: bool = False
+
+    @property
+    def replaces_all(self) -> bool:
+        """Whether no reference that is used is left in the pure form."""
+        return all(b or not a for a, b in zip(self.used, self.replaced, strict=True))
+
+    @cached_property
+    def hides_references(self) -> bool:
+        """Whether a function with a derivative of its own is given references in it."""
+        return _jax.hides_references(self.jaxpr)
+
+    @cached_property
+    def pure(self) -> _jax.ClosedJaxpr:
+        """The pure form: what the references hold afterwards are its last outputs."""
+        return _jax.purify(self.jaxpr, self.replaced)
+
+
+@cached(_jax.cache())
+def pure_call_of(
+    primitive: Any,
+    avals: tuple[Any, ...],
+    params: tuple[tuple[str, Any], ...],
+    known: tuple[bool, ...],
+) -> PureCall:
+    """What a call does to its references; `known` are those that hold something differentiated."""
+    jaxpr = _jax.one_operation(primitive, avals, dict(params))
+    used, written = _jax.references_used(jaxpr)
+    tracked = [getattr(aval, "kind", None) != "no_grad_no_remat" for aval in avals]
+    replaced = tuple((a or b) and follow for a, b, follow in zip(used, known, tracked, strict=True))
+    return PureCall(jaxpr, tuple(used), tuple(written), replaced)
+
+
+def call_with_references(
+    trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]
+) -> Any:
+    """A call, in its pure form if it uses the references it is given.
+
+    A ``custom_vjp`` says itself what its derivative is: references are handed on to it as they are.
+    """
+    primals, _ = trace.split(tracers)
+    known = tuple(id(x) in trace.contents for x in primals)
+    entry = trace.rules.find(primitive)
+    if not isinstance(entry, CallRule) or (primitive is _jax.custom_jvp_call_p and any(known)):
+        problem = "which has no rule for references."
+        raise errors.MutableReferenceError(primitive, problem, _jax.here())
+    if primitive in (_jax.custom_jvp_call_p, _jax.custom_vjp_call_p):
+        return entry.fn(trace, primitive, tracers, params)
+    avals = tuple(map(trace.type_of, primals))
+    call = pure_call_of(primitive, avals, tuple(params.items()), known)
+    if primitive is _jax.jit_p and any(call.replaced):
+        reject_rule(trace, params)
+        if call.hides_references or not call.replaces_all or _jax.has_settings(params):
+            with _jax.set_current_trace(trace):
+                return _jax.eval_closed_jaxpr(params["jaxpr"], tracers)
+    reject_twice(primitive, [x for x, use in zip(primals, call.used, strict=True) if use])
+    changed = any(known) or any(call.written)
+    if not any(call.replaced) or (call.hides_references and not changed):
+        return entry.fn(trace, primitive, tracers, params)
+    if call.hides_references:
+        problem = "in which a function with a derivative of its own is given a reference too."
+        raise errors.MutableReferenceError(primitive, problem, _jax.here())
+    return run_pure(trace, call, tracers, primitive.multiple_results)
+
+
+def reject_twice(primitive: Any, refs: Sequence[Any]) -> None:
+    """The pure form would take two values where there is one."""
+    if len({id(ref) for ref in refs}) < len(refs):
+        problem = "which is given it twice: if it is a while_loop, by its condition and its body."
+        raise errors.MutableReferenceError(primitive, problem, _jax.here())
+
+
+def reject_rule(trace: TapeTrace, params: dict[str, Any]) -> None:
+    """The user's rule for a jitted function would say nothing of what it stores."""
+    name = FunctionId(_jax.function_of(params["jaxpr"]))
+    if trace.rules.find(name) is not None:
+        problem = "which has a rule, and a rule says nothing of references."
+        raise errors.MutableReferenceError(name, problem, _jax.here())
+
+
+def run_pure(trace: TapeTrace, call: PureCall, tracers: Sequence[Any], multiple: bool) -> Any:
+    """Run the pure form and store what it says the references hold."""
+    args = [
+        load(trace, x) if replaced else x
+        for x, replaced in zip(tracers, call.replaced, strict=True)
+    ]
+    with _jax.set_current_trace(trace):
+        results = _jax.eval_closed_jaxpr(call.pure, args, own_lines=False)
+    refs = [x for x, replaced in zip(tracers, call.replaced, strict=True) if replaced]
+    written = [w for w, replaced in zip(call.written, call.replaced, strict=True) if replaced]
+    first = len(results) - len(refs)
+    for ref, content, there in zip(refs, results[first:], written, strict=True):
+        if there:
+            store(trace, ref, content)
+    return results[:first] if multiple else results[0]
+
+
+def load(trace: TapeTrace, ref: Any) -> Any:
+    """What a reference holds."""
+    content = trace.bind_in_parent(_jax.get_p, [ref], _jax.WHOLE)
+    return at_slot(trace, content, content_slot(trace, ref))
+
+
+def store(trace: TapeTrace, ref: Any, content: Any) -> None:
+    """Let a reference hold something else."""
+    (primal,), (slot,) = trace.split([content])
+    trace.bind_in_parent(_jax.swap_p, [ref, primal], _jax.WHOLE)
+    set_content(trace, ref, slot)
