@@ -2,31 +2,56 @@
 
     python benchmarks/run.py [names...] [--pairs N] [--quick] [--no-write]
 
-Names are workloads or groups of them; without any, all are run. Groups that were run whole are
-written to their section of the report; other results are only printed.
+Names are workloads or groups of them: models, scan, while, budget, and loops for the last three;
+without any, all are run. Before a workload is timed, the two gradients are compared. Groups that
+were run whole are written to their section of the report; other results are only printed. Loops of
+unknown length are compared with equinox's, where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import math
 import os
 import platform
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import funcgrad
+from benchmarks import budget
+from benchmarks.loops import SCANS, WHILES, WhileWorkload
 from benchmarks.measure import Comparison, measure
-from benchmarks.workloads import GROUPS, Workload
+from benchmarks.workloads import MODELS, Workload
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
+GROUPS: dict[str, tuple[Workload | WhileWorkload, ...]] = {
+    "models": MODELS,
+    "scan": SCANS,
+    "while": WHILES,
+}
+"""Workloads by group; a group is one section of the report."""
+SECTIONS = (*GROUPS, "budget")
+ALIASES = {"loops": ("scan", "while", "budget")}
+
+REFERENCE = {"while": "`equinox.internal.while_loop` (checkpointed) under `jax.grad`"}
+TARGETS = {
+    "scan": "at most 0.75 for run and 0.55 for memory in the mean, and 1.03 for any one run",
+    "while": "not slower than the other, and memory that does not grow with the trips",
+}
+GRADIENT_BOUND = 1e-4  # float32 rounding stays well below it, a wrong rule well above
+CHECKPOINTS = 32  # states that a while loop keeps: funcgrad's default
 
 MEANING = {
     "run": "time per call of the compiled function",
@@ -51,6 +76,7 @@ class Settings:
     pairs: int
     trace_pairs: int
     compile_pairs: int
+    small: bool = False
 
     def __str__(self) -> str:
         traces = self.trace_pairs + self.compile_pairs
@@ -63,12 +89,52 @@ class Settings:
 Row = Mapping[str, Comparison]
 
 
-def measure_workload(workload: Workload, settings: Settings) -> Row:
-    """Measure one workload; both sides are value_and_grad of the same loss."""
-    ours = funcgrad.value_and_grad(workload.loss)
-    reference = jax.value_and_grad(workload.loss)
-    counts = settings.pairs, settings.trace_pairs, settings.compile_pairs
-    return measure(ours, reference, workload.make_args(False), *counts)
+def sides(workload: Workload | WhileWorkload) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Ours and the reference: value_and_grad of the same loss."""
+    if isinstance(workload, Workload):
+        return funcgrad.value_and_grad(workload.loss), jax.value_and_grad(workload.loss)
+    ours, reference = (
+        partial(workload.loss, jax.lax.while_loop),
+        partial(workload.loss, equinox_loop),
+    )
+    return funcgrad.value_and_grad(ours), jax.value_and_grad(reference)
+
+
+def equinox_loop(test: Callable[..., Any], body: Callable[..., Any], init: Any) -> Any:
+    """Equinox's loop with as many checkpoints as ours has."""
+    from equinox.internal import while_loop
+
+    return while_loop(test, body, init, kind="checkpointed", checkpoints=CHECKPOINTS)
+
+
+def check_equal(name: str, fns: Iterable[Callable[..., Any]], args: tuple[Any, ...]) -> float:
+    """The largest difference of a leaf, relative to its largest element; stops if it is large."""
+    ours, reference = (jax.tree.leaves(jax.jit(fn)(*args)) for fn in fns)
+    difference = max(
+        float(np.max(np.abs(x - y)) / np.maximum(np.max(np.abs(y)), 1e-30))
+        for x, y in zip(ours, reference, strict=True)
+    )
+    if not difference <= GRADIENT_BOUND:  # also catches nan
+        sys.exit(f"{name}: the gradients differ by {difference:.1e}, over {GRADIENT_BOUND}")
+    return difference
+
+
+def measure_workload(workload: Workload | WhileWorkload, settings: Settings) -> Row:
+    """Measure one workload, once its two gradients are found equal."""
+    start = time.perf_counter()
+    args = workload.make_args(settings.small)
+    fns = sides(workload)
+    difference = check_equal(workload.name, fns, args)
+    slow = isinstance(workload, WhileWorkload) and workload.slow
+    pairs = min(settings.pairs, 3) if slow else settings.pairs
+    row = measure(*fns, args, pairs, settings.trace_pairs, settings.compile_pairs)
+    took = time.perf_counter() - start
+    print(
+        f"{workload.name}: gradients differ by {difference:.1e}; measured in {took:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    return row
 
 
 # --- the report
@@ -103,20 +169,29 @@ def section(group: str, rows: Mapping[str, Row], settings: Settings) -> str:
         )
         return table(["", *names], cells)
 
-    ratios = ([w, *(ratio(n, row[n]) for n in RATIOS)] for w, row in rows.items())
+    ratios = [[w, *(ratio(n, row[n]) for n in RATIOS)] for w, row in rows.items()]
+    means = ["geometric mean", *(f"{geometric_mean(rows, n):.2f}" for n in RATIOS)]
     described = {w.name: w.description for w in GROUPS[group]}
+    other = REFERENCE.get(group, "`jax.grad`")
     parts = [
         f"## {group}",
         "\n".join(f"- {name}: {described[name]}" for name in rows),
         f"Settings: {settings}.",
-        "Ratio to `jax.grad` (below 1 is better):",
-        table(["", *RATIOS], ratios),
-        "Medians, funcgrad / `jax.grad`:",
+        f"Ratio to {other} (below 1 is better):",
+        table(["", *RATIOS], [*ratios, means]),
+        *([f"Targets: {TARGETS[group]}."] if group in TARGETS else []),
+        f"Medians, funcgrad / {other}:",
         absolute(RATIOS),
-        "Sizes of the programs, funcgrad / `jax.grad`:",
+        f"Sizes of the programs, funcgrad / {other}:",
         absolute(COUNTS),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def geometric_mean(rows: Mapping[str, Row], name: str) -> float:
+    """Of the workloads' ratios; those without a ratio (nothing over nothing) are left out."""
+    found = [row[name].ratio for row in rows.values() if row[name].ratio > 0]
+    return math.exp(math.fsum(map(math.log, found)) / len(found)) if found else math.nan
 
 
 def preamble() -> str:
@@ -127,7 +202,8 @@ def preamble() -> str:
         "# funcgrad against jax.grad\n\n"
         f"Made by `python benchmarks/run.py` with JAX {jax.__version__} on {machine}.\n\n"
         "Both sides are `value_and_grad` of the same loss, in one process, all arrays passed as "
-        "arguments. Measurements alternate between the two; a ratio is the median of the pairs' "
+        "arguments; first their results are compared: no leaf may differ by more than "
+        f"{GRADIENT_BOUND:g} of its largest element. Measurements alternate between the two; a ratio is the median of the pairs' "
         "ratios, with their interquartile range behind it. Memory and counts have no noise.\n\n"
         f"{meanings}\n"
     )
@@ -136,7 +212,7 @@ def preamble() -> str:
 def update(text: str, sections: Mapping[str, str]) -> str:
     """The report with the sections of these groups replaced, those of others kept."""
     old = {part.split("\n", 1)[0]: f"## {part}" for part in re.split(r"(?m)^## ", text)[1:]}
-    kept = {name: sections.get(name, old.get(name)) for name in GROUPS}
+    kept = {name: sections.get(name, old.get(name)) for name in SECTIONS}
     bodies = (body.rstrip() + "\n" for body in kept.values() if body)
     return "\n".join([preamble(), *bodies])
 
@@ -146,38 +222,57 @@ def update(text: str, sections: Mapping[str, str]) -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    names = [*GROUPS, *(w.name for group in GROUPS.values() for w in group)]
+    workloads = [w.name for group in GROUPS.values() for w in group]
+    names = [*SECTIONS, *ALIASES, *workloads]
     parser.add_argument("names", nargs="*", metavar="name", help=f"one of {', '.join(names)}")
     parser.add_argument("--pairs", type=int, default=15, help="pairs of timed calls (15)")
-    parser.add_argument("--quick", action="store_true", help="few pairs, for a first look")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one pair, only print")
     parser.add_argument("--no-write", action="store_true", help="only print")
     options = parser.parse_args(argv)
     unknown = set(options.names) - set(names)
     if unknown:
         parser.error(f"no workload or group called {', '.join(sorted(unknown))}")
+    options.names = [n for name in options.names or SECTIONS for n in ALIASES.get(name, (name,))]
     return options
+
+
+def why_not(group: str) -> str | None:
+    """The reason for which a group cannot be run here."""
+    if group == "while" and importlib.util.find_spec("equinox") is None:
+        return "equinox, with which it is compared, is not installed"
+    return None
+
+
+def run_group(group: str, names: Iterable[str], settings: Settings) -> tuple[str, bool]:
+    """What is to be printed of a group's workloads, and whether those were all."""
+    if group == "budget":
+        points = budget.measure_curve(settings.small, settings.pairs)
+        if not settings.small:
+            budget.draw(points)
+        return budget.section(points), True
+    workloads = GROUPS[group]
+    chosen = [w for w in workloads if group in names or w.name in names]
+    rows = {w.name: measure_workload(w, settings) for w in chosen}
+    return section(group, rows, settings), len(chosen) == len(workloads)
 
 
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     jax.config.update("jax_enable_compilation_cache", False)
-    settings = Settings(5, 1, 2) if options.quick else Settings(options.pairs, 5, 5)
+    settings = Settings(1, 1, 1, True) if options.quick else Settings(options.pairs, 5, 5)
     sections = {}
-    for group, workloads in GROUPS.items():
-        names = options.names or list(GROUPS)
-        chosen = [w for w in workloads if group in names or w.name in names]
-        rows = {}
-        for workload in chosen:
-            start = time.perf_counter()
-            rows[workload.name] = measure_workload(workload, settings)
-            took = time.perf_counter() - start
-            print(f"{workload.name}: measured in {took:.0f} s", file=sys.stderr, flush=True)
-        if rows:
-            text = section(group, rows, settings)
-            print(text)
-            if len(chosen) == len(workloads):
-                sections[group] = text
-    if sections and not options.no_write:
+    for group in SECTIONS:
+        if not {group, *(w.name for w in GROUPS.get(group, ()))} & set(options.names):
+            continue
+        reason = why_not(group)
+        if reason is not None:
+            print(f"{group}: skipped, {reason}")
+            continue
+        text, whole = run_group(group, options.names, settings)
+        print(text)
+        if whole:
+            sections[group] = text
+    if sections and not options.no_write and not options.quick:
         text = RESULTS.read_text() if RESULTS.exists() else ""
         RESULTS.write_text(update(text, sections))
         print(f"wrote {RESULTS.name}", file=sys.stderr)

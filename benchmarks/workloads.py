@@ -200,22 +200,20 @@ def lstm_args(small: bool) -> tuple[Any, ...]:
     return params, xs, jnp.asarray(rng.integers(10, size=batch))
 
 
-GROUPS: dict[str, tuple[Workload, ...]] = {
-    "models": (
-        Workload("mlp", "3 layers 784-256-256-10, tanh, batch 64", mlp_loss, mlp_args),
-        Workload(
-            "cnn",
-            "2 convolutions 3x3 (16, 32 channels), relu, 2x2 max-pool, dense; 28x28x1, batch 32",
-            cnn_loss,
-            cnn_args,
-        ),
-        Workload(
-            "transformer",
-            "12 layers unrolled, width 128, 4 heads, sequence 64, batch 4, 256 tokens",
-            transformer_loss,
-            transformer_args,
-        ),
-        Workload("lstm", "20 steps unrolled, width 64, batch 16", lstm_loss, lstm_args),
+MODELS: tuple[Workload, ...] = (
+    Workload("mlp", "3 layers 784-256-256-10, tanh, batch 64", mlp_loss, mlp_args),
+    Workload(
+        "cnn",
+        "2 convolutions 3x3 (16, 32 channels), relu, 2x2 max-pool, dense; 28x28x1, batch 32",
+        cnn_loss,
+        cnn_args,
     ),
-}
-"""Workloads by group; a group is one section of the report."""
+    Workload(
+        "transformer",
+        "12 layers unrolled, width 128, 4 heads, sequence 64, batch 4, 256 tokens",
+        transformer_loss,
+        transformer_args,
+    ),
+    Workload("lstm", "20 steps unrolled, width 64, batch 16", lstm_loss, lstm_args),
+)
+"""Models without loops, or with loops that Python unrolls."""

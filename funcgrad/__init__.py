@@ -1,6 +1,6 @@
 """funcgrad: reverse-mode differentiation for JAX that its users can open."""
 
-from funcgrad import inspect
+from funcgrad import inspect, testing
 from funcgrad.budget import checkpoint
 from funcgrad.errors import FuncgradError
 from funcgrad.op import op
@@ -29,6 +29,7 @@ __all__ = [
     "loops",
     "op",
     "partials",
+    "testing",
     "value_and_grad",
     "vjp",
     "zero",

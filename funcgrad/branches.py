@@ -1,4 +1,4 @@
-"""cond and switch, differentiated as a whole: each branch is split, and residuals are united.
+"""cond and switch, differentiated as a whole: each branch is cut in two, and residuals are united.
 
 The branch that ran gives out its residuals; in the places of those that only other branches have, it
 puts zeros. Residuals of one type share a place. An operand of the branches is kept as it is.
@@ -15,7 +15,8 @@ from typing import Any
 import jax
 
 from funcgrad import _jax, errors
-from funcgrad.partition import Call, Split, StagedPullback, split_of
+from funcgrad.mincut import Plan, plan_of
+from funcgrad.partition import Split, StagedPullback, split_of
 from funcgrad.program import cached
 from funcgrad.registry import Rules
 from funcgrad.tape import TapeTrace
@@ -43,26 +44,78 @@ def program_of_branches(
 ) -> BranchProgram:
     """The programs of a switch over jaxprs, differentiating some operands by some rules."""
     splits = [split_of(branch, differentiated, rules) for branch in (first, *others)]
-    return BranchProgram(tuple(splits), differentiated)
+    return BranchProgram(tuple(map(branch_of, splits)), differentiated)
+
+
+def branch_of(split: Split) -> Branch:
+    """One branch, with its minimum cut: operands are kept anyway."""
+    inputs = split.forward.closed.jaxpr.invars[len(split.forward.consts) :]
+    return Branch(split, plan_of(split, inputs, ()), inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One branch, cut in two.
+
+    Attributes:
+      split: by what the rules read.
+      plan: which of its values are kept.
+      inputs: its variables for the operands.
+    """
+
+    split: Split
+    plan: Plan
+    inputs: list[Any]
+
+    @property
+    def computed(self) -> list[Any]:
+        """Kept variables that are not operands."""
+        return [v for v in self.plan.kept if v not in self.inputs]
+
+    @property
+    def types(self) -> list[Any]:
+        """The types of what is computed and kept."""
+        return [_jax.strong(v.aval) for v in self.computed]
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs, and what is computed and kept."""
+        outvars = self.split.forward.closed.jaxpr.outvars[: len(self.split.slots)]
+        known = dict(zip(self.inputs, primals, strict=True))
+        results = self.plan.run_forward(known, [*outvars, *self.computed])
+        return results[: len(outvars)], results[len(outvars) :]
+
+    def backward(
+        self, operands: dict[int, Any], computed: Sequence[Any], cts: Sequence[Any]
+    ) -> list[Any]:
+        """The differentiated operands' cotangents, from the operands read and what was computed."""
+        found = {self.inputs[i]: x for i, x in operands.items()}
+        found |= dict(zip(self.computed, computed, strict=True))
+        split = self.split
+        given = [
+            ct for ct, there in zip(split.instantiated(cts), split.present, strict=True) if there
+        ]
+        results = iter(self.plan.run_backward([found[v] for v in self.plan.kept], given))
+        there = split.backwards[tuple(split.present)].present
+        return [next(results) if present else None for present in there]
 
 
 @dataclass(frozen=True, eq=False)
 class BranchProgram(StagedPullback):
     """The forward switch, and the backward switch as the node's pullback."""
 
-    splits: tuple[Split, ...]
+    branches: tuple[Branch, ...]
     differentiated: tuple[bool, ...]
     programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
 
     @property
     def closes_over_tracer(self) -> bool:
         """Whether no cache may keep this."""
-        return any(split.closes_over_tracer for split in self.splits)
+        return any(branch.split.closes_over_tracer for branch in self.branches)
 
     @property
     def present(self) -> list[bool]:
         """Which outputs carry a gradient, by some branch."""
-        return [any(there) for there in zip(*(s.present for s in self.splits), strict=True)]
+        return [any(there) for there in zip(*(b.split.present for b in self.branches), strict=True)]
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Outputs, and residuals: index, all operands that a branch reads, the united ones."""
@@ -75,72 +128,52 @@ class BranchProgram(StagedPullback):
     def trace_forward(self, index: Any, *primals: Any) -> tuple[list[Any], list[Any]]:
         """The forward switch."""
 
-        def run(branch: int) -> Callable[..., Any]:
+        def run(branch: Branch) -> Callable[..., Any]:
             def forward(*primals: Any) -> tuple[list[Any], list[Any]]:
-                outs, residuals = self.splits[branch].inline_forward(primals)
-                own = dict(zip(self.places[branch], residuals, strict=True))
-                united = [
-                    own[("pool", i)] if ("pool", i) in own else _jax.zeros(aval)
-                    for i, aval in enumerate(self.pool)
-                ]
-                return outs, united
+                outs, computed = branch.forward(primals)
+                own = dict(zip(self.places_of(branch), computed, strict=True))
+                return outs, [own.get(i, _jax.blank(a)) for i, a in enumerate(self.pool)]
 
             return forward
 
-        return jax.lax.switch(index, [run(k) for k in range(len(self.splits))], *primals)
+        return jax.lax.switch(index, [run(branch) for branch in self.branches], *primals)
 
     @cached_property
     def pool(self) -> list[Any]:
         """Types of the united residuals: of each, as many as the branch has that has most of it."""
         most: Counter[Any] = Counter()
-        for split in self.splits:
-            most |= Counter(aval for _, aval in computed_residuals(split))
+        for branch in self.branches:
+            most |= Counter(branch.types)
         return list(most.elements())
 
-    @cached_property
-    def places(self) -> list[list[tuple[str, int]]]:
-        """Where each residual of each branch is found: an operand, a closed-over value, the pool."""
-        return [self.places_of(split) for split in self.splits]
-
-    def places_of(self, split: Split) -> list[tuple[str, int]]:
-        """Where each residual of one branch is found."""
-        num_closed = len(split.forward.consts)
+    def places_of(self, branch: Branch) -> list[int]:
+        """Where in the pool a branch finds what it has computed and kept."""
         vacant = {aval: [i for i, a in enumerate(self.pool) if a == aval] for aval in self.pool}
-        pooled = {leaf: vacant[aval].pop(0) for leaf, aval in computed_residuals(split)}
-        places = []
-        for source, leaf in zip(split.sources, split.leaves, strict=True):
-            if leaf in pooled:
-                places.append(("pool", pooled[leaf]))
-            elif source.index < num_closed:
-                places.append(("closed", source.index))
-            else:
-                places.append(("operand", source.index - num_closed))
-        return places
+        return [vacant[aval].pop(0) for aval in branch.types]
 
     @cached_property
     def operands_read(self) -> list[int]:
         """The operands that some branch's backward program reads."""
-        every = [place for places in self.places for place in places]
-        return sorted({i for kind, i in every if kind == "operand"})
+        count = len(self.branches[0].inputs)
+        return [i for i in range(count) if any(b.inputs[i] in b.plan.kept for b in self.branches)]
 
     def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The backward switch, on the residuals and the index that the forward one left."""
         index, *values = residuals
-        read = self.operands_read
-        operands = dict(zip(read, values, strict=False))
-        united = values[len(read) :]
+        operands = values[: len(self.operands_read)]
+        united = values[len(operands) :]
 
-        def run(branch: int) -> Callable[..., Any]:
-            split = self.splits[branch]
-            closed = split.forward.consts
-
+        def run(branch: Branch) -> Callable[..., Any]:
             def backward(operands: Any, united: Any, cts: Any) -> list[Any]:
-                found = {"operand": operands, "pool": united, "closed": closed}
-                own = [found[kind][i] for kind, i in self.places[branch]]
-                cts = [ct if there else None for ct, there in zip(cts, split.present, strict=True)]
+                computed = [united[i] for i in self.places_of(branch)]
+                given = [
+                    ct if there else None
+                    for ct, there in zip(cts, branch.split.present, strict=True)
+                ]
                 results: Sequence[Any] = [None] * sum(self.differentiated)
-                if any(ct is not None for ct in cts):
-                    results = split.apply_backward(own, cts, Call.inline)
+                if any(ct is not None for ct in given):
+                    read = dict(zip(self.operands_read, operands, strict=True))
+                    results = branch.backward(read, computed, given)
                 return [
                     _jax.zeros(aval) if ct is None else ct
                     for ct, aval in zip(results, self.ct_avals(), strict=True)
@@ -148,21 +181,12 @@ class BranchProgram(StagedPullback):
 
             return backward
 
-        branches = [run(k) for k in range(len(self.splits))]
+        branches = [run(branch) for branch in self.branches]
         return jax.lax.switch(index, branches, operands, united, cts)
 
     def ct_avals(self) -> list[Any]:
         """Types of the differentiated operands' cotangents."""
-        avals = self.splits[0].input_avals
+        avals = self.branches[0].split.input_avals
         return [
             _jax.strong(a) for a, there in zip(avals, self.differentiated, strict=True) if there
         ]
-
-
-def computed_residuals(split: Split) -> list[tuple[int, Any]]:
-    """Leaf and type of those residuals of a branch that are not inputs."""
-    return [
-        (leaf, _jax.strong(split.leaf_avals[leaf]))
-        for source, leaf in zip(split.sources, split.leaves, strict=True)
-        if source.kind != "input"
-    ]

@@ -172,6 +172,7 @@ class Search:
         if most <= limit:
             return everything
         plans = [everything, *map(self.at, PRICES)]
+        plans += [self.thinned(plan, step) for plan in plans[1:] for step in (2, 3, 4)]
         pairs = [(self.estimate(plan), plan) for plan in plans]
         fitting = [pair for pair in pairs if pair[0].peak <= limit]
         if not fitting:
@@ -182,6 +183,12 @@ class Search:
         for _, more in sorted(larger, key=lambda pair: pair[0].peak):
             plan = self.filled(plan, more, limit)
         return plan
+
+    def thinned(self, plan: Plan, step: int) -> Plan:
+        """The plan that keeps, besides inputs, every so many of what this one keeps."""
+        places = {v: i for i, eqn in enumerate(self.joint.equations) for v in eqn.outvars}
+        kept = sorted((v for v in plan.kept if v in places), key=lambda v: places[v])
+        return self.joint.keeping([*self.inputs, *kept[step - 1 :: step]])
 
     def filled(self, plan: Plan, more: Plan, limit: int) -> Plan:
         """The plan with as much kept of what `more` keeps as there is room for.

@@ -170,6 +170,24 @@ class MutableReferenceError(FuncgradError, NotImplementedError):
         )
 
 
+class GradientError(FuncgradError, AssertionError):
+    """A check of a gradient failed.
+
+    Attributes:
+      report: the report of all checks that ran.
+      check: the first that failed.
+      cotangent: a cotangent that shows the failure, a pytree like the function's output, or None.
+    """
+
+    def __init__(self, report: Any, check: Any, cotangent: Any, shown: str):
+        self.report, self.check, self.cotangent = report, check, cotangent
+        with_cotangent = f"\nCotangent: {shown}" if cotangent is not None else ""
+        super().__init__(
+            f"A gradient of `{report.name}` was checked and is wrong.\n"
+            f"{check.name}: {check.detail}{with_cotangent}\n\n{report}"
+        )
+
+
 class LeakedTracerError(FuncgradError, jax.errors.UnexpectedTracerError):
     """A value from inside a differentiation was used after the differentiation ended."""
 

@@ -8,6 +8,7 @@ a minimum cut (as in PyTorch's AOTAutograd partitioner); SciPy finds it.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,7 @@ class Plan:
         """
         known = {**self.joint.constants, **dict(zip(self.kept, kept, strict=True))}
         arrived = dict(zip(self.joint.cts, cts, strict=True))
+        everything = ChainMap(arrived, known)
         for again, eqn in self.in_order():
             given = [arrived[v] for v in variables(eqn.invars) if v in arrived] if eqn else []
             if again and delay is not None and given:
@@ -102,7 +104,7 @@ class Plan:
             else:
                 known |= _jax.values_of(again, known)
             if eqn:
-                arrived |= _jax.values_of([eqn], {**known, **arrived})
+                arrived |= _jax.values_of([eqn], everything)
         return _jax.eval_equations((), {**known, **arrived}, self.joint.results)
 
     def in_order(self) -> Iterator[tuple[list[Any], Any]]:

@@ -135,14 +135,15 @@ def delayed(values: list[Any], cts: list[Any]) -> list[Any]:
     optimisation barriers early when it compiles for a CPU, so there values are selected, by a truth
     that it does not see through, which it gets from a cotangent.
     """
-    values, cts = jax.lax.optimization_barrier((values, cts))
+    values, cts = behind_barrier((values, cts))
     ct = next((ct for ct in cts if _jax.is_real_array(ct) and ct.size), None)
     if ct is None:
         return values
+    tied = [_jax.is_array(x) and _jax.varying(ct) <= _jax.varying(x) for x in values]
 
     def select(values: list[Any], ct: Any) -> list[Any]:
         first = jax.lax.reshape(ct, (ct.size,))[0].astype(jnp.float32)
         always = (jax.lax.bitcast_convert_type(first, jnp.uint32) | 1) != 0
-        return [jnp.where(always, x, 0) if _jax.is_array(x) else x for x in values]
+        return [jnp.where(always, x, 0) if tie else x for x, tie in zip(values, tied, strict=True)]
 
     return jax.lax.platform_dependent(values, ct, cpu=select, default=lambda values, ct: values)

@@ -287,7 +287,7 @@ def jacrev(
         out, pullback, *aux = vjp(on_dynamic, *dynamic, has_aux=has_aux, rules=rules, strict=strict)
         for y in tree_flatten(out)[0]:
             check_output_dtype(y, fun, holomorphic)
-        rows = jax.vmap(pullback)(_basis(out))
+        rows = tree_map(_jax.weak_like, jax.vmap(pullback)(_basis(out)), dynamic)
         if isinstance(argnums, int):
             rows = rows[0]
         result = tree_map(functools.partial(_split_rows, out), rows)

@@ -59,7 +59,7 @@ def on_dynamic_bounds(*, checkpoints):
     return jax.jit(gradient)
 
 
-@pytest.mark.parametrize("checkpoints", [2, 3, 5, 32])
+@pytest.mark.parametrize("checkpoints", [2, 3, 32])
 def test_equals_a_bounded_scan_for_any_number_of_trips(checkpoints):
     gradient = on_dynamic_bounds(checkpoints=checkpoints)
     for n in (0, 1, 2, 3, 7, 32, 33, 100):
@@ -98,13 +98,14 @@ def test_under_vmap_each_example_has_its_own_trips():
     assert_same(jax.jit(funcgrad.grad(total))(xs), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("n", [0, 1, 40])
-def test_second_order(n):
+def test_second_order():
     def scalar(grad, fun):
-        return lambda x: jnp.sum(jnp.sin(grad(fun, 1)(W, x, n)))
+        return lambda x, n: jnp.sum(jnp.sin(grad(fun, 1)(W, x, n)))
 
-    ours = jax.jit(funcgrad.grad(scalar(funcgrad.grad, lax_rnn)))(X)
-    assert_same(ours, jax.grad(scalar(jax.grad, bounded_rnn))(X), rtol=1e-11)
+    ours = jax.jit(funcgrad.grad(scalar(funcgrad.grad, lax_rnn)))
+    for n in (0, 1, 40):
+        expected = jax.grad(scalar(jax.grad, bounded_rnn))(X, n)
+        assert_same(ours(X, n), expected, rtol=1e-11)
 
 
 def test_jvp_over_the_gradient():
@@ -250,7 +251,7 @@ def test_memory_grows_with_checkpoints_only():
     assert 56 * state < many - few < 4 * 2 * 56 * state
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 8, 32])
+@pytest.mark.parametrize("count", [2, 4, 32])
 def test_repeats_stay_within_the_binomial_bound(count):
     for units in (1, 2, 3, 4, 5, 9, 16, 31, 32, 33, 100, 500):
         most = int(jnp.max(repeats(count, units)))

@@ -118,13 +118,15 @@ def zero_cotangent(x: Any) -> Any:
     return zeros(aval)
 
 
-def blank(aval: Any, count: int) -> Any:
-    """Zeros for `count` values of a type, stacked; random keys included."""
+def blank(aval: Any, *leading: int) -> Any:
+    """Zeros of a type, random keys included, with leading axes of these sizes."""
     if dtypes.issubdtype(aval.dtype, dtypes.extended):
         physical: Any = _core.physical_aval(aval)
-        data = jax.numpy.zeros((count, *physical.shape), physical.dtype)
+        data = jax.numpy.zeros((*leading, *physical.shape), physical.dtype)
         return jax.random.wrap_key_data(data, impl=aval.dtype._impl.name)
-    return jax.numpy.zeros((count, *aval.shape), aval.dtype)
+    if not leading:
+        return zeros(aval)
+    return jax.numpy.zeros((*leading, *aval.shape), aval.dtype)
 
 
 def as_array(x: Any) -> Any:
@@ -169,3 +171,9 @@ def is_mutable(x: Any) -> bool:
 
 
 pvary: Callable[[Any, tuple[Any, ...]], Any] = _core.pvary
+
+
+def varying(x: Any) -> frozenset[Any]:
+    """The mesh axes over which a value varies inside a shard_map."""
+    mat = getattr(typeof(x), "mat", None)
+    return frozenset() if mat is None else frozenset(mat.varying)

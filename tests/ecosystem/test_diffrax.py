@@ -46,8 +46,8 @@ SOLVES = {
         {"adjoint": dfx.RecursiveCheckpointAdjoint(3), "saveat": dfx.SaveAt(steps=True)},
     ),
     "kvaerno3": (
-        dfx.Kvaerno3(dfx.VeryChord(1e-6, 1e-6, norm=optx.max_norm)),
-        {"saveat": dfx.SaveAt(t1=True)},
+        dfx.Kvaerno3(),
+        {"stepsize_controller": TIGHT, "saveat": dfx.SaveAt(t1=True)},
     ),
     "reversible heun": (dfx.ReversibleHeun(), {"saveat": dfx.SaveAt(t1=True)}),
 }

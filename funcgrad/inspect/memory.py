@@ -1,0 +1,107 @@
+"""What checkpointed functions keep and compute again, beside what XLA allocates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcgrad import _jax
+from funcgrad.budget import Estimate, Search
+from funcgrad.registry import Rules
+from funcgrad.remat import program_of_remat
+from funcgrad.rules import DEFAULT
+from funcgrad.transforms import vjp
+
+
+@dataclass(frozen=True)
+class Region:
+    """A checkpointed function within a function.
+
+    Attributes:
+      name: ``name at file:line`` of the function.
+      estimate: bytes kept, bytes alive at most, and operations computed again.
+      everything: the same if nothing were computed again.
+    """
+
+    name: str
+    estimate: Estimate
+    everything: Estimate
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a gradient takes; printed, a table.
+
+    Attributes:
+      regions: the checkpointed functions, in the order of the program.
+      temp_size_in_bytes: XLA's own count of temporary memory for the whole gradient, or None where
+        its backend does not say.
+    """
+
+    regions: tuple[Region, ...]
+    temp_size_in_bytes: int | None
+
+    def __str__(self) -> str:
+        lines = [
+            f"{region.name}: keeps {region.estimate.kept:,} of {region.everything.kept:,} bytes, "
+            f"at most {region.estimate.peak:,} alive, repeats {region.estimate.repeated:.3g} operations"
+            for region in self.regions
+        ]
+        found = self.temp_size_in_bytes
+        xla = "not known" if found is None else f"{found:,} bytes"
+        return "\n".join([*lines, f"XLA's temporary memory for the whole gradient: {xla}"])
+
+
+def memory(fun: Callable[..., Any], *args: Any, rules: Rules = DEFAULT) -> Memory:
+    """Estimate what the checkpointed functions in `fun` keep, and ask XLA what the gradient takes.
+
+    Args:
+      fun: a function of pytrees of arrays; its gradient by all floating-point leaves is compiled.
+      *args: its arguments, or ``jax.ShapeDtypeStruct`` in their place.
+      rules: the backward rules.
+
+    Returns:
+      A :class:`Memory`; sizes in bytes, estimated without inputs and results.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funcgrad
+      >>> layer = jax.checkpoint(lambda w, x: jnp.tanh(jnp.tanh(w @ x) @ x))
+      >>> found = funcgrad.inspect.memory(layer, jnp.ones((8, 8)), jnp.ones((8, 8)))
+      >>> found.regions[0].estimate.kept, found.regions[0].everything.kept > 0
+      (0, True)
+    """
+
+    def gradient(*args: Any) -> Any:
+        out, pullback = vjp(fun, *args, rules=rules)
+        return pullback(jax.tree.map(_one, out))
+
+    closed = jax.make_jaxpr(fun)(*args)
+    compiled = jax.jit(gradient).lower(*args).compile()
+    analysis = compiled.memory_analysis()
+    return Memory(
+        tuple(_regions(closed.jaxpr, rules)),
+        None if analysis is None else analysis.temp_size_in_bytes,
+    )
+
+
+def _one(y: Any) -> Any:
+    aval = _jax.typeof(y)
+    return jnp.ones_like(y) if _jax.is_inexact(aval) else _jax.zero_cotangent(y)
+
+
+def _regions(jaxpr: Any, rules: Rules) -> Iterator[Region]:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive is not _jax.remat_p:
+            for inner in _jax.inner_jaxprs(eqn.params):
+                yield from _regions(inner, rules)
+            continue
+        inner, policy = eqn.params["jaxpr"], eqn.params["policy"]
+        wanted = tuple(_jax.is_inexact(v.aval) for v in inner.invars)
+        program = program_of_remat(inner, wanted, rules, policy, eqn.params["prevent_cse"])
+        search = Search(program.plan.joint, program.inputs)
+        name = _jax.function_of(_jax.close(inner))
+        yield Region(name, search.estimate(program.plan), search.estimate(search.everything()))

@@ -1,0 +1,204 @@
+"""The two checkers: of any function, and of one rule."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import keystr, tree_flatten, tree_leaves_with_path
+
+from funcgrad import _jax, errors
+from funcgrad.arguments import check_array, check_callable, name_of
+from funcgrad.registry import Rule, Rules
+from funcgrad.rules import DEFAULT
+from funcgrad.testing import inputs, problem
+from funcgrad.testing.compare import show_tree
+from funcgrad.testing.originals import check_types, check_untouched, snapshot
+from funcgrad.testing.report import FAILED, Check, Report
+from funcgrad.testing.run import MODES, not_asked, run_modes
+
+
+def check_grads(
+    f: Callable[..., Any],
+    args: Sequence[Any],
+    order: int = 2,
+    *,
+    modes: Iterable[str] = tuple(MODES),
+    rtol: float | None = None,
+    seed: int = 0,
+    rules: Rules = DEFAULT,
+    derivative: bool | None = None,
+) -> Report:
+    """Check funcgrad's gradients of a function, at given arguments, in every way that applies.
+
+    Arguments of double precision (arrays, or Python's floats alone) are checked with 64 bits whatever
+    JAX's setting. With narrower arguments the gradient is checked as it is, and once more in double
+    precision against the function itself, where the function takes that.
+
+    Args:
+      f: a function of pytrees of arrays; plain, jitted, ``jax.custom_vjp``, ``funcgrad.op``, ...
+      args: its arguments. Floating and complex leaves are differentiated, others are passed on.
+      order: 2 checks gradients of gradients as well, 3 theirs, 1 neither.
+      modes: the checks to run, names of :data:`MODES`; all by default.
+      rtol: the relative error that is allowed; by default half of the digits of the coarsest dtype in
+        `f`. An element that is small beside others of its array may be off by ``eps**0.8`` of them.
+      seed: of the random cotangents and directions.
+      rules: the backward rules.
+      derivative: whether these rules are meant to be the derivative. By default they are, unless
+        `rules` replaces one of the ops in `f`: of an override only the checks are run that must hold of
+        any rule. Pass False for a function with a gradient of its own choice.
+
+    Returns:
+      A :class:`Report`: a row for each check, with its status and the largest error. What did not run
+      says so, and why: it is never counted as passed.
+
+    Raises:
+      errors.GradientError: a check failed; an ``AssertionError``. It has the report and a cotangent that
+        shows the failure.
+      errors.InputError: nothing can be checked: there is no floating leaf, an argument or the output is
+        not finite, or an option is not one.
+      errors.OutputError: `f` returns no floating array.
+      errors.MissingRuleError: an op in `f` has no rule.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from funcgrad.testing import check_grads
+      >>> report = check_grads(lambda x, y: jnp.sin(x) @ y, (np.ones((2, 3)), np.arange(3.0)))
+      >>> [check.status for check in report["numerical"]]
+      ['passed']
+    """
+    check_callable(f)
+    args = inputs.tuple_of(f, args)
+    labels = [f"argument {keystr(path)}" for path, _ in tree_leaves_with_path(args)]
+    plain = inputs.without_derivative(f)
+    return _check(f, plain, args, labels, order, modes, rtol, seed, rules, derivative)
+
+
+def check_rule(
+    op_or_rule: Any,
+    *args: Any,
+    through: Callable[..., Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> Report:
+    """Check one backward rule, at given operands, in every way that applies.
+
+    Args:
+      op_or_rule: a JAX primitive, a ``funcgrad.op``, a jitted or custom function, whose rule is checked
+        against the function itself; or a :class:`funcgrad.Rule`, which then is checked as the rule of
+        the op that it was made for.
+      *args: the operands.
+      through: a function of `args` in which the op occurs, to reach it by; the op itself by default.
+      options: keyword arguments of :func:`check_grads`, such as ``{"order": 1}``. With ``rules`` that
+        override the op only the checks are run that must hold of any rule.
+      **params: the op's params. A primitive's may be left out where the function of its name in
+        ``jax.lax`` has defaults for them.
+
+    Returns:
+      A :class:`Report`, as from :func:`check_grads`.
+
+    Raises:
+      errors.GradientError: a check failed.
+      errors.NotAnOpError: there is no op in what was given.
+      errors.InputError: the op cannot be called so, or does not occur in `through`; and as
+        :func:`check_grads`.
+
+    Example:
+      >>> import jax, numpy as np, funcgrad
+      >>> from funcgrad.testing import check_rule
+      >>> @funcgrad.defvjp(jax.lax.tanh_p)
+      ... def tanh_vjp(ct, x, *, out, **_):
+      ...     return ct * (1 - out)
+      >>> try:
+      ...     check_rule(tanh_vjp, np.ones(1))
+      ... except funcgrad.testing.GradientError as error:
+      ...     print(error.report["jax"][0].status)
+      FAILED
+    """
+    keywords = inputs.checked_keywords(options)
+    rules: Rules = keywords["rules"]
+    ops = inputs.ops_of(op_or_rule)
+    if isinstance(op_or_rule, Rule):
+        rules = rules.override(dict.fromkeys(ops, op_or_rule))
+        if keywords["derivative"] is None:
+            keywords["derivative"] = True
+    fun = through or inputs.callable_of(op_or_rule, ops, args, params)
+    plain = fun
+    if through is None and not isinstance(op_or_rule, (Rule, _jax.Primitive)):
+        plain = functools.partial(inputs.without_derivative(op_or_rule), **params)
+    inputs.check_occurs(fun, args, ops)
+    labels = [f"operand {path[0].idx}{keystr(path[1:])}" for path, _ in tree_leaves_with_path(args)]
+    name = op_or_rule.name if isinstance(op_or_rule, Rule) else str(ops[0])
+    return _check(fun, plain, args, labels, name=name, **{**keywords, "rules": rules})
+
+
+def _check(
+    fun: Callable[..., Any],
+    plain: Callable[..., Any],
+    args: tuple[Any, ...],
+    labels: Sequence[str],
+    order: int,
+    modes: Iterable[str],
+    rtol: float | None,
+    seed: int,
+    rules: Rules,
+    derivative: bool | None,
+    name: str = "",
+) -> Report:
+    """Both checkers: look at the arguments, run the checks, raise what they found."""
+    modes = inputs.checked_options(order, modes, rtol)
+    name = name or name_of(fun)
+    leaves, in_tree = tree_flatten(args)
+    before = snapshot(leaves)
+    with jax.enable_x64(inputs.is_double(leaves) or problem.is_x64()):
+        arrays = [check_array(x, fun, label) for x, label in zip(leaves, labels, strict=True)]
+        inputs.check_finite(arrays, labels, name)
+        inputs.check_outputs(fun, jax.tree.unflatten(in_tree, arrays), name)
+        why = inputs.why_no_truth(fun, args, rules, derivative)
+        make = functools.partial(
+            problem.build, fun, plain, in_tree=in_tree, labels=labels, rules=rules, rtol=rtol
+        )
+        wide = problem.is_x64()
+        native = make(leaves=arrays, seed=seed, name=name, wide=wide)
+        rows = check_types(native, fun, args, labels)
+    if not any(row.status == FAILED for row in rows):
+        precise = native
+        if native.eps > problem.eps_of(np.float64):
+            precise = _widened(make, arrays, seed, name) or native
+        rows += run_modes(native, precise, order, modes, why)
+    rows.append(check_untouched(leaves, labels, before))
+    report = Report(name, not_asked(rows, modes))
+    wrong = report.of_status(FAILED)
+    if wrong:
+        raise _error(native, report, wrong[0]) from wrong[0].cause
+    return report
+
+
+def _error(native: problem.Problem, report: Report, check: Check) -> errors.GradientError:
+    """The failure, with its cotangent in the structure of the function's output."""
+    cotangent = check.cotangent
+    if isinstance(cotangent, tuple) and check.mode not in ("types", "second"):
+        cotangent = native.cotangent(cotangent)
+    shown = show_tree(cotangent) if cotangent is not None else ""
+    hint = ""
+    if check.mode in ("dot", "numerical") and all(c.status == "passed" for c in report["jax"]):
+        hint = (
+            ". jax.vjp agrees with funcgrad: if the function stops a gradient, or has a derivative of "
+            "its own that is not the true one, on purpose, pass derivative=False"
+        )
+    check = replace(check, detail=check.detail + hint)
+    return errors.GradientError(report, check, cotangent, shown)
+
+
+def _widened(make: Callable[..., Any], arrays: Sequence[Any], seed: int, name: str) -> Any:
+    """The problem in double precision, None where the function does not take that or rounds within."""
+    with jax.enable_x64(True):
+        try:
+            wide = make(leaves=problem.widened(arrays), seed=seed, name=name, wide=True)
+        except Exception:
+            return None
+    return wide if wide.eps == problem.eps_of(np.float64) else None

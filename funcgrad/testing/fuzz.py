@@ -1,0 +1,364 @@
+"""Random programs against jax.grad and finite differences: ``python -m funcgrad.testing.fuzz``."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import concurrent.futures
+import multiprocessing
+import os
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import funcgrad
+from funcgrad.testing.generator import MIXED, NESTED, Taste, generate
+from funcgrad.testing.programs import REFERENCE, Program, as_file, shrink, statements_in
+
+STEP = 1e-4
+STEPS = np.array([0.0, 1.0, -1.0, 2.0, -2.0]) * STEP
+LARGE = 1e8
+MODES = ("map", "map", "vmap", "eager", "eager twice", "jax over ours", "ours over jax")
+"""How a program is differentiated, see :func:`answers`."""
+
+
+class Broken(Exception):
+    """One of the two sides raised an error, its cause."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one program.
+
+    Attributes:
+      failure: what is wrong, or None.
+      skipped: why finite differences were not compared, or None.
+      reference: why there was nothing to compare with jax.grad, or None.
+      seed: of the program.
+    """
+
+    failure: str | None = None
+    skipped: str | None = None
+    reference: str | None = None
+    seed: int = 0
+
+
+# --- one program
+
+
+def mode_of(program: Program, seed: int) -> str:
+    """How the program is differentiated: jax.grad over ours needs loops that it can differentiate."""
+    mode = MODES[seed % len(MODES)]
+    texts = [s.text for s in statements_in(program.block)]
+    if " over " in mode and any(text.startswith(tuple(REFERENCE)) for text in texts):
+        return "map"
+    if mode == "vmap" and not program.batched:
+        return "map"
+    return mode
+
+
+def check(program: Program, mode: str = "map", rtol: float = 1e-9) -> Outcome:
+    """Compare a program's gradients with jax.grad's and with finite differences.
+
+    Args:
+      program: what to differentiate.
+      mode: "map" and "vmap" are jitted, with our gradients under ``lax.map`` or ``jax.vmap`` over
+        five points; "eager" is the first order without jit, "eager twice" the second order as well;
+        "jax over ours" is jax.grad of our gradient, "ours over jax" the contrary.
+      rtol: tolerance of the comparison with jax.grad in float64.
+
+    Returns:
+      What came of it. A comparison with jax.grad is left out only where jax.grad raises an error or
+      is not finite. One with finite differences is left out where a value or a gradient is not
+      finite or over 1e8, where the program has values in float32 or a rule that is not its
+      function's derivative, and at a kink: where one-sided differences disagree by more than their
+      own error estimates, or those with two step sizes do.
+    """
+    with jax.enable_x64(True):
+        xs = program.values()
+        marks = set(program.marks)
+        kinds = [k for s in statements_in(program.block) for k in s.types]
+        if any(k.dtype == "float32" for k in [*kinds, *(k for _, k in program.inputs)]):
+            marks.add("values in float32")
+            rtol = max(rtol, 1e-3)
+        try:
+            return compare(
+                program.function(),
+                program.function(reference=True),
+                xs,
+                mode,
+                program.order,
+                marks,
+                rtol,
+            )
+        except Broken as error:
+            cause = error.__cause__
+            text = f"{type(cause).__name__}: {str(cause)[:600]}"
+            if error.args[0] == "jax.grad":
+                return Outcome(skipped="jax.grad raised an error", reference=text)
+            return Outcome(failure=text)
+
+
+def compare(
+    fun: Any, reference: Any, xs: Sequence[Any], mode: str, order: int, marks: set[str], rtol: float
+) -> Outcome:
+    """The outcome for two forms of one function at `xs`."""
+    order = 1 if mode == "eager" else order
+    ours, theirs = answers(fun, reference, xs, mode, order)
+    if not all(is_finite(x) for x in jax.tree.leaves(theirs)):
+        reason = "not finite"
+        return Outcome(skipped=reason, reference=reason)
+    at_x = jax.tree.map(lambda x: x[0], ours) if mode != "eager" else ours[0]
+    failure = difference(at_x, theirs, rtol)
+    if failure:
+        return Outcome(failure=failure)
+    if any(np.max(np.abs(x), initial=0.0) > LARGE for x in jax.tree.leaves(theirs)):
+        return Outcome(skipped="over 1e8")
+    if marks:
+        return Outcome(skipped=min(marks))
+    directions = directions_of(xs)
+    for i, name in enumerate(["first", "second"][:order]):
+        values, cts = (np.asarray(values_at(ours, i, mode)), at_x[i][1])
+        if len(values) < len(STEPS):
+            break
+        analytic = sum(float(jnp.sum((ct * d).real)) for ct, d in zip(cts, directions, strict=True))
+        skipped, numeric, error = slope(values)
+        if skipped:
+            return Outcome(skipped=skipped)
+        size = 1.0 + abs(analytic) + float(np.max(np.abs(values)))
+        if abs(numeric - analytic) > 1e-5 * size + 10 * error:
+            text = f"{name} order: finite differences {numeric:.12g}, funcgrad {analytic:.12g}"
+            return Outcome(failure=f"{text}, estimated error {error:.2g}")
+    return Outcome()
+
+
+def values_at(ours: Any, i: int, mode: str) -> Any:
+    """Values of the function, or of the probe of its gradient, along the five points."""
+    return [point[i][0] for point in ours] if mode == "eager" else ours[i][0]
+
+
+def answers(fun: Any, reference: Any, xs: Any, mode: str, order: int) -> tuple[Any, Any]:
+    """Ours at five points (one axis, or a list), JAX's at the first."""
+    inner: Any = jax if mode == "ours over jax" else funcgrad
+    outer: Any = jax if mode == "jax over ours" else funcgrad
+    one = side("funcgrad", lambda *xs: both_orders(fun, xs, inner, outer, order))
+    other = side("jax.grad", lambda *xs: both_orders(reference, xs, jax, jax, order))
+    directions = directions_of(xs)
+    if mode == "eager":
+        points = [
+            [x + np.asarray(h, x.real.dtype) * d for x, d in zip(xs, directions, strict=True)]
+            for h in STEPS
+        ]
+        values = [((side("funcgrad", fun)(*point), None),) for point in points[1:]]
+        return [one(*xs), *values], other(*xs)
+    steps = [jnp.asarray(STEPS, x.real.dtype).reshape(-1, *(1,) * x.ndim) for x in xs]
+    points = tuple(x + h * d for x, h, d in zip(xs, steps, directions, strict=True))
+    if mode == "eager twice":
+        return jax.tree.map(lambda x: x[None], one(*xs)), other(*xs)
+    if mode == "vmap":
+        run = jax.vmap(one)
+    else:
+        run = lambda *points: lax.map(lambda xs: one(*xs), points)  # noqa: E731
+    return jax.jit(lambda points, xs: (run(*points), other(*xs)))(points, xs)
+
+
+def side(name: str, fun: Callable[..., Any]) -> Callable[..., Any]:
+    """`fun` with errors that say which side they came from."""
+
+    def named(*args: Any) -> Any:
+        try:
+            return fun(*args)
+        except Exception as error:
+            raise Broken(name) from error
+
+    return named
+
+
+def both_orders(fun: Any, xs: Any, inner: Any, outer: Any, order: int) -> Any:
+    """((value, gradient), (a scalar of the gradient, its gradient))."""
+    argnums = tuple(range(len(xs)))
+    if order == 1:
+        return (inner.value_and_grad(fun, argnums)(*xs),)
+
+    def probe(*xs: Any) -> Any:
+        value, cts = inner.value_and_grad(fun, argnums)(*xs)
+        return directed(cts, 1), (value, cts)
+
+    (scalar, first), second = outer.value_and_grad(probe, argnums, has_aux=True)(*xs)
+    return first, (scalar, second)
+
+
+def directed(cts: Sequence[Any], seed: int) -> Any:
+    """A float64 scalar, linear in the cotangents."""
+    pairs = zip(cts, directions_of(cts, seed), strict=True)
+    return sum(jnp.sum((ct * d).real).astype(jnp.float64) for ct, d in pairs)
+
+
+def directions_of(xs: Sequence[Any], seed: int = 0) -> list[Any]:
+    random = np.random.default_rng(seed)
+    return [np.asarray(random.uniform(-1, 1, jnp.shape(x)), x.real.dtype) for x in xs]
+
+
+def is_finite(x: Any) -> bool:
+    return bool(np.all(np.isfinite(x)))
+
+
+def difference(ours: Any, theirs: Any, rtol: float) -> str | None:
+    """Where two results differ, or None."""
+    size = 1.0
+    names = ("first order", "second order")
+    for name, (value, cts), (value_expected, cts_expected) in zip(
+        names, ours, theirs, strict=False
+    ):
+        pairs = [(value, value_expected), *zip(cts, cts_expected, strict=True)]
+        size = max([size, *(float(np.max(np.abs(b), initial=0.0)) for _, b in pairs)])
+        for i, (a, b) in enumerate(pairs):
+            if (a.shape, a.dtype) != (b.shape, b.dtype):
+                return f"{name}: {a.dtype}{a.shape}, expected {b.dtype}{b.shape}"
+            error = float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0.0))
+            if not error <= rtol * size:
+                what = f"the gradient by argument {i - 1}" if i else "the value"
+                return f"{name}: {what} is {np.asarray(a)}, jax.grad says {np.asarray(b)}"
+        rtol *= 10
+    return None
+
+
+def slope(values: np.ndarray) -> tuple[str | None, float, float]:
+    """Why the derivative at 0 is not known, the derivative, and its estimated error."""
+    if not np.all(np.isfinite(values)):
+        return "not finite", 0.0, 0.0
+    at, *around = values
+    (up, down, up2, down2), h = around, STEP
+    rounding = 1e-14 * (1.0 + np.max(np.abs(values))) / h
+    right, left = (4 * up - up2 - 3 * at) / (2 * h), -(4 * down - down2 - 3 * at) / (2 * h)
+    curving = abs(up - 2 * at + down) / h
+    central, wide = (up - down) / (2 * h), (up2 - down2) / (4 * h)
+    best = (4 * central - wide) / 3
+    error = rounding + abs(central - wide)
+    size = 1.0 + abs(best)
+    if abs(right - left) > 1e-4 * size + 0.1 * curving or error > 1e-3 * size:
+        return "a kink, or too curved for finite differences", best, error
+    return None, best, error
+
+
+# --- many programs
+
+
+def run(seeds: Sequence[int], taste: Taste = MIXED) -> Iterator[tuple[Program, str, Outcome]]:
+    """Draw and check a program for each seed."""
+    for seed in seeds:
+        program = generate(Random(seed), taste, seed)
+        mode = mode_of(program, seed)
+        yield program, mode, check(program, mode)
+
+
+def shrunk(program: Program, mode: str, seconds: float = 120.0) -> Program:
+    """A smaller program that fails too."""
+    end = time.monotonic() + seconds
+    return shrink(
+        program, lambda p: check(p, mode).failure is not None, lambda: time.monotonic() < end
+    )
+
+
+def work(seeds: Sequence[int], nested: bool, folder: str) -> collections.Counter[str]:
+    """Check programs, write files of those that fail, and count outcomes by kind."""
+    counts: collections.Counter[str] = collections.Counter()
+    for program, mode, outcome in run(seeds, NESTED if nested else MIXED):
+        counts["programs"] += 1
+        counts[f"mode {mode}"] += 1
+        if outcome.skipped:
+            counts[f"no finite differences: {outcome.skipped}"] += 1
+        if outcome.reference:
+            counts[f"no jax.grad: {outcome.reference.splitlines()[0][:120]}"] += 1
+        if outcome.failure:
+            counts["failures"] += 1
+            small = shrunk(program, mode)
+            title = f"seed {program.seed}, {mode}: {check(small, mode).failure}"
+            path = Path(folder) / f"failure_{program.seed}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(as_file(small, mode, title))
+            print(f"failure: {path}\n{title}\n{small.text}", flush=True)
+    jax.clear_caches()
+    return counts
+
+
+def main_of_file(program: Any, arguments: Sequence[Any], names: dict[str, Any], mode: str) -> None:
+    """Compare the gradients of a program in a file; its while loops are scans for jax.grad."""
+    reference = types.FunctionType(program.__code__, {**names, **REFERENCE})
+    with jax.enable_x64(True):
+        xs = [jnp.asarray(x) for x in arguments]
+        for how in dict.fromkeys((mode, "eager", "map")):
+            for order in (1, 2):
+                try:
+                    outcome: Any = compare(program, reference, xs, how, order, set(), 1e-9)
+                except Broken as error:
+                    outcome = f"{error}: {type(error.__cause__).__name__}: {error.__cause__}"
+                print(f"{how}, order {order}: {outcome}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m funcgrad.testing.fuzz", description=__doc__)
+    parser.add_argument("--programs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first program")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--nested", action="store_true", help="cheap operations, deep nesting")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after these")
+    parser.add_argument("--failures", default="fuzz_failures", help="folder for programs that fail")
+    options = parser.parse_args(arguments)
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+    start, total = time.monotonic(), collections.Counter()
+    seeds = range(options.seed, options.seed + options.programs)
+    chunks = [seeds[i : i + 50] for i in range(0, len(seeds), 50)]
+    for counts in results_of(chunks, options):
+        total += counts
+        seconds = time.monotonic() - start
+        print(
+            f"{total['programs']} programs, {total['failures']} failures, {seconds:.0f} s",
+            flush=True,
+        )
+        if seconds > 60 * options.minutes:
+            break
+    print(summary(total, time.monotonic() - start))
+    return 1 if total["failures"] else 0
+
+
+def results_of(chunks: Sequence[Any], options: Any) -> Iterator[collections.Counter[str]]:
+    """Counts of the chunks as they are done, in one process or several."""
+    if options.jobs == 1:
+        yield from (work(chunk, options.nested, options.failures) for chunk in chunks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(options.jobs, context) as pool:
+        try:
+            jobs = [pool.submit(work, chunk, options.nested, options.failures) for chunk in chunks]
+            for job in concurrent.futures.as_completed(jobs):
+                yield job.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def summary(total: collections.Counter[str], seconds: float) -> str:
+    """The counts in words."""
+    number = max(1, total["programs"])
+    skipped = sum(n for name, n in total.items() if name.startswith("no finite differences"))
+    lines = [
+        f"{total['programs']} programs in {seconds:.0f} s, {total['failures']} failures",
+        f"finite differences were not compared for {skipped} ({100 * skipped / number:.1f} %)",
+    ]
+    lines += [f"  {name}: {n}" for name, n in sorted(total.items()) if name[:3] in ("no ", "mod")]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,483 @@
+"""Random well-typed programs, drawn from anything that draws as ``random.Random`` does.
+
+``hypothesis.strategies.randoms`` is such a source, and so is ``random.Random(seed)``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from funcgrad.testing import vocabulary
+from funcgrad.testing.programs import NAMES, Block, Program, Statement, Type, without_dead
+from funcgrad.testing.vocabulary import CONSTANTS, Word
+
+SHAPES = [(), (2,), (3,), (2, 3), (3, 2), (2, 2), (1, 3), (2, 1), (1,), (2, 1, 3)]
+POLICIES = [
+    "jax.checkpoint({f0})",
+    "jax.checkpoint({f0}, policy=jax.checkpoint_policies.dots_saveable)",
+    "jax.checkpoint({f0}, policy=jax.checkpoint_policies.everything_saveable)",
+    "jax.checkpoint({f0}, policy=jax.checkpoint_policies.save_only_these_names('kept'))",
+    "jax.checkpoint({f0}, prevent_cse=False)",
+    "funcgrad.checkpoint({f0}, policy='min-cut')",
+    "funcgrad.checkpoint({f0}, budget=1.0)",
+]
+
+
+@dataclass(frozen=True)
+class Taste:
+    """What programs are like.
+
+    Attributes:
+      words: what a statement may compute.
+      statements: at least and at most so many of them at the top.
+      inner: the same of inner blocks.
+      depth: how deep blocks are nested.
+      structure: how often a statement is a loop, a branch, a function and so on.
+      shapes: of the arguments.
+      narrow: how often a program has float32 values.
+      complexes: how often it has a complex argument.
+      values: largest number of elements of a variable.
+    """
+
+    words: tuple[Word, ...] = tuple(vocabulary.ALL)
+    statements: tuple[int, int] = (4, 9)
+    inner: tuple[int, int] = (1, 4)
+    depth: int = 2
+    structure: float = 0.25
+    shapes: tuple[tuple[int, ...], ...] = tuple(SHAPES)
+    narrow: float = 0.05
+    complexes: float = 0.05
+    values: int = 40
+
+
+MIXED = Taste()
+NESTED = Taste(
+    words=tuple(vocabulary.CHEAP),
+    statements=(1, 3),
+    inner=(1, 2),
+    depth=3,
+    structure=0.7,
+    shapes=((), (2,)),
+    narrow=0.0,
+    complexes=0.0,
+    values=8,
+)
+
+
+def generate(random: Any, taste: Taste = MIXED, seed: int = 0) -> Program:
+    """Draw a program.
+
+    Args:
+      random: a ``random.Random``, or what draws like one.
+      taste: what programs are like.
+      seed: of the values of its arguments.
+
+    Returns:
+      A program that is well typed.
+
+    Example:
+      >>> from random import Random
+      >>> from funcgrad.testing.generator import generate
+      >>> program = generate(Random(0))
+      >>> program.text.startswith("def program(")
+      True
+    """
+    with jax.enable_x64(True):
+        return Writer(random, taste).program(seed)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block is, as far as it limits what can be in it."""
+
+    depth: int
+    batched: bool = False
+    derived: bool = False  # its derivative is taken by jax.vjp or jax.jvp
+
+
+@dataclass
+class Writer:
+    """Writes one program."""
+
+    random: Any
+    taste: Taste
+    count: int = 0
+    order: int = 2
+    batched: bool = True
+    marks: set[str] = field(default_factory=set)
+
+    def program(self, seed: int) -> Program:
+        inputs = {self.name("a"): Type(self.random.choice(self.taste.shapes), "float64")}
+        for _ in range(self.random.randrange(0, 3)):
+            inputs[self.name("a")] = Type(self.random.choice(self.taste.shapes), self.dtype())
+        place = Place(self.taste.depth)
+        statements, scope = self.statements(dict(inputs), self.taste.statements, place)
+        results = self.some(scope, self.random.randrange(1, 4), lambda k: k.is_inexact)
+        footer = f"weigh({places(results)})"
+        block = Block("", "", (), tuple(statements), tuple(results), footer)
+        block, marks = without_dead(block), frozenset(self.marks)
+        return Program(tuple(inputs.items()), block, seed, self.order, marks, self.batched)
+
+    def dtype(self) -> str:
+        if self.chance(self.taste.narrow):
+            return "float32"
+        return "complex128" if self.chance(self.taste.complexes) else "float64"
+
+    # --- drawing
+
+    def chance(self, share: float) -> bool:
+        return self.random.random() < share
+
+    def name(self, letter: str = "v") -> str:
+        self.count += 1
+        return f"{letter}{self.count}"
+
+    def some(self, scope: dict[str, Type], number: int, fits: Any) -> list[str]:
+        """Variables that fit, recent ones rather; one at least where there is one."""
+        known = [name for name, kind in reversed(scope.items()) if fits(kind)]
+        chosen: list[str] = []
+        for _ in range(number):
+            left = [n for n in known if n not in chosen]
+            if left:
+                chosen.append(self.random.choice(left[:2] if self.chance(0.75) else left))
+        return chosen
+
+    def one(self, scope: dict[str, Type], fits: Any) -> str | None:
+        return next(iter(self.some(scope, 1, fits)), None)
+
+    def twin(self, name: str, scope: dict[str, Type]) -> str:
+        """Any variable of the same type."""
+        return self.random.choice([n for n, kind in scope.items() if kind == scope[name]])
+
+    # --- statements
+
+    def statements(
+        self, scope: dict[str, Type], limits: tuple[int, int], place: Place
+    ) -> tuple[list[Statement], dict[str, Type]]:
+        """Statements after which `scope` holds their variables too."""
+        written: list[Statement] = []
+        for _ in range(self.random.randrange(limits[0], limits[1] + 1)):
+            if place.depth > 0 and self.chance(self.taste.structure):
+                made = self.structure(scope, place)
+            else:
+                made = self.expression(scope, place)
+            for statement in made:
+                scope |= dict(zip(statement.names, statement.types, strict=True))
+            written += made
+        return written, scope
+
+    def expression(self, scope: dict[str, Type], place: Place) -> list[Statement]:
+        """One statement of a word of the table; none if ten words did not fit."""
+        weights = [w.weight for w in self.taste.words]
+        for word in self.random.choices(self.taste.words, weights, k=10):
+            if place.batched and not word.batched:
+                continue
+            made = self.apply(word, scope)
+            if made is not None:
+                self.order = min(self.order, word.order)
+                self.batched &= word.batched
+                if not word.smooth:
+                    self.marks.add("not smooth by nature")
+                return [made]
+        return []
+
+    def apply(self, word: Word, scope: dict[str, Type]) -> Statement | None:
+        """A statement of `word`, or None if no variables in `scope` fit it."""
+        reads: list[str] = []
+        for hole in word.holes:
+            first = scope[reads[0]] if reads else None
+            found = self.one(scope, functools.partial(suits, hole, first))
+            if found is None:
+                return None
+            reads.append(found)
+        kinds = tuple(scope[name] for name in reads)
+        if word.double and any(kind.dtype not in ("float64", "complex128") for kind in kinds):
+            return None
+        text = word.text
+        for name, draw in CONSTANTS.items():
+            if f"<{name}>" in text:
+                text = text.replace(f"<{name}>", draw(self.random, kinds[0]))
+        kind = type_of(text, kinds)
+        if kind is None or not self.is_small(kind):
+            return None
+        return Statement((self.name(),), (kind,), text, tuple(reads))
+
+    def is_small(self, kind: Type) -> bool:
+        size = math.prod(kind.shape)
+        return 0 < size <= self.taste.values and len(kind.shape) <= 4 or self.chance(0.02)
+
+    def of_type(self, kind: Type, scope: dict[str, Type], written: list[Statement]) -> str:
+        """A variable of this type: there already, or made of another."""
+        found = self.one(scope, lambda k: k == kind)
+        if found is not None and self.chance(0.8):
+            return found
+        if kind.is_inexact:
+            source = self.one(scope, lambda k: k.is_float) or self.one(
+                scope, lambda k: k.is_inexact
+            )
+            text = f"like({{0}}.real, *{kind.shape}).astype('{kind.dtype}')"
+        else:
+            source = found or next(iter(scope))
+            text = f"jnp.full({kind.shape}, jnp.sum({{0}}.real) > 0).astype('{kind.dtype}')"
+        assert source is not None
+        name = self.name()
+        written.append(Statement((name,), (kind,), text, (source,)))
+        scope[name] = kind
+        return name
+
+    # --- loops, branches and functions
+
+    def structure(self, scope: dict[str, Type], place: Place) -> list[Statement]:
+        kinds = [self.call, self.call, self.scan, self.cond, self.switch, self.vmap]
+        kinds += [self.remat, self.custom, self.counted]
+        if not place.derived:
+            kinds += [self.loop, self.fori]
+        return self.random.choice(kinds)(scope, place)
+
+    def block(
+        self,
+        outer: dict[str, Type],
+        params: dict[str, Type],
+        place: Place,
+        closed: bool = False,
+        wanted: Sequence[Type] | None = None,
+        extra: int = 0,
+    ) -> tuple[Block, list[Type]]:
+        """A body with these parameters; its results are of the types `wanted`, and `extra` others."""
+        scope = {**({} if closed else outer), **params}
+        inner = Place(place.depth - 1, place.batched, place.derived)
+        written, scope = self.statements(scope, self.taste.inner, inner)
+        results = []
+        for kind in wanted or ():
+            result = self.of_type(kind, scope, written)
+            if kind.dtype == "float64" and self.chance(0.6):
+                name = self.name()
+                written.append(Statement((name,), (kind,), "squash({0})", (result,)))
+                scope[name], result = kind, name
+            results.append(result)
+        results += self.some(scope, extra, lambda k: k.is_inexact)
+        header = ", ".join(params)
+        block = Block(
+            header,
+            "",
+            tuple(params.items()),
+            tuple(written),
+            tuple(results),
+            f"[{places(results)}]",
+            closed,
+        )
+        return without_dead(block), [scope[r] for r in results]
+
+    def call(
+        self,
+        scope: dict[str, Type],
+        place: Place,
+        wrapper: str = "jax.jit({f0})",
+        closed: bool = False,
+    ) -> list[Statement]:
+        """A function called once, or twice with other arguments."""
+        reads = self.some(scope, self.random.randrange(1, 4), lambda k: k.is_inexact)
+        params = {self.name("p"): scope[r] for r in reads}
+        block, kinds = self.block(scope, params, place, closed, extra=self.random.randrange(1, 3))
+        calls = [reads]
+        if self.chance(0.3):
+            calls.append([self.twin(r, scope) for r in reads])
+        parts, count = [], 0
+        for arguments in calls:
+            parts.append(f"*{wrapper}({places(arguments, count)})")
+            count += len(arguments)
+        names = tuple(self.name() for _ in range(len(calls) * len(kinds)))
+        flat = tuple(name for arguments in calls for name in arguments)
+        statement = Statement(
+            names, tuple(kinds) * len(calls), f"[{', '.join(parts)}]", flat, (block,)
+        )
+        return [statement]
+
+    def remat(self, scope: dict[str, Type], place: Place) -> list[Statement]:
+        return self.call(scope, place, self.random.choice(POLICIES))
+
+    def custom(self, scope: dict[str, Type], place: Place) -> list[Statement]:
+        place = Place(place.depth, place.batched, derived=True)
+        wrapper = self.random.choice(["adjoint({f0})", "dual({f0})"])
+        if self.chance(0.05):
+            wrapper = "adjoint({f0}, -2.0)"
+            self.marks.add("a custom rule that differs from its function")
+        return self.call(scope, place, wrapper, closed=True)
+
+    def carried(self, scope: dict[str, Type]) -> tuple[list[str], dict[str, Type]]:
+        """Initial values of a loop, and the parameters that stand for them in its body."""
+        reads = self.some(scope, self.random.randrange(1, 3), lambda k: k.is_inexact)
+        return reads, {self.name("c"): scope[r] for r in reads}
+
+    def scan(self, scope: dict[str, Type], place: Place) -> list[Statement]:
+        init, carry = self.carried(scope)
+        rows = self.some(scope, self.random.randrange(0, 2), lambda k: k.is_float and has_rows(k))
+        slices = {self.name("x"): Type(scope[r].shape[1:], scope[r].dtype) for r in rows}
+        length = scope[rows[0]].shape[0] if rows else self.random.randrange(0, 4)
+        extra = self.random.randrange(0, 2)
+        wanted = [*carry.values()]
+        params = {**carry, **slices}
+        block, kinds = self.block(scope, params, place, wanted=wanted, extra=extra)
+        n = len(init)
+        block = with_signature(
+            block,
+            "carry, row",
+            f"{pattern(carry)}, {pattern(slices)} = carry, row",
+            f"{tuple_of(block.results[:n])}, {tuple_of(block.results[n:], n)}",
+        )
+        options = self.random.choice(["", "reverse=True, ", "unroll=2, "])
+        text = f"leaves(lax.scan({{f0}}, {tuple_of(init)}, {tuple_of(rows, n)}, {options}length={length}))"
+        stacked = [Type((length, *k.shape), k.dtype) for k in kinds[n:]]
+        types = (*kinds[:n], *stacked)
+        return [self.statement(text, types, [*init, *rows], block)]
+
+    def counted(self, scope: dict[str, Type], place: Place) -> list[Statement]:
+        """A fori_loop with bounds known when it is traced."""
+        text = f"lax.fori_loop(0, {self.random.randrange(0, 4)}, "
+        return self.fori(scope, place, text)
+
+    def fori(
+        self, scope: dict[str, Type], place: Place, text: str = "fori_loop({last}, 3, "
+    ) -> list[Statement]:
+        """A fori_loop whose bound only running the program tells."""
+        init, carry = self.carried(scope)
+        block, kinds = self.block(scope, carry, place, wanted=[*carry.values()])
+        block = with_signature(
+            block, "i, carry", f"{pattern(carry)} = carry", tuple_of(block.results)
+        )
+        reads = list(init)
+        if "{last}" in text:
+            reads += self.some(scope, 1, lambda k: k.is_float) or reads[:1]
+            text = text.replace("{last}", f"index({{{len(init)}}}.real, 3)")
+        return [self.statement(f"{text}{{f0}}, {tuple_of(init)})", kinds, reads, block)]
+
+    def loop(self, scope: dict[str, Type], place: Place) -> list[Statement]:
+        """A while_loop that stops by a number of steps or by a value."""
+        init, carry = self.carried(scope)
+        block, kinds = self.block(scope, carry, place, wanted=[*carry.values()])
+        results = ", ".join(["i + 1", *(f"{{{i}}}" for i in range(len(init)))])
+        block = with_signature(block, "carry", f"i, {', '.join(carry)} = carry", f"({results},)")
+        reads = [*init, *(self.some(scope, 1, lambda k: k.is_float) or init[:1])]
+        test = self.random.choice(
+            [
+                f"c[0] < 2 + index({{{len(init)}}}.real, 2)",
+                "(c[0] < 4) & (jnp.sum(jnp.abs(c[1])) < 2.0)",
+            ]
+        )
+        start = ", ".join(["jnp.int32(0)", *(f"{{{i}}}" for i in range(len(init)))])
+        text = f"while_loop(lambda c: {test}, {{f0}}, ({start},))[1:]"
+        return [self.statement(text, kinds, reads, block)]
+
+    def cond(self, scope: dict[str, Type], place: Place) -> list[Statement]:
+        return self.branches(scope, place, 2, "lax.cond(jnp.sum({0}.real) > 0.2, {f0}, {f1}")
+
+    def switch(self, scope: dict[str, Type], place: Place) -> list[Statement]:
+        text = "lax.switch(jnp.argmax(fit({0}.real, 3)), [{f0}, {f1}, {f2}]"
+        return self.branches(scope, place, 3, text)
+
+    def branches(
+        self, scope: dict[str, Type], place: Place, number: int, text: str
+    ) -> list[Statement]:
+        reads = self.some(scope, self.random.randrange(0, 3), lambda k: k.is_inexact)
+        test = self.some(scope, 1, lambda k: k.is_inexact)
+        blocks, kinds = [], None
+        for i in range(number):
+            params = {self.name("p"): scope[r] for r in reads}
+            extra = self.random.randrange(1, 3) if i == 0 else 0
+            block, found = self.block(scope, params, place, wanted=kinds, extra=extra)
+            kinds = kinds or found
+            blocks.append(block)
+        assert kinds is not None
+        arguments = "".join(f", {{{i + 1}}}" for i in range(len(reads)))
+        return [self.statement(f"{text}{arguments})", kinds, [*test, *reads], *blocks)]
+
+    def vmap(self, scope: dict[str, Type], place: Place) -> list[Statement]:
+        first = self.one(scope, lambda k: k.is_inexact and has_rows(k))
+        if first is None:
+            return self.call(scope, place)
+        others = self.some(scope, self.random.randrange(0, 2), lambda k: k.is_inexact)
+        axis = self.random.choice([i for i, n in enumerate(scope[first].shape) if n > 0])
+        size = scope[first].shape[axis]
+        reads, in_axes, params = [first, *others], [], {}
+        for i, name in enumerate(reads):
+            shape = scope[name].shape
+            at = axis if i == 0 else 0 if shape[:1] == (size,) and self.chance(0.5) else None
+            in_axes.append(at)
+            shape = shape if at is None else shape[:at] + shape[at + 1 :]
+            params[self.name("p")] = Type(shape, scope[name].dtype)
+        place = Place(place.depth, batched=True, derived=place.derived)
+        block, kinds = self.block(scope, params, place, extra=self.random.randrange(1, 3))
+        types = [Type((size, *k.shape), k.dtype) for k in kinds]
+        text = f"jax.vmap({{f0}}, in_axes={tuple(in_axes)})({places(reads)})"
+        return [self.statement(text, types, reads, block)]
+
+    def statement(
+        self, text: str, kinds: Sequence[Type], reads: Sequence[str], *blocks: Block
+    ) -> Statement:
+        names = tuple(self.name() for _ in kinds)
+        return Statement(names, tuple(kinds), text, tuple(reads), blocks)
+
+
+def places(names: Sequence[Any], start: int = 0) -> str:
+    return ", ".join(f"{{{i}}}" for i in range(start, start + len(names)))
+
+
+def tuple_of(names: Sequence[Any], start: int = 0) -> str:
+    return f"({places(names, start)},)" if names else "()"
+
+
+def pattern(params: dict[str, Type]) -> str:
+    return f"({', '.join(params)},)" if params else "()"
+
+
+def with_signature(block: Block, header: str, unpack: str, footer: str) -> Block:
+    return Block(
+        header, unpack, block.params, block.statements, block.results, footer, block.closed
+    )
+
+
+def has_rows(kind: Type) -> bool:
+    return len(kind.shape) > 0 and kind.shape[0] > 0
+
+
+def suits(hole: str, first: Type | None, kind: Type) -> bool:
+    """Does a variable of this type fit the hole, given the first operand's type?"""
+    if hole in "fvm":
+        return kind.is_float and len(kind.shape) >= "fvm".index(hole)
+    if hole == "z":
+        return kind.dtype.startswith("complex")
+    if hole == "i":
+        return kind.dtype.startswith("int")
+    assert first is not None
+    if hole == "s":
+        return kind == first
+    if hole == "b":
+        return kind == Type(first.shape, "bool")
+    return kind.dtype == first.dtype and broadcasts(kind.shape, first.shape)
+
+
+def broadcasts(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return all(m == n or 1 in (m, n) for m, n in pairs)
+
+
+@functools.lru_cache(maxsize=20_000)
+def type_of(text: str, kinds: tuple[Type, ...]) -> Type | None:
+    """The type of an expression, or None if it is ill typed."""
+    names = [f"x{i}" for i in range(len(kinds))]
+    function = eval(f"lambda {', '.join(names)}: {text.format(*names)}", dict(NAMES))
+    arguments = [jax.ShapeDtypeStruct(k.shape, np.dtype(k.dtype)) for k in kinds]
+    try:
+        out = jax.eval_shape(function, *arguments)
+    except (TypeError, ValueError, IndexError):
+        return None
+    if not hasattr(out, "shape") or not np.issubdtype(out.dtype, np.generic):
+        return None
+    return Type(tuple(out.shape), str(out.dtype))

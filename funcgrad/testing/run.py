@@ -1,0 +1,113 @@
+"""Which checks there are, and running them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from funcgrad import errors
+from funcgrad.testing import relations
+from funcgrad.testing.differences import check_dot, check_numerical
+from funcgrad.testing.problem import Problem, compiled, scalar_of_gradient
+from funcgrad.testing.report import FAILED, Check, failed, first_line, not_run
+
+MODES = {
+    "types": "each cotangent has the shape and dtype of its operand",
+    "value": "the output under differentiation is the function's",
+    "jax": "the cotangents are those of jax.vjp",
+    "dot": "<ct, jvp(v)> = <vjp(ct), v> with jax.jvp, which has no step size",
+    "numerical": "they agree with differences in double precision, extrapolated to step 0",
+    "linear": "the pullback is linear in the cotangent",
+    "jit": "the same under jax.jit",
+    "vmap": "the same under jax.vmap",
+    "operands": "the same when only some operands are differentiated",
+    "outputs": "the same when outputs get their cotangents one by one",
+    "second": "gradients of gradients: by jax, by differences, and by jax over funcgrad",
+    "untouched": "nobody writes into the arguments",
+}
+"""The checks, by name."""
+
+NEEDS_TRUTH = ("jax", "dot", "numerical", "second")
+"""Those that ask whether the gradient is the derivative."""
+
+
+def run_modes(
+    native: Problem, precise: Problem, order: int, modes: Sequence[str], why_no_truth: str
+) -> list[Check]:
+    """Run what was asked for, each in its precision; `why_no_truth` is why some cannot be asked."""
+    rows: list[Check] = []
+    for mode in modes:
+        if mode in ("types", "untouched"):
+            continue
+        if mode in NEEDS_TRUTH and why_no_truth:
+            rows.append(not_run(mode, why_no_truth))
+            continue
+        if mode == "second" and any(row.status == FAILED for row in rows):
+            rows.append(not_run(mode, "the first order is wrong"))
+            continue
+        problem = precise if mode in ("dot", "numerical", "second") else native
+        with problem.setting(), np.errstate(all="ignore"):
+            rows += _RUN[mode](problem, order)
+    return rows
+
+
+def not_asked(rows: Sequence[Check], modes: Sequence[str]) -> tuple[Check, ...]:
+    """The rows in the order of the modes, with one for each mode that did not run.
+
+    A failure is shown even where it was not asked for: it is why the others did not run.
+    """
+    kept = [row for row in rows if row.mode in modes or row.status == FAILED]
+    ran = {row.mode for row in kept}
+    for mode in MODES:
+        if mode not in ran:
+            asked = mode in modes
+            kept.append(not_run(mode, "an earlier check failed" if asked else "not asked for"))
+    return tuple(sorted(kept, key=lambda row: list(MODES).index(row.mode)))
+
+
+def _second(problem: Problem, order: int) -> list[Check]:
+    """Gradients of gradients, order by order, until one is wrong."""
+    rows: list[Check] = []
+    for n in range(2, order + 1):
+        rows += _next_order(problem, "second" if n == 2 else f"second (order {n})")
+        if n == order or any(row.status == FAILED for row in rows):
+            break
+        problem = scalar_of_gradient(problem, problem.pull, n)
+    return rows or [not_run("second", "order=1")]
+
+
+def _next_order(problem: Problem, name: str) -> list[Check]:
+    try:
+        scalar = scalar_of_gradient(problem, problem.pull, 1)
+        gradient = compiled(scalar.pull, scalar.xs, scalar.cts)(scalar.xs, scalar.cts)
+    except errors.FuncgradError as error:
+        return [failed(name, f"funcgrad raises {first_line(error)}", None, problem.cts, error)]
+    return [
+        *_by_jax(scalar, f"{name} by jax", gradient),
+        *check_numerical(scalar, f"{name} numerical", gradient),
+        *relations.check_over(scalar, f"{name} by jax over ours", gradient),
+    ]
+
+
+def _by_jax(scalar: Problem, name: str, gradient: Any) -> list[Check]:
+    try:
+        expected = compiled(scalar.jax_pull, scalar.xs, scalar.cts)(scalar.xs, scalar.cts)
+    except Exception as error:
+        return [not_run(name, f"JAX has no such derivative: {first_line(error)}")]
+    return relations.compared(scalar, name, gradient, expected, "jax")
+
+
+_RUN: dict[str, Callable[[Problem, int], list[Check]]] = {
+    "value": lambda p, _: relations.check_value(p, "value"),
+    "jax": lambda p, _: relations.check_jax(p, "jax", p.gradient),
+    "dot": lambda p, _: check_dot(p, "dot", p.gradient),
+    "numerical": lambda p, _: check_numerical(p, "numerical", p.gradient),
+    "linear": lambda p, _: relations.check_linear(p, "linear"),
+    "jit": lambda p, _: relations.check_jit(p, "jit"),
+    "vmap": lambda p, _: relations.check_vmap(p, "vmap"),
+    "operands": lambda p, _: relations.check_operands(p, "operands"),
+    "outputs": lambda p, _: relations.check_outputs(p, "outputs"),
+    "second": _second,
+}
