@@ -17,7 +17,7 @@ import funcgrad
 from benchmarks.workloads import transformer_args, transformer_loss
 
 PICTURE = Path(__file__).parents[1] / "docs" / "budget.png"
-FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
+FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12)
 EVERYTHING, INPUTS, JAX = "no checkpoint", "inputs only", "`jax.grad`, no checkpoint"
 
 
@@ -29,7 +29,7 @@ class Point:
       name: for the table.
       budget: bytes that the plan may take, where it was given any.
       estimate: bytes alive at most in the backward program, by the planner's count.
-      repeated: share of the forward program's operations that are computed again.
+      repeated: operations that are computed again.
       memory: XLA's temporary bytes for the compiled gradient.
       seconds: samples of the time of a call.
     """
@@ -160,7 +160,7 @@ def draw(points: Sequence[Point], path: Path = PICTURE) -> None:
     memory.plot(at, [(p.estimate or 0) / 2**20 for p in curve], "s--", label="planner's estimate")
     memory.plot(at, at, ":", color="grey", label="budget")
     memory.axhline(base.memory / 2**20, color="C0", lw=0.8, label="XLA's, no checkpoint")
-    memory.axhline(inputs.memory / 2**20, color="C3", lw=0.8, label="XLA's, inputs only")
+    memory.axhline(inputs.memory / 2**20, color="C3", ls="--", lw=0.8, label="XLA's, inputs only")
     memory.set(ylabel="memory (MiB)", ylim=(0, None))
     middle, low, high = ratios.T
     times.errorbar(at, middle, [middle - low, high - middle], fmt="o-", capsize=3)

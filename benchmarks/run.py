@@ -203,8 +203,9 @@ def preamble() -> str:
         f"Made by `python benchmarks/run.py` with JAX {jax.__version__} on {machine}.\n\n"
         "Both sides are `value_and_grad` of the same loss, in one process, all arrays passed as "
         "arguments; first their results are compared: no leaf may differ by more than "
-        f"{GRADIENT_BOUND:g} of its largest element. Measurements alternate between the two; a ratio is the median of the pairs' "
-        "ratios, with their interquartile range behind it. Memory and counts have no noise.\n\n"
+        f"{GRADIENT_BOUND:g} of its largest element. Measurements alternate between the two; a ratio "
+        "is the median of the pairs' ratios, with their interquartile range behind it. Memory and "
+        "counts have no noise.\n\n"
         f"{meanings}\n"
     )
 

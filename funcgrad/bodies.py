@@ -10,8 +10,9 @@ from typing import Any
 import jax
 
 from funcgrad import _jax
-from funcgrad.mincut import Plan, plan_of
-from funcgrad.partition import Split, StagedPullback, split_of
+from funcgrad.joint import Cut, Plan
+from funcgrad.mincut import cut_of
+from funcgrad.partition import StagedPullback, split_of
 from funcgrad.registry import Rules
 
 
@@ -32,9 +33,9 @@ class Division:
         )
 
 
-def split_body(
+def cut_body(
     closed: _jax.ClosedJaxpr, differentiated: tuple[bool, ...], rules: Rules, division: Division
-) -> tuple[Split, Plan, tuple[bool, ...]]:
+) -> tuple[Cut, tuple[bool, ...]]:
     """Split a body for the carries that turn out to be differentiated, and plan what to keep.
 
     A carry is differentiated if its initial value is, or if the body makes it depend on something
@@ -53,8 +54,7 @@ def split_body(
     outs = jaxpr.outvars[: len(split.slots)]
     ys = _jax.variables(outs[division.num_carry :])
     shifted = [v for v, out in zip(carries, outs, strict=False) if out in ys]
-    free = [*consts, *xs, *ys, *shifted]
-    return split, plan_of(split, free, consts), tuple(wanted)
+    return cut_of(split, [*consts, *xs, *ys, *shifted], consts), tuple(wanted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +62,12 @@ class LoopProgram(StagedPullback):
     """A loop's forward program, and its backward program as the node's pullback.
 
     Attributes:
-      split: the body, cut in two.
-      plan: which of its values are kept.
+      cut: the body, cut in two.
       wanted: which of the body's inputs are differentiated.
       differentiated: which of the loop's operands are.
     """
 
-    split: Split
-    plan: Plan
+    cut: Cut
     wanted: tuple[bool, ...]
     differentiated: tuple[bool, ...]
     division: Division
@@ -78,14 +76,20 @@ class LoopProgram(StagedPullback):
     @property
     def closes_over_tracer(self) -> bool:
         """Whether no cache may keep this."""
-        return self.split.closes_over_tracer
+        return self.cut.split.closes_over_tracer
+
+    @property
+    def plan(self) -> Plan:
+        """Which of the body's values are kept."""
+        return self.cut.plan
 
     @cached_property
     def variables(self) -> tuple[list[Any], list[Any], list[Any], list[Any], list[Any]]:
         """The body's variables: constants, carries in, xs, carries out, ys."""
-        jaxpr = self.split.forward.closed.jaxpr
-        inputs = jaxpr.invars[len(self.split.forward.consts) :]
-        outs = jaxpr.outvars[: len(self.split.slots)]
+        split = self.cut.split
+        jaxpr = split.forward.closed.jaxpr
+        inputs = jaxpr.invars[len(split.forward.consts) :]
+        outs = jaxpr.outvars[: len(split.slots)]
         num_carry = self.division.num_carry
         return *self.division.divide(inputs), outs[:num_carry], outs[num_carry:]
 
@@ -115,50 +119,59 @@ class LoopProgram(StagedPullback):
         pairs = zip(carries, carry_outs, strict=True)
         return {v: out for v, out in pairs if out in there and v in self.plan.kept}
 
-    def zero_consts(self) -> list[Any]:
-        """Where cotangents of constants add up; None for one that is not differentiated."""
-        avals, *_ = self.division.divide(self.split.input_avals)
-        wanted, *_ = self.division.divide(self.wanted)
-        return [
-            _jax.zeros(_jax.strong(aval)) if want else None
-            for aval, want in zip(avals, wanted, strict=True)
-        ]
+    def start_back(self, cts: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """What the backward loop starts from: cotangents of constants, and of carries.
 
-    def fill_carry(self, ct_carry: Sequence[Any]) -> list[Any]:
-        """Cotangents of the differentiated carries, zeros where none arrived."""
-        _, avals, _ = self.division.divide(self.split.input_avals)
-        return [
-            zeros_if_none(ct, aval) if wanted else None
-            for ct, aval, wanted in zip(ct_carry, avals, self.carried, strict=True)
+        There is none where none flows, in any step: a fixpoint, from the loop's outputs' cotangents.
+        """
+        const_avals, carry_avals, _ = self.division.divide(self.cut.split.input_avals)
+        arrived = [ct is not None for ct in cts]
+        while True:
+            in_body = [a and b for a, b in zip(arrived, self.cut.split.present, strict=True)]
+            found = iter(self.cut.present_inputs(in_body))
+            inputs = [next(found) if wanted else False for wanted in self.wanted]
+            consts, carries, _ = self.division.divide(inputs)
+            more = [a or b for a, b in zip(arrived, carries, strict=False)]
+            if more == arrived[: len(more)]:
+                break
+            arrived[: len(more)] = more
+        ct_consts = [
+            zeros(a) if flows else None for a, flows in zip(const_avals, consts, strict=True)
         ]
+        ct_carry = [
+            zeros(aval) if flows and ct is None else ct
+            for ct, aval, flows in zip(cts, carry_avals, arrived, strict=False)
+        ]
+        return ct_consts, ct_carry
 
     def step_back(
-        self, kept: Sequence[Any], cts: tuple[list[Any], list[Any]], ct_ys: list[Any]
+        self, kept: Sequence[Any], cts: tuple[list[Any], list[Any]], ct_ys: Sequence[Any]
     ) -> tuple[list[Any], list[Any], list[Any]]:
         """One step of the backward loop, from the values that are kept of the step.
 
         Takes the cotangents of constants so far and of the carries after the step; returns the same
         before the step, and the cotangents of xs.
         """
-        split = self.split
         ct_consts, ct_carry = cts
         ct_outs = [
-            zeros_if_none(ct, split.tape.avals[slot])
-            for ct, slot in zip([*ct_carry, *ct_ys], split.slots, strict=True)
-            if slot is not None
+            ct if slot is not None else None
+            for ct, slot in zip([*ct_carry, *ct_ys], self.cut.split.slots, strict=True)
         ]
-        there = split.backwards[tuple(split.present)].present
-        found = iter(self.plan.run_backward(kept, ct_outs))
-        in_order = iter([next(found) if present else None for present in there])
-        results = [next(in_order) if wanted else None for wanted in self.wanted]
+        found = iter(self.cut.pull_back(kept, ct_outs))
+        results = [next(found) if wanted else None for wanted in self.wanted]
         new_consts, new_carry, ct_xs = self.division.divide(results)
+        _, carry_avals, _ = self.division.divide(self.cut.split.input_avals)
         ct_consts = [
             old if new is None else jax.lax.add(old, new)
             for old, new in zip(ct_consts, new_consts, strict=True)
         ]
-        return ct_consts, self.fill_carry(new_carry), ct_xs
+        new_carry = [
+            zeros(aval) if new is None and old is not None else new
+            for old, new, aval in zip(ct_carry, new_carry, carry_avals, strict=True)
+        ]
+        return ct_consts, new_carry, ct_xs
 
 
-def zeros_if_none(ct: Any, aval: Any) -> Any:
-    """A cotangent that did not arrive, made zeros of its type."""
-    return _jax.zeros(_jax.strong(aval)) if ct is None else ct
+def zeros(aval: Any) -> Any:
+    """A cotangent of nothing but zeros."""
+    return _jax.zeros(_jax.strong(aval))

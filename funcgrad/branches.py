@@ -15,7 +15,8 @@ from typing import Any
 import jax
 
 from funcgrad import _jax, errors
-from funcgrad.mincut import Plan, plan_of
+from funcgrad.joint import Cut
+from funcgrad.mincut import cut_of
 from funcgrad.partition import Split, StagedPullback, split_of
 from funcgrad.program import cached
 from funcgrad.registry import Rules
@@ -50,7 +51,7 @@ def program_of_branches(
 def branch_of(split: Split) -> Branch:
     """One branch, with its minimum cut: operands are kept anyway."""
     inputs = split.forward.closed.jaxpr.invars[len(split.forward.consts) :]
-    return Branch(split, plan_of(split, inputs, ()), inputs)
+    return Branch(cut_of(split, inputs), inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,19 +59,17 @@ class Branch:
     """One branch, cut in two.
 
     Attributes:
-      split: by what the rules read.
-      plan: which of its values are kept.
+      cut: what is kept of it.
       inputs: its variables for the operands.
     """
 
-    split: Split
-    plan: Plan
+    cut: Cut
     inputs: list[Any]
 
     @property
     def computed(self) -> list[Any]:
         """Kept variables that are not operands."""
-        return [v for v in self.plan.kept if v not in self.inputs]
+        return [v for v in self.cut.plan.kept if v not in self.inputs]
 
     @property
     def types(self) -> list[Any]:
@@ -79,9 +78,10 @@ class Branch:
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The outputs, and what is computed and kept."""
-        outvars = self.split.forward.closed.jaxpr.outvars[: len(self.split.slots)]
+        split = self.cut.split
+        outvars = split.forward.closed.jaxpr.outvars[: len(split.slots)]
         known = dict(zip(self.inputs, primals, strict=True))
-        results = self.plan.run_forward(known, [*outvars, *self.computed])
+        results = self.cut.plan.run_forward(known, [*outvars, *self.computed])
         return results[: len(outvars)], results[len(outvars) :]
 
     def backward(
@@ -90,13 +90,18 @@ class Branch:
         """The differentiated operands' cotangents, from the operands read and what was computed."""
         found = {self.inputs[i]: x for i, x in operands.items()}
         found |= dict(zip(self.computed, computed, strict=True))
-        split = self.split
-        given = [
-            ct for ct, there in zip(split.instantiated(cts), split.present, strict=True) if there
-        ]
-        results = iter(self.plan.run_backward([found[v] for v in self.plan.kept], given))
-        there = split.backwards[tuple(split.present)].present
-        return [next(results) if present else None for present in there]
+        given = [ct if there else None for ct, there in zip(cts, self.present, strict=True)]
+        return self.cut.pull_back([found[v] for v in self.cut.plan.kept], given)
+
+    @property
+    def present(self) -> list[bool]:
+        """Which outputs carry a gradient."""
+        return self.cut.split.present
+
+    def present_inputs(self, cts: Sequence[Any]) -> tuple[bool, ...]:
+        """Which differentiated operands get a cotangent, by the cotangents that arrive."""
+        pairs = zip(cts, self.present, strict=True)
+        return self.cut.present_inputs([ct is not None and there for ct, there in pairs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +115,12 @@ class BranchProgram(StagedPullback):
     @property
     def closes_over_tracer(self) -> bool:
         """Whether no cache may keep this."""
-        return any(branch.split.closes_over_tracer for branch in self.branches)
+        return any(branch.cut.split.closes_over_tracer for branch in self.branches)
 
     @property
     def present(self) -> list[bool]:
         """Which outputs carry a gradient, by some branch."""
-        return [any(there) for there in zip(*(b.split.present for b in self.branches), strict=True)]
+        return [any(there) for there in zip(*(b.present for b in self.branches), strict=True)]
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Outputs, and residuals: index, all operands that a branch reads, the united ones."""
@@ -155,38 +160,38 @@ class BranchProgram(StagedPullback):
     def operands_read(self) -> list[int]:
         """The operands that some branch's backward program reads."""
         count = len(self.branches[0].inputs)
-        return [i for i in range(count) if any(b.inputs[i] in b.plan.kept for b in self.branches)]
+        return [
+            i for i in range(count) if any(b.inputs[i] in b.cut.plan.kept for b in self.branches)
+        ]
 
     def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The backward switch, on the residuals and the index that the forward one left."""
         index, *values = residuals
         operands = values[: len(self.operands_read)]
         united = values[len(operands) :]
+        patterns = [branch.present_inputs(cts) for branch in self.branches]
+        there = [any(flows) for flows in zip(*patterns, strict=True)]
 
         def run(branch: Branch) -> Callable[..., Any]:
             def backward(operands: Any, united: Any, cts: Any) -> list[Any]:
                 computed = [united[i] for i in self.places_of(branch)]
-                given = [
-                    ct if there else None
-                    for ct, there in zip(cts, branch.split.present, strict=True)
-                ]
-                results: Sequence[Any] = [None] * sum(self.differentiated)
-                if any(ct is not None for ct in given):
-                    read = dict(zip(self.operands_read, operands, strict=True))
-                    results = branch.backward(read, computed, given)
+                read = dict(zip(self.operands_read, operands, strict=True))
+                results = zip(
+                    branch.backward(read, computed, cts), self.ct_avals(), there, strict=True
+                )
                 return [
-                    _jax.zeros(aval) if ct is None else ct
-                    for ct, aval in zip(results, self.ct_avals(), strict=True)
+                    _jax.zeros(aval) if ct is None else ct for ct, aval, flows in results if flows
                 ]
 
             return backward
 
         branches = [run(branch) for branch in self.branches]
-        return jax.lax.switch(index, branches, operands, united, cts)
+        results = iter(jax.lax.switch(index, branches, operands, united, cts))
+        return [next(results) if flows else None for flows in there]
 
     def ct_avals(self) -> list[Any]:
         """Types of the differentiated operands' cotangents."""
-        avals = self.branches[0].split.input_avals
+        avals = self.branches[0].cut.split.input_avals
         return [
             _jax.strong(a) for a, there in zip(avals, self.differentiated, strict=True) if there
         ]

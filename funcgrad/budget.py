@@ -19,7 +19,8 @@ import numpy as np
 from funcgrad import errors
 from funcgrad._jax import variables
 from funcgrad.costs import CHEAP, operations, size_in_bytes
-from funcgrad.mincut import Joint, Plan, minimum_cut
+from funcgrad.joint import Joint, Plan
+from funcgrad.mincut import minimum_cut
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 PRICES = (*np.geomspace(10.0, 1e-4, 11), 0.0)

@@ -1,7 +1,7 @@
 """What it costs to keep a value, and to compute it again: the one table.
 
-CHEAP says what may always be computed again. With a memory budget everything without an effect may be,
-at a price in operations.
+CHEAP says what may always be computed again. Loops and branches may compute again some more, REPEATABLE,
+at a price in bytes an operation; with a memory budget everything without an effect may be.
 """
 
 from __future__ import annotations
@@ -43,6 +43,28 @@ TRANSCENDENTAL = frozenset(
     }
 )
 """What costs some ten operations an element."""
+
+
+REPEATABLE = TRANSCENDENTAL | {lax.reduce_sum_p, lax.reduce_max_p, lax.reduce_min_p}
+"""What a loop or a branch may compute again where that saves more bytes than it costs operations."""
+
+BYTES_PER_OPERATION = 0.25
+"""An exp, ten operations, is worth 2.5 bytes an element: one may be repeated to save a float32 of
+each step, two in a row may not."""
+
+
+def price_of(eqn: Any) -> float | None:
+    """Bytes that computing each of an equation's results again is worth; None if it must not be."""
+    if eqn.effects:
+        return None
+    if is_cheap(eqn):
+        return 0.0
+    if eqn.primitive is _jax.jit_p:
+        prices = [price_of(inner) for inner in eqn.params["jaxpr"].jaxpr.eqns]
+        return None if None in prices else sum(p for p in prices if p is not None)
+    if eqn.primitive in REPEATABLE:
+        return BYTES_PER_OPERATION * operations([eqn]) / len(eqn.outvars)
+    return None
 
 
 def size_in_bytes(aval: Any) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from funcgrad import _jax, errors
-from funcgrad.bodies import Division, LoopProgram, split_body
+from funcgrad.bodies import Division, LoopProgram, cut_body
 from funcgrad.program import cached
 from funcgrad.registry import Rules
 from funcgrad.tape import TapeTrace
@@ -51,8 +51,8 @@ def program_of_scan(
     closed: _jax.ClosedJaxpr, differentiated: tuple[bool, ...], rules: Rules, settings: ScanSettings
 ) -> ScanProgram:
     """The programs of a scan over this body."""
-    split, plan, wanted = split_body(closed, differentiated, rules, settings)
-    return ScanProgram(split, plan, wanted, differentiated, settings)
+    cut, wanted = cut_body(closed, differentiated, rules, settings)
+    return ScanProgram(cut, wanted, differentiated, settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class ScanProgram(LoopProgram):
     @property
     def present(self) -> list[bool]:
         """Which outputs carry a gradient."""
-        return [*self.carried, *self.split.present[self.division.num_carry :]]
+        return [*self.carried, *self.cut.split.present[self.division.num_carry :]]
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Outputs, the values of the plan's kept variables (once, for each step, or for a carry that
@@ -125,7 +125,7 @@ class ScanProgram(LoopProgram):
             return (ct_consts, ct_carry), ct_xs
 
         indices = jax.numpy.arange(length) if first else None
-        init = self.zero_consts(), self.fill_carry(cts[:num_carry])
+        init = self.start_back(cts)
         (ct_consts, ct_carry), ct_xs = self.division.run(
             body, init, (cts[num_carry:], [*stacked.values()], indices), backward=True
         )

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from funcgrad import _jax, errors
 from funcgrad.budget import MinCut
 from funcgrad.custom import TangentTrace
-from funcgrad.mincut import Plan, joint_of
+from funcgrad.joint import Cut, Plan, joint_of, whole_backward
 from funcgrad.partition import Split, StagedPullback, split_of
 from funcgrad.program import cached
 from funcgrad.registry import Rules
@@ -50,7 +50,7 @@ def program_of_remat(
     """Split the function and find what must be kept and what can be computed again."""
     closed = _jax.close(jaxpr if policy is None else _jax.without_inner_jits(jaxpr))
     split = split_of(closed, differentiated, rules)
-    joint = joint_of(split)
+    joint = joint_of(split, whole_backward(split))
     forward = split.forward.closed.jaxpr
     inputs = forward.invars[len(split.forward.consts) :]
     if isinstance(policy, MinCut):
@@ -66,7 +66,8 @@ def program_of_remat(
             for v in eqn.outvars
             if v in plan.kept
         }
-    return RematProgram(split, plan, moved, bool(barrier))
+    delay = bool(barrier) and (isinstance(policy, MinCut) or not _jax.BARRIERS_HOLD)
+    return RematProgram(Cut(split, plan), moved, bool(barrier), delay)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +75,26 @@ class RematProgram(StagedPullback):
     """The forward program, and the backward program that begins by computing again.
 
     Attributes:
-      split: the function, cut in two.
-      plan: what is kept, and what is computed again.
+      cut: the function, cut in two.
       moved: kept variables that wait in another memory, with where.
       barrier: keep XLA from finding out that these are the same computations.
+      delay: tie each of them to the cotangents that have arrived, one by one.
     """
 
-    split: Split
-    plan: Plan
+    cut: Cut
     moved: dict[Any, Any]
     barrier: bool
+    delay: bool
     programs: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def split(self) -> Split:
+        return self.cut.split
+
+    @property
+    def plan(self) -> Plan:
+        """What is kept, and what is computed again."""
+        return self.cut.plan
 
     @property
     def closes_over_tracer(self) -> bool:
@@ -117,33 +127,33 @@ class RematProgram(StagedPullback):
 
     def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The operands' cotangents, after computing again what was not kept."""
-        split = self.split
-        given = [ct for ct in split.instantiated(cts) if ct is not None]
-        if self.barrier and residuals:
-            residuals, given = behind_barrier((residuals, given))
+        if self.barrier:
+            residuals, cts = behind_barrier((residuals, cts))
         pairs = zip(self.plan.kept, residuals, strict=True)
         kept = [self.moved[v].back(x) if v in self.moved else x for v, x in pairs]
-        results = iter(self.plan.run_backward(kept, given, delayed if self.barrier else None))
-        there = split.backwards[tuple(split.present)].present
-        return [next(results) if present else None for present in there]
+        return self.cut.pull_back(kept, cts, delayed if self.delay else None)
 
 
 def delayed(values: list[Any], cts: list[Any]) -> list[Any]:
     """Values that XLA can compute with only when the cotangents are there.
 
-    Otherwise it finds that what is computed again was computed before, and keeps that instead. It drops
-    optimisation barriers early when it compiles for a CPU, so there values are selected, by a truth
-    that it does not see through, which it gets from a cotangent.
+    Otherwise it finds that what is computed again was computed before, and keeps that instead. Before
+    JAX 0.12 it drops optimisation barriers early when it compiles for a CPU, so there values are
+    selected, by a truth that it does not see through, which it gets from a cotangent.
     """
     values, cts = behind_barrier((values, cts))
     ct = next((ct for ct in cts if _jax.is_real_array(ct) and ct.size), None)
-    if ct is None:
+    if ct is None or _jax.BARRIERS_HOLD:
         return values
     tied = [_jax.is_array(x) and _jax.varying(ct) <= _jax.varying(x) for x in values]
 
     def select(values: list[Any], ct: Any) -> list[Any]:
         first = jax.lax.reshape(ct, (ct.size,))[0].astype(jnp.float32)
         always = (jax.lax.bitcast_convert_type(first, jnp.uint32) | 1) != 0
-        return [jnp.where(always, x, 0) if tie else x for x, tie in zip(values, tied, strict=True)]
+        blank = [
+            jnp.zeros((), x.dtype) if tie else None for x, tie in zip(values, tied, strict=True)
+        ]
+        pairs = zip(values, blank, strict=True)
+        return [x if none is None else jnp.where(always, x, none) for x, none in pairs]
 
     return jax.lax.platform_dependent(values, ct, cpu=select, default=lambda values, ct: values)

@@ -21,9 +21,9 @@ from jax import lax
 from jax.tree_util import tree_leaves
 
 from funcgrad import _jax, errors
-from funcgrad.bodies import Division, LoopProgram, split_body
+from funcgrad.bodies import Division, LoopProgram, cut_body
 from funcgrad.costs import size_in_bytes
-from funcgrad.mincut import equations_between
+from funcgrad.joint import equations_between
 from funcgrad.program import cached
 from funcgrad.registry import Rules
 from funcgrad.slots import Slots
@@ -97,10 +97,8 @@ def program_of_while(
     division = Division(num_consts, len(body.out_avals))
     num_tests = num_consts - num_body_consts
     closed = body_of_all(body, test, num_tests)
-    split, plan, wanted = split_body(closed, differentiated, rules, division)
-    return WhileProgram(
-        split, plan, wanted, differentiated, division, {}, test, num_tests, checkpoints
-    )
+    cut, wanted = cut_body(closed, differentiated, rules, division)
+    return WhileProgram(cut, wanted, differentiated, division, {}, test, num_tests, checkpoints)
 
 
 def body_of_all(body: _jax.ClosedJaxpr, test: _jax.ClosedJaxpr, num_tests: int) -> _jax.ClosedJaxpr:
@@ -247,7 +245,7 @@ class WhileProgram(LoopProgram):
             return time, slots, kept, *cts
 
         last = (steps - 1) // self.unit
-        init = last, slots, kept, self.zero_consts(), self.fill_carry(cts)
+        init = last, slots, kept, *self.start_back(cts)
         *_, ct_consts, ct_carry = lax.while_loop(lambda loop: loop[0] >= 0, back, init)
         everything = [*ct_consts, *ct_carry]
         return [ct for ct, there in zip(everything, self.differentiated, strict=True) if there]

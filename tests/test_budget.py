@@ -11,7 +11,7 @@ import pytest
 import funcgrad
 from funcgrad.budget import MinCut, Search, parse_budget
 from funcgrad.costs import operations, size_in_bytes
-from funcgrad.mincut import joint_of
+from funcgrad.joint import joint_of, whole_backward
 from funcgrad.partition import split_of
 from tests.programs import check_program, normal
 
@@ -21,7 +21,7 @@ def layers(count, **options):
 
     def net(w, x):
         for _ in range(count):
-            x = x + jnp.tanh(jnp.sin(x @ w) * jnp.exp(-(x**2))) @ w
+            x = x + jnp.tanh(jnp.sin(x @ w) * jnp.exp(-(x**2))) @ jnp.where(w > 0, w, -w)
         return x
 
     net = funcgrad.checkpoint(net, **options) if options else net
@@ -70,9 +70,9 @@ def test_xla_allocates_less_with_less_budget():
     def temp_bytes(**options):
         return funcgrad.inspect.memory(layers(12, **options), W, X).temp_size_in_bytes
 
-    plain, half, third = temp_bytes(), temp_bytes(budget=0.6), temp_bytes(budget=0.45)
-    assert half < 0.75 * plain
-    assert third < half
+    plain, half, third = temp_bytes(), temp_bytes(budget=0.45), temp_bytes(budget=0.3)
+    assert third < half < plain
+    assert third < 0.6 * plain
 
 
 def test_computing_again_is_not_undone_by_the_compiler():
@@ -97,7 +97,7 @@ def joint_of_chain():
     """exp(sin(x @ w)) @ w: four variables that may be kept."""
     closed = jax.make_jaxpr(lambda w, x: jnp.exp(jnp.sin(x @ w)) @ w)(W, X)
     split = split_of(closed, (True, True), funcgrad.DEFAULT)
-    return joint_of(split), split.forward.closed.jaxpr.invars
+    return joint_of(split, whole_backward(split)), split.forward.closed.jaxpr.invars
 
 
 @pytest.mark.parametrize("price", [3.0, 1.0, 0.3, 0.1, 0.01, 0.0])

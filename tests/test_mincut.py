@@ -14,6 +14,7 @@ from jax.extend.core import Literal
 import funcgrad
 from funcgrad import mincut
 from funcgrad.costs import is_cheap
+from funcgrad.joint import equations_between
 
 
 def random_program(seed, length=7):
@@ -57,10 +58,8 @@ def test_no_subset_is_cheaper(seed):
     free = [jaxpr.invars[0]]
     kept = mincut.minimum_cut(jaxpr.eqns, targets, free, ())
     known = {*kept, *free}
-    mincut.equations_between(
-        jaxpr.eqns, known, targets
-    )  # raises KeyError if they do not lead there
-    assert all(is_cheap(e) for e in mincut.equations_between(jaxpr.eqns, known, targets))
+    equations_between(jaxpr.eqns, known, targets)  # raises KeyError if they do not lead there
+    assert all(is_cheap(e) for e in equations_between(jaxpr.eqns, known, targets))
     cost = sum(size(v) for v in kept if v not in free)
     candidates = [v for v in variables(jaxpr) if v not in free]
     for count in range(min(4, len(candidates))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
@@ -62,3 +63,57 @@ def test_the_computation_is_replayed_in_the_backward_program():
 
     plain = lambda x: jnp.sin(jnp.tanh(x))
     assert count_of_tanh(jax.checkpoint(plain)) == count_of_tanh(plain) + 1
+
+
+OFFLOAD = jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=["inner"],
+    offload_src="device",
+    offload_dst="pinned_host",
+)
+
+
+def offloaded(w, x):
+    return jnp.sum(jax.checkpoint(block, policy=OFFLOAD)(w, x) ** 2)
+
+
+def test_offloaded_values_wait_in_host_memory():
+    w, x = jnp.ones((3, 3)), jnp.ones((3, 3))
+    transfers = str(jax.make_jaxpr(funcgrad.grad(offloaded))(w, x))
+    expected = str(jax.make_jaxpr(jax.grad(offloaded))(w, x))
+    assert transfers.count("device_put") == expected.count("device_put") == 2
+    _, pullback = jax.jit(lambda w: funcgrad.vjp(offloaded, w, x))(w)
+    kinds = {residual.sharding.memory_kind for residual in pullback.residuals}
+    assert "pinned_host" in kinds
+
+
+def test_gradient_of_an_offloading_checkpoint():
+    """JAX cannot differentiate its gradient again: the plain function says what is right."""
+    plain = lambda w, x: jnp.sum(block(w, x) ** 2)
+    w, x = 0.3 * normal(3, 3), 0.3 * normal(3, 3, seed=1)
+    batch = jnp.stack([w, 2 * w])
+
+    def second(grad, fun):
+        return grad(lambda w: jnp.sum(jnp.sin(grad(fun)(w, x))))
+
+    for ours, expected in (
+        (funcgrad.grad(offloaded)(w, x), jax.grad(plain)(w, x)),
+        (jax.jit(funcgrad.grad(offloaded))(w, x), jax.grad(plain)(w, x)),
+        (
+            jax.vmap(lambda w: funcgrad.grad(offloaded)(w, x))(batch),
+            jax.vmap(lambda w: jax.grad(plain)(w, x))(batch),
+        ),
+        (second(funcgrad.grad, offloaded)(w), second(jax.grad, plain)(w)),
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_offloading_in_a_scan():
+    def fun(w, x):
+        step = jax.checkpoint(lambda c, _: (block(w, c), None), policy=OFFLOAD, prevent_cse=False)
+        return jnp.sum(lax.scan(step, x, None, length=3)[0])
+
+    w, x = 0.3 * normal(3, 3), 0.3 * normal(3, 3, seed=1)
+    expected = jax.jit(jax.grad(fun, (0, 1)))(w, x)
+    for gradient in (funcgrad.grad(fun, (0, 1)), jax.jit(funcgrad.grad(fun, (0, 1)))):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 2e-5), gradient(w, x), expected)

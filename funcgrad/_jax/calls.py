@@ -167,3 +167,7 @@ def flat_tree(values: Sequence[Any]) -> Any:
 def jaxpr_param(params: dict[str, Any]) -> str:
     """Under which name a call primitive carries its jaxpr, which versions differ in."""
     return next(name for name in ("call_jaxpr", "jaxpr", "call", "fwd_jaxpr") if name in params)
+
+
+BARRIERS_HOLD = jax.__version_info__ >= (0, 12)
+"""Whether XLA keeps optimisation barriers long enough when it compiles for a CPU."""

@@ -15,8 +15,8 @@ Example:
   >>> try:
   ...     check_rule(cube, np.array([2.0]))
   ... except AssertionError as error:
-  ...     print(str(error).split("\\n")[1][:98])
-  jax: the cotangent of operand 0 is wrong at index (0,): 2.0737522918711635, and 4.147504583742327
+  ...     print(str(error).split("\\n")[1][:70])
+  jax: the cotangent of operand 0 is wrong at index (0,): 0.617806080086
   >>> report = check_grads(lambda x: jnp.sum(jnp.tanh(x)), (np.array([0.5, -2.0]),), order=1)
   >>> [check.name for check in report if check.status == "not run"]
   ['operands', 'outputs', 'second']

@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten, tree_leaves_with_path
 
 from funcgrad import _jax, errors
-from funcgrad.arguments import check_array, check_callable, name_of
+from funcgrad.arguments import check_callable, name_of
 from funcgrad.registry import Rule, Rules
 from funcgrad.rules import DEFAULT
 from funcgrad.testing import inputs, problem
@@ -155,7 +155,7 @@ def _check(
     leaves, in_tree = tree_flatten(args)
     before = snapshot(leaves)
     with jax.enable_x64(inputs.is_double(leaves) or problem.is_x64()):
-        arrays = [check_array(x, fun, label) for x, label in zip(leaves, labels, strict=True)]
+        arrays = [inputs.as_jax(x, fun, label) for x, label in zip(leaves, labels, strict=True)]
         inputs.check_finite(arrays, labels, name)
         inputs.check_outputs(fun, jax.tree.unflatten(in_tree, arrays), name)
         why = inputs.why_no_truth(fun, args, rules, derivative)

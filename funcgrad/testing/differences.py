@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcgrad.testing import compare
-from funcgrad.testing.compare import as_double, show
+from funcgrad.testing.compare import Index, as_double, show
 from funcgrad.testing.numerical import (
     Derivative,
     Values,
@@ -24,7 +24,7 @@ from funcgrad.testing.numerical import (
 from funcgrad.testing.problem import Problem, compiled, eps_of, size_of
 from funcgrad.testing.report import Check, failed, first_line, not_run, passed
 
-MOST_KINKS = 8
+MOST_LEFT_OUT = 8
 SAFETY = 10.0
 """By how much the estimate of an error may be too small."""
 RESOLVED = 1e-3
@@ -105,10 +105,8 @@ def _check_leaf(
     rows: list[Check] = []
     while directions:
         outcome = _check_direction(points, leaf, directions.pop(), ct_x)
-        if outcome.kinks:
-            what = ", ".join(map(str, sorted(outcome.kinks)))
-            rest = f"; {outcome.reason}" if outcome.reason else "; not checked there"
-            rows.append(not_run(label, f"kink at index {what}{rest}"))
+        if outcome.left_out:
+            rows.append(not_run(label, _left_out(outcome)))
         elif outcome.reason:
             reasons.append(outcome.reason)
         if outcome.wrong is not None:
@@ -119,7 +117,7 @@ def _check_leaf(
             return [*rows, failed(label, detail, outcome.share, problem.cts)], None
         if outcome.share is not None:
             best = max(best or 0.0, outcome.share)
-        if wide_spread or (best is None and not outcome.kinks):
+        if wide_spread or (best is None and not outcome.left_out):
             size = np.where(x == 0, size_of(x), np.abs(x))
             directions.append(problem.directions(1)[leaf] / size_of(x) * size)
             wide_spread = False
@@ -128,6 +126,15 @@ def _check_leaf(
     if best is None and reasons:
         rows.append(not_run(label, reasons[0]))
     return list(dict.fromkeys(rows)), best
+
+
+def _left_out(outcome: Outcome) -> str:
+    """Which elements were not checked, and why."""
+    places: dict[str, list[str]] = {}
+    for place, why in sorted(outcome.left_out.items()):
+        places.setdefault(why, []).append(str(place))
+    parts = [f"{why} at index {', '.join(where)}" for why, where in places.items()]
+    return "; ".join([*parts, outcome.reason or "not checked there"])
 
 
 def _spread(x: np.ndarray) -> float:
@@ -142,51 +149,50 @@ class Outcome:
     Attributes:
       share: the error by what is allowed; None where differences do not tell.
       reason: why they do not.
-      kinks: elements that were left out since the function has a kink there.
+      left_out: elements at which differences do not tell, and why.
       wrong: the element that is wrong, and what it should be.
     """
 
     share: float | None
     reason: str = ""
-    kinks: tuple[tuple[int, ...], ...] = ()
-    wrong: tuple[tuple[int, ...], Any] | None = None
+    left_out: dict[Index, str] = field(default_factory=dict)
+    wrong: tuple[Index, Any] | None = None
 
 
 def _check_direction(points: Sample, leaf: int, direction: np.ndarray, ct_x: np.ndarray) -> Outcome:
     """Compare one derivative, leaving out elements at which the function has a kink, and those that
     disagree in company and agree alone, at steps of their own size."""
-    direction = direction.copy()
-    kinks: list[tuple[int, ...]] = []
-    for _ in range(MOST_KINKS):
+    direction = np.array(direction)
+    left_out: dict[Index, str] = {}
+    for _ in range(MOST_LEFT_OUT):
         found = points.derivative(leaf, direction)
         if found is None:
-            return Outcome(None, ONE_SIDE, tuple(kinks))
+            return Outcome(None, ONE_SIDE, left_out)
         scale = found.magnitude + float(np.sum(np.abs(ct_x * direction)))
         bend = functools.partial(points.bend, leaf, scale=scale, step=found.step)
         if bend(direction):
             place = _largest(direction, bend)
-            kinks.append(place)
+            left_out[place] = "kink"
         else:
             outcome = _outcome(points, leaf, found, direction, ct_x)
             if outcome.share is None or outcome.share <= 1:
-                return replace(outcome, kinks=tuple(kinks))
+                return replace(outcome, left_out=left_out)
             place = _largest(direction, lambda v: points.disagreement(leaf, v, ct_x))
             alone, expected = _check_element(points, leaf, place, ct_x)
             if alone.share is None:
-                return replace(alone, kinks=tuple(kinks))
-            if alone.share > 1:
-                wrong = Outcome(max(alone.share, outcome.share), "", tuple(kinks))
-                return replace(wrong, wrong=(place, expected))
+                left_out[place] = alone.reason
+            elif alone.share > 1:
+                return Outcome(max(alone.share, outcome.share), "", left_out, (place, expected))
         direction[place] = 0
         if not direction.any():
-            return Outcome(None, "no other elements", tuple(kinks))
-    return Outcome(None, "and more of them", tuple(kinks))
+            return Outcome(None, "there are no other elements", left_out)
+    return Outcome(None, "and more of them", left_out)
 
 
 ONE_SIDE = "the function has finite values on one side only"
 
 
-def _largest(direction: np.ndarray, measure: Callable[[np.ndarray], float]) -> tuple[int, ...]:
+def _largest(direction: np.ndarray, measure: Callable[[np.ndarray], float]) -> Index:
     """The element of a direction that contributes most to what is measured along it."""
 
     def masked(mask: np.ndarray) -> float:
@@ -197,7 +203,7 @@ def _largest(direction: np.ndarray, measure: Callable[[np.ndarray], float]) -> t
 
 
 def _check_element(
-    points: Sample, leaf: int, place: tuple[int, ...], ct_x: np.ndarray
+    points: Sample, leaf: int, place: Index, ct_x: np.ndarray
 ) -> tuple[Outcome, Any]:
     """Compare the derivative by one element, at steps of its own size; with its value."""
     x = as_double(points.problem.xs[leaf])
@@ -211,7 +217,7 @@ def _check_element(
             return Outcome(None, ONE_SIDE), None
         scale = found.magnitude + float(np.sum(np.abs(ct_x * direction)))
         if points.bend(leaf, direction, scale, found.step):
-            return Outcome(None, f"kink at index {place}"), None
+            return Outcome(None, "kink"), None
         outcome = _outcome(points, leaf, found, direction, ct_x)
         values.append(found.value / size)
         if outcome.share is None:

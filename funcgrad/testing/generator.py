@@ -8,17 +8,26 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from funcgrad.testing import vocabulary
-from funcgrad.testing.programs import NAMES, Block, Program, Statement, Type, without_dead
+from funcgrad.testing.programs import (
+    NAMES,
+    Block,
+    Program,
+    Statement,
+    Type,
+    without_dead,
+)
+from funcgrad.testing.tastes import MIXED, Taste
 from funcgrad.testing.vocabulary import CONSTANTS, Word
 
-SHAPES = [(), (2,), (3,), (2, 3), (3, 2), (2, 2), (1, 3), (2, 1), (1,), (2, 1, 3)]
+ADJOINT_IN_DUAL = False
+"""Are there custom_vjp functions in custom_jvp functions? There is no rule yet for ``custom_lin``."""
+
 POLICIES = [
     "jax.checkpoint({f0})",
     "jax.checkpoint({f0}, policy=jax.checkpoint_policies.dots_saveable)",
@@ -28,47 +37,6 @@ POLICIES = [
     "funcgrad.checkpoint({f0}, policy='min-cut')",
     "funcgrad.checkpoint({f0}, budget=1.0)",
 ]
-
-
-@dataclass(frozen=True)
-class Taste:
-    """What programs are like.
-
-    Attributes:
-      words: what a statement may compute.
-      statements: at least and at most so many of them at the top.
-      inner: the same of inner blocks.
-      depth: how deep blocks are nested.
-      structure: how often a statement is a loop, a branch, a function and so on.
-      shapes: of the arguments.
-      narrow: how often a program has float32 values.
-      complexes: how often it has a complex argument.
-      values: largest number of elements of a variable.
-    """
-
-    words: tuple[Word, ...] = tuple(vocabulary.ALL)
-    statements: tuple[int, int] = (4, 9)
-    inner: tuple[int, int] = (1, 4)
-    depth: int = 2
-    structure: float = 0.25
-    shapes: tuple[tuple[int, ...], ...] = tuple(SHAPES)
-    narrow: float = 0.05
-    complexes: float = 0.05
-    values: int = 40
-
-
-MIXED = Taste()
-NESTED = Taste(
-    words=tuple(vocabulary.CHEAP),
-    statements=(1, 3),
-    inner=(1, 2),
-    depth=3,
-    structure=0.7,
-    shapes=((), (2,)),
-    narrow=0.0,
-    complexes=0.0,
-    values=8,
-)
 
 
 def generate(random: Any, taste: Taste = MIXED, seed: int = 0) -> Program:
@@ -90,7 +58,10 @@ def generate(random: Any, taste: Taste = MIXED, seed: int = 0) -> Program:
       True
     """
     with jax.enable_x64(True):
-        return Writer(random, taste).program(seed)
+        while True:
+            program = Writer(random, taste).program(seed)
+            if taste.likes(program):
+                return program
 
 
 @dataclass(frozen=True)
@@ -100,6 +71,8 @@ class Place:
     depth: int
     batched: bool = False
     derived: bool = False  # its derivative is taken by jax.vjp or jax.jvp
+    in_dual: bool = False  # in a custom_jvp function
+    within: bool = False  # in a checkpoint or a custom rule
 
 
 @dataclass
@@ -177,7 +150,7 @@ class Writer:
         """One statement of a word of the table; none if ten words did not fit."""
         weights = [w.weight for w in self.taste.words]
         for word in self.random.choices(self.taste.words, weights, k=10):
-            if place.batched and not word.batched:
+            if (place.batched and not word.batched) or (place.within and word.bare):
                 continue
             made = self.apply(word, scope)
             if made is not None:
@@ -211,7 +184,7 @@ class Writer:
 
     def is_small(self, kind: Type) -> bool:
         size = math.prod(kind.shape)
-        return 0 < size <= self.taste.values and len(kind.shape) <= 4 or self.chance(0.02)
+        return (0 < size <= self.taste.values and len(kind.shape) <= 4) or self.chance(0.02)
 
     def of_type(self, kind: Type, scope: dict[str, Type], written: list[Statement]) -> str:
         """A variable of this type: there already, or made of another."""
@@ -236,7 +209,15 @@ class Writer:
 
     def structure(self, scope: dict[str, Type], place: Place) -> list[Statement]:
         kinds = [self.call, self.call, self.scan, self.cond, self.switch, self.vmap]
-        kinds += [self.remat, self.custom, self.counted]
+        kinds += [
+            self.remat,
+            self.custom,
+            self.counted,
+            self.scan,
+            self.cond,
+            self.remat,
+            self.custom,
+        ]
         if not place.derived:
             kinds += [self.loop, self.fori]
         return self.random.choice(kinds)(scope, place)
@@ -252,7 +233,7 @@ class Writer:
     ) -> tuple[Block, list[Type]]:
         """A body with these parameters; its results are of the types `wanted`, and `extra` others."""
         scope = {**({} if closed else outer), **params}
-        inner = Place(place.depth - 1, place.batched, place.derived)
+        inner = replace(place, depth=place.depth - 1)
         written, scope = self.statements(scope, self.taste.inner, inner)
         results = []
         for kind in wanted or ():
@@ -301,12 +282,15 @@ class Writer:
         return [statement]
 
     def remat(self, scope: dict[str, Type], place: Place) -> list[Statement]:
+        place = replace(place, within=True)
         return self.call(scope, place, self.random.choice(POLICIES))
 
     def custom(self, scope: dict[str, Type], place: Place) -> list[Statement]:
-        place = Place(place.depth, place.batched, derived=True)
-        wrapper = self.random.choice(["adjoint({f0})", "dual({f0})"])
-        if self.chance(0.05):
+        place = replace(place, within=True, derived=True)
+        adjoints = ADJOINT_IN_DUAL or not place.in_dual
+        wrapper = self.random.choice(["adjoint({f0})", "dual({f0})"]) if adjoints else "dual({f0})"
+        place = replace(place, in_dual=place.in_dual or wrapper == "dual({f0})")
+        if adjoints and self.chance(0.05):
             wrapper = "adjoint({f0}, -2.0)"
             self.marks.add("a custom rule that differs from its function")
         return self.call(scope, place, wrapper, closed=True)
@@ -333,7 +317,8 @@ class Writer:
             f"{tuple_of(block.results[:n])}, {tuple_of(block.results[n:], n)}",
         )
         options = self.random.choice(["", "reverse=True, ", "unroll=2, "])
-        text = f"leaves(lax.scan({{f0}}, {tuple_of(init)}, {tuple_of(rows, n)}, {options}length={length}))"
+        operands = f"{tuple_of(init)}, {tuple_of(rows, n)}"
+        text = f"leaves(lax.scan({{f0}}, {operands}, {options}length={length}))"
         stacked = [Type((length, *k.shape), k.dtype) for k in kinds[n:]]
         types = (*kinds[:n], *stacked)
         return [self.statement(text, types, [*init, *rows], block)]
@@ -412,7 +397,7 @@ class Writer:
             in_axes.append(at)
             shape = shape if at is None else shape[:at] + shape[at + 1 :]
             params[self.name("p")] = Type(shape, scope[name].dtype)
-        place = Place(place.depth, batched=True, derived=place.derived)
+        place = replace(place, batched=True)
         block, kinds = self.block(scope, params, place, extra=self.random.randrange(1, 3))
         types = [Type((size, *k.shape), k.dtype) for k in kinds]
         text = f"jax.vmap({{f0}}, in_axes={tuple(in_axes)})({places(reads)})"

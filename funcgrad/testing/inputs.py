@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from funcgrad import _jax, errors
-from funcgrad.arguments import check_output, name_of
+from funcgrad.arguments import check_array, check_output, name_of
 from funcgrad.op import Op
 from funcgrad.registry import FunctionId, Rule, Rules, op_key
 from funcgrad.rules import DEFAULT
@@ -84,6 +84,12 @@ def is_double(leaves: Sequence[Any]) -> bool:
 def is_inexact_array(x: Any) -> bool:
     dtype = getattr(x, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, np.inexact)
+
+
+def as_jax(x: Any, f: Callable[..., Any], label: str) -> Any:
+    """A leaf as a JAX array."""
+    x = check_array(x, f, label)
+    return jnp.asarray(x) if _jax.is_array(x) else x
 
 
 def check_finite(leaves: Sequence[Any], labels: Sequence[str], name: str) -> None:

@@ -34,10 +34,9 @@ def check_types(
     problem: Problem, fun: Callable[..., Any], args: tuple[Any, ...], labels: Sequence[str]
 ) -> list[Check]:
     """A cotangent for each leaf, with its shape and dtype."""
-    _, pullback = transforms.vjp(fun, *args, rules=problem.rules)
     ct = problem.cotangent(problem.cts)
     try:
-        found = pullback(ct)
+        found = transforms.vjp(fun, *args, rules=problem.rules)[1](ct)
     except errors.MissingRuleError:
         raise
     except (errors.RuleResultError, TypeError, ValueError) as error:

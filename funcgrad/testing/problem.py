@@ -195,9 +195,11 @@ def build(
         return jax.tree.unflatten(out_tree, filled)
 
     dtypes = [jnp.result_type(x) for x in (*xs, *inexact)]
-    dtypes += dtypes_in(flat(fun), xs)
-    coarsest = max(dtypes, key=eps_of)
-    eps = eps_of(coarsest)
+    inner, bits = precisions_in(flat(fun), xs)
+    coarsest = max([*dtypes, *inner], key=eps_of)
+    precision, eps = str(np.dtype(coarsest)), eps_of(coarsest)
+    if 2.0**-bits > eps:
+        precision, eps = f"{bits} bits", 2.0**-bits
     return Problem(
         name,
         flat(fun),
@@ -208,7 +210,7 @@ def build(
         rules,
         compare.default_rtol(eps) if rtol is None else rtol,
         eps,
-        str(np.dtype(coarsest)),
+        precision,
         wide,
         seed,
         cotangent,
@@ -227,16 +229,19 @@ def widened(leaves: Sequence[Any]) -> list[Any]:
     return [wide(x) for x in leaves]
 
 
-def dtypes_in(fun: Callable[..., Any], xs: Arrays) -> list[Any]:
-    """The inexact dtypes that occur within a function; none where JAX cannot trace it."""
+def precisions_in(fun: Callable[..., Any], xs: Arrays) -> tuple[list[Any], int]:
+    """The inexact dtypes within a function, and the fewest bits that it rounds a mantissa to; nothing
+    where JAX cannot trace it."""
     jaxpr = traced(fun, *xs)
     found: set[Any] = set()
+    bits = 64
     for eqn in equations(jaxpr) if jaxpr is not None else ():
+        bits = min(bits, eqn.params.get("mantissa_bits", bits))
         for v in eqn.outvars:
             dtype = getattr(v.aval, "dtype", None)
             if dtype is not None and jnp.issubdtype(dtype, np.inexact):
                 found.add(np.dtype(dtype))
-    return sorted(found, key=str)
+    return sorted(found, key=str), bits
 
 
 def traced(fun: Callable[..., Any], *args: Any) -> Any:
