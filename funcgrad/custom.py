@@ -132,6 +132,26 @@ def custom_vjp_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict
     return trace.record(op, {}, slots, outs, present, pullback, residuals)
 
 
+def custom_linear_call(
+    trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]
+) -> Any:
+    """What ``jax.jvp`` makes of a custom_vjp function: known only backward, by the user's backward."""
+    primals, slots = trace.split(tracers)
+    num_residuals = params["num_res"]
+    outs = trace.evaluate(primitive, primals, params)
+    places = [i for i, zero in enumerate(params["in_zeros"]) if not zero]
+    pairs = zip(places, slots[num_residuals:], strict=True)
+    wanted = tuple(i for i, slot in pairs if slot is not None)
+    ct_avals = tuple(_jax.tangent_aval(aval) for aval in params["out_avals"])
+    residuals = primals[:num_residuals]
+    trace.check_residuals(primitive, residuals)
+    if any(slot is not None for slot in slots[:num_residuals]):
+        raise errors.NonLinearJvpError(trace.description, primitive, _jax.here())
+    pullback = CustomVjpPullback(params["bwd"], ct_avals, wanted, params["symbolic_zeros"])
+    present = [_jax.is_inexact(aval) for aval in ct_avals]
+    return trace.record(primitive, {}, slots, outs, present, pullback, residuals)
+
+
 def inline(trace: TangentTrace, fun: Any, tracers: Any) -> Any:
     """A function applied to tangents is linear in them: its own program says all."""
     with _jax.set_current_trace(trace):

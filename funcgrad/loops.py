@@ -105,26 +105,32 @@ class ScanProgram(LoopProgram):
         carry, (y_values, stacked) = self.division.run(body, init, xs)
         return [*carry, *y_values], once, stacked
 
+    def carry_into(self, index: Any, init: Any, ys: Any) -> Any:
+        """The carry into a step, of which the step before made a `ys`."""
+        length, reverse = self.division.length, self.division.reverse
+        if not length:
+            return init
+        start, before = (length - 1, index + 1) if reverse else (0, index - 1)
+        last = jax.lax.dynamic_index_in_dim(ys, before, 0, keepdims=False)
+        return jax.lax.select(index == start, init, last)
+
     def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The backward scan: from the last step to the first."""
-        num_carry, length = self.division.num_carry, self.division.length
+        num_carry = self.division.num_carry
         consts, _, xs, _, ys = self.variables
         per_step = {*xs, *self.stacked, *_jax.variables(ys)} - {*consts, *self.kept_once}
         kept = dict(zip(self.plan.kept, residuals, strict=False))
         first = dict(zip(self.shifted, residuals[len(kept) :], strict=True))
         stacked = {v: r for v, r in kept.items() if v in per_step}
-        start, before = (length - 1, 1) if self.division.reverse else (0, -1)
 
         def body(carry: Any, x: Any) -> Any:
             ct_ys, step, index = x
             now = {**kept, **dict(zip(stacked, step, strict=True))}
-            for v, value in first.items():
-                last = jax.lax.dynamic_index_in_dim(kept[v], index + before, 0, keepdims=False)
-                now[v] = jax.lax.select(index == start, value, last)
+            now |= {v: self.carry_into(index, init, kept[v]) for v, init in first.items()}
             ct_consts, ct_carry, ct_xs = self.step_back(list(now.values()), carry, ct_ys)
             return (ct_consts, ct_carry), ct_xs
 
-        indices = jax.numpy.arange(length) if first else None
+        indices = jax.numpy.arange(self.division.length) if first else None
         init = self.start_back(cts)
         (ct_consts, ct_carry), ct_xs = self.division.run(
             body, init, (cts[num_carry:], [*stacked.values()], indices), backward=True

@@ -338,3 +338,24 @@ def test_options_that_need_defvjp():
     for grad in (jax.grad, funcgrad.grad):
         with pytest.raises(AttributeError, match="defvjp"):
             grad(fun)(1.0)
+
+
+@jax.custom_vjp
+def backward_only(x):
+    return jnp.sin(x)
+
+
+backward_only.defvjp(lambda x: (jnp.sin(x), x), lambda x, ct: (ct * jnp.cos(x),))
+
+
+def repeated(x):
+    return jax.lax.scan(lambda c, _: (backward_only(c) * x, None), x, None, length=3)[0]
+
+
+@pytest.mark.parametrize("inner", [backward_only, repeated], ids=["plain", "in scan"])
+def test_custom_vjp_under_jvp_in_a_custom_jvp_rule(inner):
+    outer = jax.custom_jvp(inner)
+    outer.defjvp(lambda primals, tangents: jax.jvp(inner, primals, tangents))
+    with jax.enable_x64(True):
+        for gradient in (funcgrad.grad(outer), jax.jit(funcgrad.grad(outer))):
+            np.testing.assert_allclose(gradient(0.7), jax.grad(outer)(0.7), rtol=1e-12)

@@ -135,3 +135,49 @@ def test_a_jitted_loop_is_traced_once():
     count = len(traced)
     gradient(0.7, jnp.ones(3))
     assert len(traced) == count
+
+
+@pytest.mark.parametrize("length", [0, 1, 3])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_carry_that_is_a_ys_of_the_step_before(length, reverse):
+    def fun(w, h):
+        def step(c, _):
+            new = jnp.tanh(w * c) + c**2
+            return new, new
+
+        out, ys = lax.scan(step, h, None, length=length, reverse=reverse)
+        return jnp.sum(jnp.sin(out)) + jnp.sum(ys**2)
+
+    check_program(fun, 0.5 * normal(2), 0.5 * normal(2, seed=1))
+
+
+UNUSED = {
+    "checkpoint": lambda x: jax.checkpoint(lambda x: (jnp.std(x, axis=0), 2 * x))(x)[1],
+    "cond": lambda x: lax.cond(
+        x[0, 0] > 0, lambda x: (jnp.std(x, axis=0), 2 * x), lambda x: (x[0], x), x
+    )[1],
+    "scan": lambda x: lax.scan(lambda c, _: (2 * c, jnp.std(c, axis=0)), x, None, length=2)[0],
+    "carry": lambda x: lax.fori_loop(
+        0, 2, lambda i, c: (2 * c[0], jnp.std(c[0], axis=0)), (x, x[0])
+    )[0],
+}
+
+
+@pytest.mark.parametrize("fun", UNUSED.values(), ids=UNUSED)
+def test_the_infinite_derivative_of_an_unused_output_does_no_harm(fun):
+    """std has an infinite derivative where all values are equal: zero times it would be NaN."""
+    scalar = lambda x: jnp.sum(fun(x))
+    x = jnp.ones((2, 3))
+    expected = jax.grad(scalar)(x)
+    assert np.all(np.isfinite(expected))
+    np.testing.assert_array_equal(funcgrad.grad(scalar)(x), expected)
+    np.testing.assert_array_equal(jax.jit(funcgrad.grad(scalar))(x), expected)
+
+
+def test_and_not_in_a_loop_of_run_time_length_either():
+    def fun(x, n):
+        return jnp.sum(
+            lax.fori_loop(0, n, lambda i, c: (2 * c[0], jnp.std(c[0], axis=0)), (x, x[0]))[0]
+        )
+
+    np.testing.assert_array_equal(jax.jit(funcgrad.grad(fun))(jnp.ones((2, 3)), 2), 4.0)

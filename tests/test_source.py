@@ -17,8 +17,8 @@ JAX_AD = {
     "jacobian", "hessian", "checkpoint_grad", "fwd_and_bwd",
 }  # fmt: skip
 
-JAX_TABLES = {"primitive_jvps", "primitive_transposes"}
-"""What may be read of JAX's interpreters: which primitives they know."""
+JAX_TABLES = {"primitive_jvps", "primitive_transposes", "custom_lin_p"}
+"""What may be read of JAX's interpreters: which primitives they know, and the one they define."""
 
 
 def names(path: Path) -> str:

@@ -15,7 +15,11 @@ import jax
 from jax._src import api_util
 from jax._src.ad_checkpoint import name_p  # noqa: F401
 from jax._src.ad_util import add_any_p  # noqa: F401
-from jax._src.interpreters.ad import primitive_jvps, primitive_transposes
+from jax._src.interpreters.ad import (
+    custom_lin_p,  # noqa: F401
+    primitive_jvps,
+    primitive_transposes,
+)
 from jax._src.pjit import reshard_p  # noqa: F401
 from jax._src.random.core import random_clone_p, random_gamma_p  # noqa: F401
 from jax._src.random.philox2x32 import philox2x32_p  # noqa: F401

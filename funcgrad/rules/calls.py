@@ -28,6 +28,7 @@ remat_call = defcall(_jax.remat_p)(remat.remat_call)
 linear_solve_call = defcall(lax.linear_solve_p)(solves.linear_solve_call)
 custom_jvp_call = defcall(_jax.custom_jvp_call_p)(custom.custom_jvp_call)
 custom_vjp_call = defcall(_jax.custom_vjp_call_p)(custom.custom_vjp_call)
+custom_linear_call = defcall(_jax.custom_lin_p)(custom.custom_linear_call)
 linear_call = defcall(_jax.primitive("linear_call_p", "custom_derivatives"))(calls.linear_call)
 plain_calls = defcall(
     _jax.primitive("eval_jaxpr_p", "interpreters.partial_eval")

@@ -25,9 +25,6 @@ from funcgrad.testing.programs import (
 from funcgrad.testing.tastes import MIXED, Taste
 from funcgrad.testing.vocabulary import CONSTANTS, Word
 
-ADJOINT_IN_DUAL = False
-"""Are there custom_vjp functions in custom_jvp functions? There is no rule yet for ``custom_lin``."""
-
 POLICIES = [
     "jax.checkpoint({f0})",
     "jax.checkpoint({f0}, policy=jax.checkpoint_policies.dots_saveable)",
@@ -287,10 +284,9 @@ class Writer:
 
     def custom(self, scope: dict[str, Type], place: Place) -> list[Statement]:
         place = replace(place, within=True, derived=True)
-        adjoints = ADJOINT_IN_DUAL or not place.in_dual
-        wrapper = self.random.choice(["adjoint({f0})", "dual({f0})"]) if adjoints else "dual({f0})"
+        wrapper = self.random.choice(["adjoint({f0})", "dual({f0})"])
         place = replace(place, in_dual=place.in_dual or wrapper == "dual({f0})")
-        if adjoints and self.chance(0.05):
+        if not place.in_dual and self.chance(0.05):
             wrapper = "adjoint({f0}, -2.0)"
             self.marks.add("a custom rule that differs from its function")
         return self.call(scope, place, wrapper, closed=True)

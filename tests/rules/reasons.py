@@ -29,7 +29,6 @@ REASONS: dict[str, str] = {
     "with_memory_space_constraint": "constrains the operands of a Pallas call, which has no rule itself",
     "platform_index": "the number of the platform that runs: it has no operands",
     "unreachable": "raises an error when it is run",
-    "custom_lin": "made only by JAX's own jvp of a custom_vjp function, after our rules have run",
     "custom_jvp_call_jaxpr": "left over in JAX 0.10 and 0.12: nothing binds it",
     # shapes known only at export
     "dim_as_value": "the integer size of an exported symbolic axis: it has no operands",
