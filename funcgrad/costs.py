@@ -60,8 +60,11 @@ def price_of(eqn: Any) -> float | None:
     if is_cheap(eqn):
         return 0.0
     if eqn.primitive is _jax.jit_p:
-        prices = [price_of(inner) for inner in eqn.params["jaxpr"].jaxpr.eqns]
-        return None if None in prices else sum(p for p in prices if p is not None)
+        jaxpr = eqn.params["jaxpr"].jaxpr
+        prices = [price_of(inner) for inner in jaxpr.eqns]
+        if None in prices or not reads_all_for_each(jaxpr):
+            return None
+        return sum(price for price in prices if price is not None)
     if eqn.primitive in REPEATABLE:
         return BYTES_PER_OPERATION * operations([eqn]) / len(eqn.outvars)
     return None
@@ -75,8 +78,19 @@ def size_in_bytes(aval: Any) -> int:
 def is_cheap(eqn: Any) -> bool:
     """Whether computing an equation again costs less than keeping its result."""
     if eqn.primitive is _jax.jit_p:
-        return all(is_cheap(inner) for inner in eqn.params["jaxpr"].jaxpr.eqns)
+        jaxpr = eqn.params["jaxpr"].jaxpr
+        return all(map(is_cheap, jaxpr.eqns)) and reads_all_for_each(jaxpr)
     return eqn.primitive in CHEAP
+
+
+def reads_all_for_each(jaxpr: Any) -> bool:
+    """Whether each result depends on each input: none asks for an input that it does not need."""
+    depends = {v: {v} for v in jaxpr.invars}
+    for eqn in jaxpr.eqns:
+        inputs = set().union(*(depends.get(v, set()) for v in _jax.variables(eqn.invars)))
+        depends.update((v, inputs) for v in eqn.outvars)
+    results = _jax.variables(jaxpr.outvars)
+    return all(depends.get(v) == set(jaxpr.invars) for v in results)
 
 
 def operations(eqns: Iterable[Any]) -> float:

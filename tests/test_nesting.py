@@ -1,7 +1,11 @@
-"""Random nestings of loops, branches, jit, checkpoints, vmap and custom rules against jax.grad."""
+"""Random nestings of loops, branches, jit, checkpoints, vmap and custom rules against jax.grad.
+
+200 of them; FUNCGRAD_NESTINGS=500 in the environment runs as many, which a release asks for.
+"""
 
 from __future__ import annotations
 
+import os
 from random import Random
 
 import pytest
@@ -10,7 +14,8 @@ from funcgrad.testing import fuzz
 from funcgrad.testing.generator import generate
 from funcgrad.testing.tastes import LOOPED, NESTED
 
-PART, PARTS = 25, 20
+PART = 25
+PARTS = int(os.environ.get("FUNCGRAD_NESTINGS", "200")) // PART
 RTOL = 1e-12
 
 

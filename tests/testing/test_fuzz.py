@@ -25,7 +25,7 @@ from funcgrad.testing.tastes import MIXED, SMALL
 from funcgrad.testing.vocabulary import ALL
 from tests.rules.cases import primitives_in
 
-PART, PARTS = 20, 10
+PART, PARTS = 20, 6
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -49,7 +49,7 @@ def test_random_programs(part: int) -> None:
         assert outcome.failure is None, f"{mode}, order {order}\n{outcome.failure}\n{program.text}"
 
     run()
-    assert sum(map(bool, skipped)) <= 0.4 * len(skipped), skipped
+    assert sum(map(bool, skipped)) <= 0.5 * len(skipped), skipped
 
 
 # --- which operations there are
@@ -114,6 +114,7 @@ REASONS = {
         ),
         PLACES,
     ),
+    "custom_lin": "made of a custom_vjp function in a custom_jvp one, so by no operation alone",
 }
 """Why the generator cannot make a registered op."""
 
