@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py
 
-prints resident memory along the way; with smaller numbers it is a test.
+prints resident memory along the way.
 """
 
 from __future__ import annotations

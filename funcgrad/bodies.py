@@ -50,7 +50,7 @@ def cut_body(
             break
         wanted[first:end] = carries
     jaxpr = split.forward.closed.jaxpr
-    consts, carries, xs = division.divide(jaxpr.invars[len(split.forward.consts) :])
+    consts, carries, xs = division.divide(split.inputs)
     outs = jaxpr.outvars[: len(split.slots)]
     ys = _jax.variables(outs[division.num_carry :])
     shifted = [v for v, out in zip(carries, outs, strict=False) if out in ys]
@@ -88,10 +88,9 @@ class LoopProgram(StagedPullback):
         """The body's variables: constants, carries in, xs, carries out, ys."""
         split = self.cut.split
         jaxpr = split.forward.closed.jaxpr
-        inputs = jaxpr.invars[len(split.forward.consts) :]
         outs = jaxpr.outvars[: len(split.slots)]
         num_carry = self.division.num_carry
-        return *self.division.divide(inputs), outs[:num_carry], outs[num_carry:]
+        return *self.division.divide(split.inputs), outs[:num_carry], outs[num_carry:]
 
     @property
     def carried(self) -> list[bool]:

@@ -50,8 +50,7 @@ def program_of_branches(
 
 def branch_of(split: Split) -> Branch:
     """One branch, with its minimum cut: operands are kept anyway."""
-    inputs = split.forward.closed.jaxpr.invars[len(split.forward.consts) :]
-    return Branch(cut_of(split, inputs), inputs)
+    return Branch(cut_of(split, split.inputs), split.inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +124,7 @@ class BranchProgram(StagedPullback):
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Outputs, and residuals: index, all operands that a branch reads, the united ones."""
         index, *operands = primals
-        if "forward" not in self.programs:
-            self.programs["forward"] = jax.jit(self.trace_forward)
-        outs, united = self.programs["forward"](index, *operands)
+        outs, united = self.jitted_forward(index, *operands)
         return outs, [index, *(operands[i] for i in self.operands_read), *united]
 
     def trace_forward(self, index: Any, *primals: Any) -> tuple[list[Any], list[Any]]:

@@ -70,9 +70,7 @@ class ScanProgram(LoopProgram):
         """Outputs, the values of the plan's kept variables (once, for each step, or for a carry that
         is the `ys` of the step before that `ys`), and the first values of such carries.
         """
-        if "forward" not in self.programs:
-            self.programs["forward"] = jax.jit(self.trace_forward)
-        outs, once, stacked = self.programs["forward"](*primals)
+        outs, once, stacked = self.jitted_forward(*primals)
         consts, carries, xs, _, ys = self.variables
         const_values, init, x_values = self.division.divide(primals)
         y_values = _by_variable(ys, outs[self.division.num_carry :])

@@ -108,6 +108,11 @@ class Split:
     def present(self) -> list[bool]:
         return [slot is not None for slot in self.slots]
 
+    @property
+    def inputs(self) -> list[Any]:
+        """The forward jaxpr's variables for the inputs, without the constants that it closes over."""
+        return self.forward.closed.jaxpr.invars[len(self.forward.consts) :]
+
     def run_forward(
         self, primals: Sequence[Any], params: dict[str, Any]
     ) -> tuple[list[Any], list[Any]]:
@@ -195,6 +200,16 @@ class StagedPullback:
 
             self.programs[arrived] = jax.jit(backward)
         return self.programs[arrived](list(residuals), [ct for ct in cts if ct is not None])
+
+    def jitted_forward(self, *primals: Any) -> Any:
+        """What `trace_forward` gives, of a pullback that has one: traced once, and jitted."""
+        if "forward" not in self.programs:
+            self.programs["forward"] = jax.jit(self.trace_forward)
+        return self.programs["forward"](*primals)
+
+    def trace_forward(self, *primals: Any) -> Any:
+        """The outputs, and what the backward program needs of the forward one."""
+        raise NotImplementedError
 
     def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The operands' cotangents, from the residuals and the outputs' cotangents."""

@@ -52,7 +52,7 @@ def program_of_remat(
     split = split_of(closed, differentiated, rules)
     joint = joint_of(split, whole_backward(split))
     forward = split.forward.closed.jaxpr
-    inputs = forward.invars[len(split.forward.consts) :]
+    inputs = split.inputs
     if isinstance(policy, MinCut):
         plan, moved = policy.plan(joint, inputs), {}
     else:
@@ -104,13 +104,11 @@ class RematProgram(StagedPullback):
     @property
     def inputs(self) -> list[Any]:
         """The forward jaxpr's inputs, without the constants that it closes over."""
-        return self.split.forward.closed.jaxpr.invars[len(self.split.forward.consts) :]
+        return self.split.inputs
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Outputs and residuals."""
-        if "forward" not in self.programs:
-            self.programs["forward"] = jax.jit(self.trace_forward)
-        outs, computed = self.programs["forward"](*primals)
+        outs, computed = self.jitted_forward(*primals)
         found = dict(zip(self.inputs, primals, strict=True))
         values = iter(computed)
         return outs, [found[v] if v in found else next(values) for v in self.plan.kept]
@@ -150,10 +148,7 @@ def delayed(values: list[Any], cts: list[Any]) -> list[Any]:
     def select(values: list[Any], ct: Any) -> list[Any]:
         first = jax.lax.reshape(ct, (ct.size,))[0].astype(jnp.float32)
         always = (jax.lax.bitcast_convert_type(first, jnp.uint32) | 1) != 0
-        blank = [
-            jnp.zeros((), x.dtype) if tie else None for x, tie in zip(values, tied, strict=True)
-        ]
-        pairs = zip(values, blank, strict=True)
-        return [x if none is None else jnp.where(always, x, none) for x, none in pairs]
+        pairs = zip(values, tied, strict=True)
+        return [jnp.where(always, x, jnp.zeros((), x.dtype)) if tie else x for x, tie in pairs]
 
     return jax.lax.platform_dependent(values, ct, cpu=select, default=lambda values, ct: values)

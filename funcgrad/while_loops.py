@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import tree_leaves
@@ -192,9 +191,7 @@ class WhileProgram(LoopProgram):
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Outputs, and all that the backward loop starts from."""
-        if "forward" not in self.programs:
-            self.programs["forward"] = jax.jit(self.trace_forward)
-        outs, residuals = self.programs["forward"](*primals)
+        outs, residuals = self.jitted_forward(*primals)
         consts, *_ = self.division.divide(primals)
         return outs, [*(consts[i] for i in self.consts_read), *residuals]
 
