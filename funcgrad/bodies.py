@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -22,6 +22,8 @@ class Division:
 
     num_consts: int
     num_carry: int
+    in_order: ClassVar[bool] = False
+    """Whether what is kept of the step before is at hand too."""
 
     def divide(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
         """Constants, carries, and what is scanned over."""
@@ -54,7 +56,8 @@ def cut_body(
     outs = jaxpr.outvars[: len(split.slots)]
     ys = _jax.variables(outs[division.num_carry :])
     shifted = [v for v, out in zip(carries, outs, strict=False) if out in ys]
-    return cut_of(split, [*consts, *xs, *ys, *shifted], consts), tuple(wanted)
+    favoured = _jax.variables(outs[: division.num_carry]) if division.in_order else []
+    return cut_of(split, [*consts, *xs, *ys, *shifted], consts, favoured), tuple(wanted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,11 +115,14 @@ class LoopProgram(StagedPullback):
 
     @cached_property
     def shifted(self) -> dict[Any, Any]:
-        """Kept carries that are a `ys` of the step before, and that `ys`."""
-        _, carries, _, carry_outs, ys = self.variables
-        there = _jax.variables(ys)
+        """Kept carries that are, but for the first, a `ys` or a kept variable of the step before."""
+        if not self.division.in_order:
+            return {}
+        consts, carries, xs, carry_outs, ys = self.variables
+        made = {*self.plan.kept} - {*consts, *carries, *xs, *self.kept_once}
+        there = {*_jax.variables(ys), *made}
         pairs = zip(carries, carry_outs, strict=True)
-        return {v: out for v, out in pairs if out in there and v in self.plan.kept}
+        return {v: out for v, out in pairs if v in self.plan.kept and _is_one_of(out, there)}
 
     def start_back(self, cts: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """What the backward loop starts from: cotangents of constants, and of carries.
@@ -143,22 +149,22 @@ class LoopProgram(StagedPullback):
         ]
         return ct_consts, ct_carry
 
-    def step_back(
-        self, kept: Sequence[Any], cts: tuple[list[Any], list[Any]], ct_ys: Sequence[Any]
-    ) -> tuple[list[Any], list[Any], list[Any]]:
-        """One step of the backward loop, from the values that are kept of the step.
-
-        Takes the cotangents of constants so far and of the carries after the step; returns the same
-        before the step, and the cotangents of xs.
-        """
-        ct_consts, ct_carry = cts
-        ct_outs = [
+    def cts_in_step(self, ct_carry: Sequence[Any], ct_ys: Sequence[Any]) -> list[Any]:
+        """The cotangents of the body's outputs, those that it does not take left out."""
+        return [
             ct if slot is not None else None
             for ct, slot in zip([*ct_carry, *ct_ys], self.cut.split.slots, strict=True)
         ]
-        found = iter(self.cut.pull_back(kept, ct_outs))
-        results = [next(found) if wanted else None for wanted in self.wanted]
-        new_consts, new_carry, ct_xs = self.division.divide(results)
+
+    def after_step(
+        self, cts: tuple[list[Any], list[Any]], results: Sequence[Any]
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        """Cotangents of constants so far and of the carries before a step, and of xs.
+
+        Takes the former two after the step, and what the step gives for the differentiated inputs.
+        """
+        ct_consts, ct_carry = cts
+        new_consts, new_carry, ct_xs = self.of_inputs(results)
         _, carry_avals, _ = self.division.divide(self.cut.split.input_avals)
         ct_consts = [
             old if new is None else jax.lax.add(old, new)
@@ -169,6 +175,19 @@ class LoopProgram(StagedPullback):
             for old, new, aval in zip(ct_carry, new_carry, carry_avals, strict=True)
         ]
         return ct_consts, new_carry, ct_xs
+
+    def by_input(self, everything: Sequence[Any]) -> list[Any]:
+        """Of something for each of the body's inputs, that for the differentiated ones."""
+        return [x for x, wanted in zip(everything, self.wanted, strict=True) if wanted]
+
+    def of_inputs(self, results: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        """What there is for each differentiated input, divided; None for the others."""
+        found = iter(results)
+        return self.division.divide([next(found) if wanted else None for wanted in self.wanted])
+
+
+def _is_one_of(v: Any, there: Collection[Any]) -> bool:
+    return not isinstance(v, _jax.Literal) and v in there
 
 
 def zeros(aval: Any) -> Any:

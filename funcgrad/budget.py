@@ -116,7 +116,7 @@ class MinCut:
     def plan(self, joint: Joint, inputs: Sequence[Any]) -> Plan:
         """What to keep of a joint program, besides its inputs."""
         if self.budget is None:
-            free = {*inputs, *joint.constants}
+            free = dict.fromkeys([*inputs, *joint.constants], 0)
             return joint.keeping(minimum_cut(joint.equations, joint.targets, free))
         return Search(joint, inputs).within(self.budget)
 
@@ -143,7 +143,7 @@ class Search:
     def __init__(self, joint: Joint, inputs: Sequence[Any]):
         self.joint = joint
         self.inputs = list(inputs)
-        self.free = {*inputs, *joint.constants}
+        self.free = dict.fromkeys([*inputs, *joint.constants], 0)
 
     def everything(self) -> Plan:
         """The plan that computes nothing again."""

@@ -164,7 +164,7 @@ def joint_of(split: Split, program: Backward | None, like: Joint | None = None) 
     backward = program.call.closed.jaxpr
     num_closed, num_leaves = len(program.call.consts), len(program.leaves)
     leaves = dict(zip(split.leaves, split.residual_variables(), strict=True))
-    renamed = dict(
+    names = dict(
         zip(backward.invars[num_closed:], (leaves[i] for i in program.leaves), strict=False)
     )
     constants |= dict(zip(backward.invars, program.call.consts, strict=False))
@@ -172,22 +172,22 @@ def joint_of(split: Split, program: Backward | None, like: Joint | None = None) 
     if like is not None:
         named = {id(value): v for v, value in like.constants.items()}
         pairs = zip(backward.invars, program.call.consts, strict=False)
-        renamed |= {v: named[id(value)] for v, value in pairs if id(value) in named}
+        names |= {v: named[id(value)] for v, value in pairs if id(value) in named}
         constants |= like.constants
         shared = {_meaning(eqn): eqn for eqn in like.equations if not eqn.effects}
     cts = backward.invars[num_closed + num_leaves :]
     before, after = [], []
     dependent = set(cts)
     for eqn in backward.eqns:
-        eqn = eqn.replace(invars=[_renamed(v, renamed) for v in eqn.invars])
+        eqn = eqn.replace(invars=_jax.renamed(eqn.invars, names))
         if any(v in dependent for v in variables(eqn.invars)) or eqn.effects:
             dependent.update(eqn.outvars)
             after.append(eqn)
         elif shared and _meaning(eqn) in shared:
-            renamed |= dict(zip(eqn.outvars, shared[_meaning(eqn)].outvars, strict=True))
+            names |= dict(zip(eqn.outvars, shared[_meaning(eqn)].outvars, strict=True))
         else:
             before.append(eqn)
-    results = [_renamed(v, renamed) for v in backward.outvars]
+    results = _jax.renamed(backward.outvars, names)
     read = [v for eqn in after for v in variables(eqn.invars)] + variables(results)
     targets = dict.fromkeys(v for v in read if v not in dependent and v not in constants)
     eqns = (*(forward.eqns if like is None else like.equations), *before)
@@ -273,14 +273,17 @@ class Cut:
         """Cotangents of the differentiated inputs, None where there is none."""
         if all(ct is None for ct in cts):
             return [None] * self.split.num_inputs
+        found, given = self.resolved(cts)
+        return found.by_input(found.plan.run_backward(kept, given, delay))
+
+    def resolved(self, cts: Sequence[Any]) -> tuple[Variant, list[Any]]:
+        """The plan for these cotangents, None for those that did not arrive, and what it takes."""
         found = self.variant(tuple(ct is not None for ct in cts))
         if found is None:
             cts = self.split.instantiated(cts)
             found = self.variant(tuple(self.split.present))
             assert found is not None
-        given = [ct for ct in cts if ct is not None]
-        results = iter(found.plan.run_backward(kept, given, delay))
-        return [next(results) if present else None for present in found.present]
+        return found, [ct for ct in cts if ct is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,6 +292,11 @@ class Variant:
 
     plan: Plan
     present: tuple[bool, ...]
+
+    def by_input(self, results: Sequence[Any]) -> list[Any]:
+        """The results by differentiated input, None where there is none."""
+        found = iter(results)
+        return [next(found) if present else None for present in self.present]
 
 
 def equations_between(
@@ -313,7 +321,3 @@ def depending_only_on(eqns: Sequence[Any], start: Collection[Any]) -> set[Any]:
         if not eqn.effects and all(v in found for v in variables(eqn.invars)):
             found.update(eqn.outvars)
     return found
-
-
-def _renamed(v: Any, names: dict[Any, Any]) -> Any:
-    return v if isinstance(v, _jax.Literal) else names.get(v, v)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
 
 from funcgrad import _jax, errors
 from funcgrad.bodies import Division, LoopProgram, cut_body
+from funcgrad.costs import size_in_bytes
 from funcgrad.program import cached
 from funcgrad.registry import Rules
+from funcgrad.sums import Deferral, bytes_without_cut, deferral_of
 from funcgrad.tape import TapeTrace
 
 
@@ -27,6 +30,7 @@ class ScanSettings(Division):
     length: int
     reverse: bool
     unroll: Any
+    in_order = True
 
     def run(self, body: Any, init: Any, xs: Any, backward: bool = False) -> Any:
         reverse = self.reverse != backward
@@ -68,19 +72,19 @@ class ScanProgram(LoopProgram):
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Outputs, the values of the plan's kept variables (once, for each step, or for a carry that
-        is the `ys` of the step before that `ys`), and the first values of such carries.
+        is at hand as the result of the step before that result), and such carries' first values.
         """
         outs, once, stacked = self.jitted_forward(*primals)
         consts, carries, xs, _, ys = self.variables
         const_values, init, x_values = self.division.divide(primals)
-        y_values = _by_variable(ys, outs[self.division.num_carry :])
+        of_steps = _by_variable(ys, outs[self.division.num_carry :])
+        of_steps |= dict(zip(self.stacked, stacked, strict=True))
         found = {
-            **y_values,
-            **dict(zip(self.stacked, stacked, strict=True)),
+            **of_steps,
             **dict(zip(self.kept_once, once, strict=True)),
             **dict(zip(xs, x_values, strict=True)),
             **dict(zip(consts, const_values, strict=True)),
-            **{v: y_values[y] for v, y in self.shifted.items()},
+            **{v: of_steps[out] for v, out in self.shifted.items()},
         }
         first = dict(zip(carries, init, strict=True))
         return outs, [*(found[v] for v in self.plan.kept), *(first[v] for v in self.shifted)]
@@ -104,7 +108,7 @@ class ScanProgram(LoopProgram):
         return [*carry, *y_values], once, stacked
 
     def carry_into(self, index: Any, init: Any, ys: Any) -> Any:
-        """The carry into a step, of which the step before made a `ys`."""
+        """The carry into a step, that is what the step before made."""
         length, reverse = self.division.length, self.division.reverse
         if not length:
             return init
@@ -112,29 +116,75 @@ class ScanProgram(LoopProgram):
         last = jax.lax.dynamic_index_in_dim(ys, before, 0, keepdims=False)
         return jax.lax.select(index == start, init, last)
 
+    def carries_into(self, init: Any, ys: Any) -> Any:
+        """The same for all steps."""
+        if not self.division.length:
+            return ys
+        parts = [ys[1:], init[None]] if self.division.reverse else [init[None], ys[:-1]]
+        return jax.lax.concatenate(parts, 0)
+
     def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
-        """The backward scan: from the last step to the first."""
-        num_carry = self.division.num_carry
-        consts, _, xs, _, ys = self.variables
-        per_step = {*xs, *self.stacked, *_jax.variables(ys)} - {*consts, *self.kept_once}
+        """The backward scan, from the last step to the first, and then the sums that were put off."""
         kept = dict(zip(self.plan.kept, residuals, strict=False))
         first = dict(zip(self.shifted, residuals[len(kept) :], strict=True))
-        stacked = {v: r for v, r in kept.items() if v in per_step}
+        ct_ys = cts[self.division.num_carry :]
+        _, ct_carry = self.start_back(cts)
+        arrived = tuple(ct is not None for ct in self.cts_in_step(ct_carry, ct_ys))
+        sums = self.deferral(arrived)
+        ct_consts, _, _ = self.of_inputs(sums.start())
+
+        stacks = {v: stack for v, stack in kept.items() if v in self.per_step}
 
         def body(carry: Any, x: Any) -> Any:
             ct_ys, step, index = x
-            now = {**kept, **dict(zip(stacked, step, strict=True))}
-            now |= {v: self.carry_into(index, init, kept[v]) for v, init in first.items()}
-            ct_consts, ct_carry, ct_xs = self.step_back(list(now.values()), carry, ct_ys)
-            return (ct_consts, ct_carry), ct_xs
+            now = {**kept, **dict(zip(stacks, step, strict=True))}
+            now |= {v: self.carry_into(index, first[v], kept[v]) for v in shifted}
+            _, given = self.cut.resolved(self.cts_in_step(carry[1], ct_ys))
+            results, more = sums.pull_back([now[v] for v in sums.kept], given)
+            ct_consts, ct_carry, ct_xs = self.after_step(carry, results)
+            return (ct_consts, ct_carry), (ct_xs, more)
 
-        indices = jax.numpy.arange(self.division.length) if first else None
-        init = self.start_back(cts)
-        (ct_consts, ct_carry), ct_xs = self.division.run(
-            body, init, (cts[num_carry:], [*stacked.values()], indices), backward=True
+        shifted = [v for v in first if v in sums.kept]
+        indices = jax.numpy.arange(self.division.length) if shifted else None
+        (ct_consts, ct_carry), (ct_xs, more) = self.division.run(
+            body, (ct_consts, ct_carry), (ct_ys, [*stacks.values()], indices), backward=True
         )
-        everything = [*ct_consts, *ct_carry, *ct_xs]
-        return [ct for ct, there in zip(everything, self.differentiated, strict=True) if there]
+        carries = {v: self.carries_into(init, kept[v]) for v, init in first.items()}
+        cts_there = {v: ct_ys[i] for v, i in self.ct_variables(arrived).items()}
+        stacks = {**stacks, **carries, **cts_there, **dict(zip(sums.stacked, more, strict=True))}
+        results = sums.end(self.by_input([*ct_consts, *ct_carry, *ct_xs]), stacks, kept)
+        return [
+            ct
+            for ct, there in zip(results, self.by_input(self.differentiated), strict=True)
+            if there
+        ]
+
+    @cached_property
+    def per_step(self) -> set[Any]:
+        """Kept variables that are stacked, or are an `xs` or a `ys`."""
+        consts, _, xs, _, ys = self.variables
+        return {*xs, *self.stacked, *_jax.variables(ys)} - {*consts, *self.kept_once}
+
+    def ct_variables(self, arrived: tuple[bool, ...]) -> dict[Any, int]:
+        """The variables of the cotangents of `ys`, and which `ys` each is of."""
+        variant = self.cut.variant(arrived)
+        if variant is None:
+            return {}
+        outs = [i for i, there in enumerate(arrived) if there]
+        pairs = zip(variant.plan.joint.cts, outs, strict=True)
+        return {v: i - self.division.num_carry for v, i in pairs if i >= self.division.num_carry}
+
+    def deferral(self, arrived: tuple[bool, ...]) -> Deferral:
+        """What is summed after the backward loop, for a pattern of cotangents."""
+        variant = self.cut.variant(arrived) or self.cut.variant(tuple(self.cut.split.present))
+        assert variant is not None
+        consts, _, xs, _, _ = self.variables
+        is_const = [i < len(consts) for i, wanted in enumerate(self.wanted) if wanted]
+        stacks = {*self.per_step, *self.shifted, *self.ct_variables(arrived)}
+        known = {v for v in self.plan.kept if v not in stacks}
+        room = bytes_without_cut(self.cut.split, {*self.plan.once, *xs})
+        room -= sum(size_in_bytes(v.aval) for v in self.stacked)
+        return deferral_of(variant, is_const, stacks, known, self.division.length, room)
 
 
 def _by_variable(atoms: Sequence[Any], values: Sequence[Any]) -> dict[Any, Any]:

@@ -8,7 +8,7 @@ a minimum cut (as in PyTorch's AOTAutograd partitioner); SciPy finds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,12 @@ UNCUTTABLE = 2**30
 """The capacity of what cannot be cut; all costs together stay below it."""
 
 
-def cut_of(split: Split, free: Collection[Any], fixed: Collection[Any] = ()) -> Cut:
+def cut_of(
+    split: Split,
+    free: Collection[Any],
+    fixed: Collection[Any] = (),
+    favoured: Collection[Any] = (),
+) -> Cut:
     """The plan that keeps the fewest bytes, computing again what is cheap or worth it.
 
     Args:
@@ -30,18 +35,20 @@ def cut_of(split: Split, free: Collection[Any], fixed: Collection[Any] = ()) -> 
       free: variables of its forward jaxpr that are kept anyway.
       fixed: of a loop's body, the inputs that are the same in each step; keeping what depends on
         them alone costs next to nothing.
+      favoured: variables kept rather than others of their size.
     """
     joint = joint_of(split, whole_backward(split))
     once = depending_only_on(joint.equations, {*fixed, *joint.constants})
-    kept = minimum_cut(joint.equations, joint.targets, {*free, *joint.constants}, once, price_of)
+    costs = dict.fromkeys(once, 1) | {v: size_in_bytes(v.aval) - 1 for v in favoured}
+    costs |= dict.fromkeys([*free, *joint.constants], 0)
+    kept = minimum_cut(joint.equations, joint.targets, costs, price_of)
     return Cut(split, joint.keeping(kept, once))
 
 
 def minimum_cut(
     eqns: Sequence[Any],
     targets: Sequence[Any],
-    free: Collection[Any],
-    once: Collection[Any] = (),
+    costs: Mapping[Any, int],
     price: Callable[[Any], float | None] = lambda eqn: 0.0 if is_cheap(eqn) else None,
 ) -> list[Any]:
     """The cheapest variables from which `targets` can be computed.
@@ -53,8 +60,7 @@ def minimum_cut(
     Args:
       eqns: in order.
       targets: variables that must be there.
-      free: variables that cost nothing to keep.
-      once: variables that cost next to nothing to keep.
+      costs: of keeping some variables, in bytes; others cost their size.
       price: of computing an equation again, in bytes; None if it must not be.
     """
     # imported here: it takes a tenth of a second, and only loops and checkpoints need it
@@ -66,12 +72,12 @@ def minimum_cut(
         for eqn in eqns
         if (cost := price(eqn)) is not None
         for v in eqn.outvars
-        if v not in free
+        if costs.get(v) != 0
     }
     order = _ancestors(targets, prices)
     if not order:
         return []
-    cost = np.array([0 if v in free else 1 if v in once else size_in_bytes(v.aval) for v in order])
+    cost = np.array([costs.get(v, size_in_bytes(v.aval)) for v in order])
     unit = min(1.0, UNCUTTABLE / 2 / max(1, cost.sum()))
     cost = np.ceil(cost * unit).astype(np.int32)
     source, sink = 2 * len(order), 2 * len(order) + 1

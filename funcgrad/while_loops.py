@@ -264,7 +264,9 @@ class WhileProgram(LoopProgram):
 
         def step(i: Any, cts: Any) -> Any:
             now = known | dict(zip(self.stacked, _read(kept, count - 1 - i), strict=True))
-            return self.step_back([now[v] for v in self.plan.kept], cts, [])[:2]
+            ct_outs = self.cts_in_step(cts[1], [])
+            results = self.cut.pull_back([now[v] for v in self.plan.kept], ct_outs)
+            return self.after_step(cts, results)[:2]
 
         return lax.fori_loop(0, count, step, tuple(cts))
 

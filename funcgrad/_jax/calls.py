@@ -171,3 +171,12 @@ def jaxpr_param(params: dict[str, Any]) -> str:
 
 BARRIERS_HOLD = jax.__version_info__ >= (0, 12)
 """Whether XLA keeps optimisation barriers long enough when it compiles for a CPU."""
+
+QUICK_COMPILATION = " ".join(
+    [
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        *(["--xla_cpu_use_fusion_emitters=false"] * (jax.__version_info__ < (0, 11))),
+    ]
+)
+"""Settings for `XLA_FLAGS` for programs that are compiled once and run once."""

@@ -112,6 +112,22 @@ def without_inner_jits(jaxpr: Jaxpr) -> Jaxpr:
     return inlined
 
 
+def equations_of_call(eqn: Any) -> tuple[list[Any], dict[Any, Any]]:
+    """The equations of a jitted call, with variables of their own, and what each result then is."""
+    closed = eqn.params["jaxpr"]
+    jaxpr, consts = stage(lambda *args: eval_closed_jaxpr(closed, args), closed.in_avals, "call")
+    if consts:
+        return [eqn], {v: v for v in eqn.outvars}
+    given = dict(zip(jaxpr.invars, eqn.invars, strict=True))
+    eqns = [inner.replace(invars=renamed(inner.invars, given)) for inner in jaxpr.eqns]
+    return eqns, dict(zip(eqn.outvars, renamed(jaxpr.outvars, given), strict=True))
+
+
+def renamed(atoms: Iterable[Any], names: Mapping[Any, Any]) -> list[Any]:
+    """Operands with other names for some variables."""
+    return [v if isinstance(v, Literal) else names.get(v, v) for v in atoms]
+
+
 def convert_consts(closed: ClosedJaxpr) -> Jaxpr:
     """The jaxpr of a closed one with its constants as its first inputs."""
     return partial_eval.convert_constvars_jaxpr(closed.jaxpr)

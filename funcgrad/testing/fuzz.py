@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 import funcgrad
+from funcgrad._jax import QUICK_COMPILATION
 from funcgrad.testing.generator import generate
 from funcgrad.testing.programs import REFERENCE, Program, as_file, shrink, statements_in
 from funcgrad.testing.tastes import MIXED, NESTED, Taste, has_unknown_length
@@ -340,8 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after these")
     parser.add_argument("--failures", default="fuzz_failures", help="folder for programs that fail")
     options = parser.parse_args(arguments)
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILATION}"
     start, total = time.monotonic(), collections.Counter()
     seeds = range(options.seed, options.seed + options.programs)
     chunks = [seeds[i : i + 50] for i in range(0, len(seeds), 50)]
