@@ -152,7 +152,8 @@ class ScanProgram(LoopProgram):
         carries = {v: self.carries_into(init, kept[v]) for v, init in first.items()}
         cts_there = {v: ct_ys[i] for v, i in self.ct_variables(arrived).items()}
         stacks = {**stacks, **carries, **cts_there, **dict(zip(sums.stacked, more, strict=True))}
-        results = sums.end(self.by_input([*ct_consts, *ct_carry, *ct_xs]), stacks, kept)
+        known = {**sums.variant.plan.joint.constants, **kept}
+        results = sums.end(self.by_input([*ct_consts, *ct_carry, *ct_xs]), stacks, known)
         return [
             ct
             for ct, there in zip(results, self.by_input(self.differentiated), strict=True)
@@ -181,7 +182,7 @@ class ScanProgram(LoopProgram):
         consts, _, xs, _, _ = self.variables
         is_const = [i < len(consts) for i, wanted in enumerate(self.wanted) if wanted]
         stacks = {*self.per_step, *self.shifted, *self.ct_variables(arrived)}
-        known = {v for v in self.plan.kept if v not in stacks}
+        known = {v for v in (*self.plan.kept, *variant.plan.joint.constants) if v not in stacks}
         room = bytes_without_cut(self.cut.split, {*self.plan.once, *xs})
         room -= sum(size_in_bytes(v.aval) for v in self.stacked)
         return deferral_of(variant, is_const, stacks, known, self.division.length, room)

@@ -1,0 +1,47 @@
+"""A little of `benchmarks/soak.py`, by counts of what is alive: nothing is left behind."""
+
+from __future__ import annotations
+
+import collections
+import gc
+
+import jax
+
+from benchmarks import soak
+from funcgrad.joint import Joint
+from funcgrad.partition import Split
+from funcgrad.program import Program
+from funcgrad.tape import Node, Tape, TapeTracer
+
+KINDS = (Node, Tape, TapeTracer, Split, Joint, Program)
+
+
+def alive():
+    """How many objects of ours and arrays there are."""
+    gc.collect()
+    kinds = (type(x).__name__ for x in gc.get_objects() if type(x) in KINDS)
+    return collections.Counter(kinds) + collections.Counter(arrays=len(jax.live_arrays()))
+
+
+def test_steps_outside_jit_leave_nothing_behind():
+    list(soak.steps(4, parts=1))
+    before = alive()
+    list(soak.steps(20, parts=1))
+    assert alive() == before
+    assert before["Split"], "nothing is counted"
+
+
+def test_functions_that_are_gone_leave_nothing_behind():
+    list(soak.functions(6, parts=1))
+    before = alive()
+    list(soak.functions(12, parts=1))
+    assert alive() - before == collections.Counter()
+
+
+def test_threads_do_not_disturb_each_other():
+    assert soak.threads(16, repeats=2) == 0
+
+
+def test_no_tracer_leaks():
+    with jax.checking_leaks():
+        jax.jit(jax.vmap(soak.funcgrad.grad(soak.loss), (None, 0)))(soak.PARAMS, soak.X[None])
