@@ -185,7 +185,7 @@ ARGUMENTS = [
 {values}]
 
 if __name__ == "__main__":
-    main_of_file(program, ARGUMENTS, globals(), {mode!r})
+    raise SystemExit(main_of_file(program, ARGUMENTS, globals(), {mode!r}))
 '''
 
 

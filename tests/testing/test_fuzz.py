@@ -209,6 +209,10 @@ def test_failures_are_runnable_files(tmp_path: Path) -> None:
     assert out.startswith("once, order 1: Outcome(failure=None")
 
 
+def test_a_failure_is_confirmed_in_a_process_of_its_own() -> None:
+    assert not fuzz.confirmed(generate(Random(0), SMALL, 0), "once")
+
+
 def test_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert fuzz.main(["--programs", "2", "--seed", "2", "--failures", str(tmp_path)]) == 0
     assert "2 programs in" in capsys.readouterr().out
