@@ -297,7 +297,7 @@ def shrunk(
 
 def confirmed(program: Program, mode: str) -> bool:
     """Whether a program fails in a process of its own too, where XLA optimises as usual."""
-    flags = os.environ.get("XLA_FLAGS", "").replace(QUICKEST_COMPILATION, "")
+    flags = os.environ.get("XLA_FLAGS", "").replace(QUICKEST_COMPILATION, "").strip()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "program.py"
         path.write_text(as_file(program, mode, ""))

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import strategies as st
 
 import funcgrad
+from funcgrad._jax import QUICKEST_COMPILATION
 from funcgrad.registry import FunctionId
 from funcgrad.testing import fuzz
 from funcgrad.testing.generator import Writer, generate
@@ -209,7 +210,8 @@ def test_failures_are_runnable_files(tmp_path: Path) -> None:
     assert out.startswith("once, order 1: Outcome(failure=None")
 
 
-def test_a_failure_is_confirmed_in_a_process_of_its_own() -> None:
+def test_a_failure_is_confirmed_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", f" {QUICKEST_COMPILATION}")
     assert not fuzz.confirmed(generate(Random(0), SMALL, 0), "once")
 
 
