@@ -174,7 +174,7 @@ def joint_of(split: Split, program: Backward | None, like: Joint | None = None) 
         pairs = zip(backward.invars, program.call.consts, strict=False)
         names |= {v: named[id(value)] for v, value in pairs if id(value) in named}
         constants |= like.constants
-        shared = {_meaning(eqn): eqn for eqn in like.equations if not eqn.effects}
+        shared = {meaning(eqn): eqn for eqn in like.equations if not eqn.effects}
     cts = backward.invars[num_closed + num_leaves :]
     before, after = [], []
     dependent = set(cts)
@@ -183,8 +183,8 @@ def joint_of(split: Split, program: Backward | None, like: Joint | None = None) 
         if any(v in dependent for v in variables(eqn.invars)) or eqn.effects:
             dependent.update(eqn.outvars)
             after.append(eqn)
-        elif shared and _meaning(eqn) in shared:
-            names |= dict(zip(eqn.outvars, shared[_meaning(eqn)].outvars, strict=True))
+        elif shared and meaning(eqn) in shared:
+            names |= dict(zip(eqn.outvars, shared[meaning(eqn)].outvars, strict=True))
         else:
             before.append(eqn)
     results = _jax.renamed(backward.outvars, names)
@@ -199,7 +199,7 @@ def whole_backward(split: Split) -> Backward | None:
     return split.backward(tuple(split.present)) if any(split.present) else None
 
 
-def _meaning(eqn: Any) -> Any:
+def meaning(eqn: Any) -> Any:
     """What equal equations have in common: primitive, operands and params."""
     operands = [
         (str(v.aval), np.asarray(v.val).tobytes()) if isinstance(v, _jax.Literal) else id(v)

@@ -22,7 +22,7 @@ from jax import lax
 from funcgrad import _jax
 from funcgrad._jax import variables
 from funcgrad.costs import size_in_bytes
-from funcgrad.joint import Joint, Plan, Variant, equations_between
+from funcgrad.joint import Joint, Plan, Variant, equations_between, meaning
 from funcgrad.partition import Split
 from funcgrad.tape import Place
 
@@ -38,21 +38,25 @@ def is_literal(v: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """A variable of a step, and the linear operations that lead from it to the sum it is part of."""
+    """A variable of a step, and the linear operations that lead from it to the sum it is part of.
+
+    Attributes:
+      variable: what the tail begins with.
+      tail: equations, each with the result of it that is read.
+    """
 
     variable: Any
-    tail: tuple[Any, ...]
+    tail: tuple[tuple[Any, Any], ...]
 
     @property
     def result(self) -> Any:
         """What a step adds."""
-        return self.tail[-1].outvars[0] if self.tail else self.variable
+        return self.tail[-1][1] if self.tail else self.variable
 
     def after(self, value: Any) -> Any:
         """What the tail makes of a value of the variable, or of a sum of such."""
-        for eqn in self.tail:
-            found = {eqn.invars[_linear_in(eqn)]: value}
-            (value,) = _jax.values_of([eqn], found).values()
+        for eqn, result in self.tail:
+            value = _jax.values_of([eqn], {eqn.invars[_linear_in(eqn)]: value})[result]
         return value
 
 
@@ -171,12 +175,12 @@ def deferral_of(
       room: how many bytes more a step may stack; what a term no longer adds up comes on top, once.
     """
     is_sum = [s for s, present in zip(summed, variant.present, strict=True) if present]
-    plan = opened(variant.plan, is_sum)
+    plan = without_repeats(opened(variant.plan, is_sum))
     pairs = list(zip(plan.joint.results, is_sum, strict=True))
     groups = [terms_of(v, plan.joint) if add_up else [] for v, add_up in pairs]
     every = [term for group in groups for term in group if isinstance(term, LateTerm)]
     chosen, stacked = choose(every, {*stacks}, {*known}, length, room * length)
-    if not chosen and plan is not variant.plan:
+    if not chosen:
         plan = variant.plan
         pairs = list(zip(plan.joint.results, is_sum, strict=True))
     sums, results = [], []
@@ -216,12 +220,29 @@ def opened(plan: Plan, is_sum: Sequence[bool]) -> Plan:
         plan = replace(plan, joint=replace(joint, backward=tuple(eqns), results=results))
 
 
+def without_repeats(plan: Plan) -> Plan:
+    """The plan with what its backward program computes twice computed once."""
+    joint = plan.joint
+    names: dict[Any, Any] = {}
+    found: dict[Any, Any] = {}
+    eqns = []
+    for eqn in joint.backward:
+        eqn = eqn.replace(invars=_jax.renamed(eqn.invars, names))
+        first = eqn if eqn.effects else found.setdefault(meaning(eqn), eqn)
+        if first is eqn:
+            eqns.append(eqn)
+        else:
+            names |= dict(zip(eqn.outvars, first.outvars, strict=True))
+    results = tuple(_jax.renamed(joint.results, names))
+    return replace(plan, joint=replace(joint, backward=tuple(eqns), results=results))
+
+
 def terms_of(result: Any, joint: Joint) -> list[Term]:
     """The terms of a sum, as far as it can be taken apart."""
     producer = {v: eqn for eqn in joint.backward for v in eqn.outvars}
     everything = {v: eqn for eqn in joint.equations for v in eqn.outvars} | producer
     found: list[Term] = []
-    waiting: list[tuple[Any, tuple[Any, ...]]] = [(result, ())]
+    waiting: list[tuple[Any, tuple[tuple[Any, Any], ...]]] = [(result, ())]
     while waiting:
         v, tail = waiting.pop()
         eqn = None if is_literal(v) else producer.get(v)
@@ -230,7 +251,7 @@ def terms_of(result: Any, joint: Joint) -> list[Term]:
         elif eqn.primitive in (lax.add_p, _jax.add_any_p) and _is_plain_sum(eqn):
             waiting += [(operand, tail) for operand in eqn.invars]
         elif _linear_in(eqn) is not None:
-            waiting.append((eqn.invars[_linear_in(eqn)], (eqn, *tail)))
+            waiting.append((eqn.invars[_linear_in(eqn)], ((eqn, v), *tail)))
         elif eqn.primitive in SUMS and _can_be_late(eqn, everything):
             found.append(LateTerm(v, tail, eqn))
         else:
@@ -257,7 +278,8 @@ def choose(
         best, new = 1 / WORTH, None
         for missing, alike in groups.items():
             cost, gain = sum(map(_size, missing)), sum(_size(term.result) for term in alike)
-            if cost <= best * gain and cost * length <= room + gain:
+            fits = not cost or cost * length <= room + gain
+            if fits and cost <= best * gain:
                 best, new = cost / gain, missing
         if new is None:
             return chosen, stacked
@@ -416,7 +438,7 @@ SUMS: dict[Any, tuple[int, Callable[..., Any]]] = {
 LINEAR = frozenset(
     {
         *(lax.transpose_p, lax.reshape_p, lax.squeeze_p, lax.neg_p, lax.mul_p),
-        *(lax.broadcast_in_dim_p, lax.convert_element_type_p),
+        *(lax.broadcast_in_dim_p, lax.convert_element_type_p, lax.slice_p, lax.split_p, lax.rev_p),
     }
 )
 """What may be done after the sum: linear in one operand, if the others are literals."""

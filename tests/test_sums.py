@@ -54,6 +54,16 @@ def bias(w, h, xs):
     return ends(lax.scan(lambda h, x: (jnp.tanh(h @ w + w[0] + x), h), h, xs))
 
 
+def concatenated(w, h, xs):
+    """Weights that are put together inside the loop, as flax's LSTM does."""
+
+    def step(h, x):
+        into, out = jnp.split(h @ jnp.concatenate([w, w], axis=1), 2, axis=-1)
+        return jnp.tanh(into + x) * jnp.tanh(out), h
+
+    return ends(lax.scan(step, h, xs))
+
+
 def embedding(table, w, h):
     return ends(lax.scan(lambda h, i: (jnp.tanh(h @ w + table[i]), h), h, IDS))
 
@@ -91,6 +101,7 @@ PROGRAMS = {
     "rows": (rows, WIDE, normal(2, 16), normal(9, 2, 16)),
     "inside jit": (inside_jit, WIDE, normal(2, 16), normal(9, 2, 16)),
     "batches": (batches, 0.3 * normal(2, 16, 16), normal(2, 16), normal(9, 2, 16)),
+    "concatenated": (concatenated, WIDE, normal(2, 16), normal(9, 2, 16)),
     "bias": (bias, WIDE, normal(2, 16), normal(9, 2, 16)),
     "embedding": (embedding, normal(30, 6), W, H),
     "embedding at fixed places": (embedding_at_fixed_places, normal(30, 6), W, H),
@@ -119,7 +130,16 @@ def shapes_in_loops(jaxpr, inside=False):
     return found
 
 
-PUT_OFF = ["outer products", "rows", "inside jit", "batches", "bias", "embedding", "indexed"]
+PUT_OFF = [
+    "outer products",
+    "rows",
+    "inside jit",
+    "batches",
+    "bias",
+    "concatenated",
+    "embedding",
+    "indexed",
+]
 
 
 @pytest.mark.parametrize("name", PUT_OFF)
