@@ -172,16 +172,10 @@ def jaxpr_param(params: dict[str, Any]) -> str:
 BARRIERS_HOLD = jax.__version_info__ >= (0, 12)
 """Whether XLA keeps optimisation barriers long enough when it compiles for a CPU."""
 
-_OLD = jax.__version_info__ < (0, 11)
-
-QUICK_COMPILATION = " ".join(
-    [
-        f"--xla_backend_optimization_level={int(_OLD)}",
-        "--xla_llvm_disable_expensive_passes=true",
-        *(["--xla_cpu_use_fusion_emitters=false"] * _OLD),
-    ]
-)
+QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 """Settings for `XLA_FLAGS` for programs that are compiled once and run once."""
 
-QUICKEST_COMPILATION = f"{QUICK_COMPILATION} --xla_backend_optimization_level=0"
-"""The same, quicker still; but XLA without its fusion emitters then computes wrong hypots, for one."""
+_UNFUSED = " --xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
+
+QUICKEST_COMPILATION = QUICK_COMPILATION + _UNFUSED
+"""The same, quicker still; but unoptimised XLA without its fusion emitters computes wrong hypots."""
