@@ -9,7 +9,7 @@ cut has saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import islice
@@ -177,7 +177,7 @@ def deferral_of(
     is_sum = [s for s, present in zip(summed, variant.present, strict=True) if present]
     plan = without_repeats(opened(variant.plan, is_sum))
     pairs = list(zip(plan.joint.results, is_sum, strict=True))
-    groups = [terms_of(v, plan.joint) if add_up else [] for v, add_up in pairs]
+    groups = terms_of([v if add_up else None for v, add_up in pairs], plan.joint)
     every = [term for group in groups for term in group if isinstance(term, LateTerm)]
     chosen, stacked = choose(every, {*stacks}, {*known}, length, room * length)
     if not chosen:
@@ -200,7 +200,7 @@ def opened(plan: Plan, is_sum: Sequence[bool]) -> Plan:
         joint = plan.joint
         producer = {v: eqn for eqn in joint.backward for v in eqn.outvars}
         sums = [v for v, add_up in zip(joint.results, is_sum, strict=True) if add_up]
-        terms = [term.variable for v in sums for term in terms_of(v, joint)]
+        terms = [term.variable for group in terms_of(sums, joint) for term in group]
         sources = {id(producer[v]) for v in variables(terms) if v in producer}
         calls = {id(e) for e in joint.backward if e.primitive is _jax.jit_p} & sources - closed
         if not calls:
@@ -237,26 +237,28 @@ def without_repeats(plan: Plan) -> Plan:
     return replace(plan, joint=replace(joint, backward=tuple(eqns), results=results))
 
 
-def terms_of(result: Any, joint: Joint) -> list[Term]:
-    """The terms of a sum, as far as it can be taken apart."""
-    producer = {v: eqn for eqn in joint.backward for v in eqn.outvars}
-    everything = {v: eqn for eqn in joint.equations for v in eqn.outvars} | producer
-    found: list[Term] = []
-    waiting: list[tuple[Any, tuple[tuple[Any, Any], ...]]] = [(result, ())]
+def terms_of(sums: Sequence[Any], joint: Joint) -> list[list[Term]]:
+    """The terms of each sum, as far as it can be taken apart; none of one that is None."""
+    backward = {v: eqn for eqn in joint.backward for v in eqn.outvars}
+    everything = {v: eqn for eqn in joint.equations for v in eqn.outvars} | backward
+    return [[] if v is None else list(_terms(v, backward, everything)) for v in sums]
+
+
+def _terms(total: Any, backward: dict[Any, Any], everything: dict[Any, Any]) -> Iterator[Term]:
+    waiting: list[tuple[Any, tuple[tuple[Any, Any], ...]]] = [(total, ())]
     while waiting:
         v, tail = waiting.pop()
-        eqn = None if is_literal(v) else producer.get(v)
+        eqn = None if is_literal(v) else backward.get(v)
         if eqn is None:
-            found.append(Term(v, tail))
+            yield Term(v, tail)
         elif eqn.primitive in (lax.add_p, _jax.add_any_p) and _is_plain_sum(eqn):
             waiting += [(operand, tail) for operand in eqn.invars]
-        elif _linear_in(eqn) is not None:
-            waiting.append((eqn.invars[_linear_in(eqn)], ((eqn, v), *tail)))
+        elif (operand := _linear_in(eqn)) is not None:
+            waiting.append((eqn.invars[operand], ((eqn, v), *tail)))
         elif eqn.primitive in SUMS and _can_be_late(eqn, everything):
-            found.append(LateTerm(v, tail, eqn))
+            yield LateTerm(v, tail, eqn)
         else:
-            found.append(Term(v, tail))
-    return found
+            yield Term(v, tail)
 
 
 def choose(
