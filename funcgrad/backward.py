@@ -17,8 +17,9 @@ from funcgrad.program import unbroadcast
 if TYPE_CHECKING:
     from funcgrad.tape import Tape
 
-LATE_STEPS = 8
-"""How many elementwise rules a broadcast cotangent may pass before it is summed."""
+LATE_STEPS = 3
+"""How many elementwise rules a broadcast cotangent may pass before it is summed. Enough for softmax and
+layer norm; after eight, the XLA of JAX 0.12 made arrays of the broadcasts for its larger fusions."""
 
 _compiled_add = jax.jit(jax.lax.add)
 
