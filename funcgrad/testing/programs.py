@@ -185,17 +185,19 @@ ARGUMENTS = [
 {values}]
 
 if __name__ == "__main__":
-    raise SystemExit(main_of_file(program, ARGUMENTS, globals(), {mode!r}))
+    raise SystemExit(main_of_file(program, ARGUMENTS, globals(), {mode!r}, {rtol!r}))
 '''
 
 
-def as_file(program: Program, mode: str, title: str) -> str:
+def as_file(program: Program, mode: str, title: str, rtol: float = 1e-9) -> str:
     """A Python file that runs the program and compares its gradients."""
     values = [f"    np.asarray({x.tolist()!r}, {str(x.dtype)!r}),\n" for x in arguments(program)]
     shapes = [f".reshape{x.shape}" if 0 in x.shape else "" for x in arguments(program)]
     lines = [v[:-2] + s + ",\n" for v, s in zip(values, shapes, strict=True)]
     title = title.replace("\\", "/").replace('"""', "'''")
-    return FILE.format(title=title, source=source(program), values="".join(lines), mode=mode)
+    return FILE.format(
+        title=title, source=source(program), values="".join(lines), mode=mode, rtol=rtol
+    )
 
 
 # --- making smaller
