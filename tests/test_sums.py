@@ -165,7 +165,7 @@ def temporary_bytes(fun, args):
 
 MORE_ON_JAX_12 = pytest.mark.xfail(
     jax.__version_info__ >= (0, 12),
-    reason="jax.grad needs one stack less there than on 0.10, ours as many as before: 1.33, cause not found",
+    reason="1.33: jax.grad needs one stack less there than on 0.10, ours as many; cause not found",
     strict=True,
 )
 
