@@ -21,6 +21,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import variables
+from funcgrad.bodies import zeros
 from funcgrad.costs import size_in_bytes
 from funcgrad.joint import Joint, Plan, Variant, equations_between, meaning
 from funcgrad.partition import Split
@@ -99,7 +100,7 @@ class Sum:
 
     def start(self) -> Any:
         """Zeros for what the steps add up; None if that is nothing."""
-        return _zeros(self.aval) if self.now else None
+        return zeros(self.aval) if self.now else None
 
     def of_step(self, values: Sequence[Any]) -> Any:
         """What a step adds, from the values of its terms' variables."""
@@ -314,10 +315,6 @@ def _size(v: Any) -> int:
     return size_in_bytes(v.aval)
 
 
-def _zeros(aval: Any) -> Any:
-    return _jax.zeros(_jax.strong(aval))
-
-
 def _wide(dtype: Any) -> Any:
     """The type to add many numbers in."""
     return np.float32 if jax.numpy.finfo(dtype).bits < 32 else dtype
@@ -424,8 +421,8 @@ def dynamic_update_slice_sum(eqn: Any, values: Sequence[Any], stacked: Sequence[
 
 def _scattered(eqn: Any, indices: Any, updates: Any, dims: Any, mode: Any) -> Any:
     aval = eqn.outvars[0].aval
-    zeros = _zeros(aval).astype(_wide(aval.dtype))
-    total = lax.scatter_add(zeros, indices, updates.astype(zeros.dtype), dims, mode=mode)
+    into = zeros(aval).astype(_wide(aval.dtype))
+    total = lax.scatter_add(into, indices, updates.astype(into.dtype), dims, mode=mode)
     return total.astype(aval.dtype)
 
 
