@@ -64,13 +64,13 @@ def resolve_argnums(argnums: Argnums, args: Sequence[Any], fun: Callable[..., An
     return positions
 
 
-def check_array(x: Any, fun: Callable[..., Any], path: str = "") -> Any:
+def check_array(x: Any, fun: Callable[..., Any], label: str) -> Any:
     """A leaf as JAX takes it."""
     if not _jax.is_array_type(x):
         raise errors.InputError(
-            f"`{name_of(fun)}` was to be differentiated, but the argument's leaf {path} is "
-            f"{x!r} of type {type(x).__name__}, which is no array. Pass such values through arguments "
-            "that are not differentiated (argnums), or close over them."
+            f"`{name_of(fun)}` was to be differentiated, but {label} is {x!r} of type "
+            f"{type(x).__name__}, which is no array. Close over such values, or pass them as arguments "
+            "that argnums leaves out."
         )
     return _jax.canonicalize(x)
 
@@ -93,7 +93,7 @@ def check_inputs(
 def check_input(
     x: Any, fun: Callable[..., Any], path: str, holomorphic: bool, allow_int: bool
 ) -> Any:
-    x = check_array(x, fun, path)
+    x = check_array(x, fun, f"leaf {path} of the arguments")
     aval = _jax.typeof(x)
     dtype = getattr(aval, "dtype", None)
     asked = f"A gradient of `{name_of(fun)}` was asked for with respect to an argument's leaf"

@@ -180,7 +180,10 @@ def vjp(
     """
     check_callable(fun)
     in_tree = tree_structure(primals)
-    leaves = [check_array(x, fun, keystr(path)) for path, x in tree_leaves_with_path(primals)]
+    leaves = [
+        check_array(x, fun, f"leaf {keystr(path)} of the primals")
+        for path, x in tree_leaves_with_path(primals)
+    ]
 
     def on_leaves(*leaves: Any) -> Any:
         return fun(*tree_unflatten(in_tree, leaves))

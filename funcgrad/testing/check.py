@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -184,14 +185,27 @@ def _error(native: problem.Problem, report: Report, check: Check) -> errors.Grad
     if isinstance(cotangent, tuple) and check.mode not in ("types", "second"):
         cotangent = native.cotangent(cotangent)
     shown = show_tree(cotangent) if cotangent is not None else ""
-    hint = ""
-    if check.mode in ("dot", "numerical") and all(c.status == "passed" for c in report["jax"]):
-        hint = (
-            ". jax.vjp agrees with funcgrad: if the function stops a gradient, or has a derivative of "
-            "its own that is not the true one, on purpose, pass derivative=False"
-        )
+    hint = _hint(report, check)
     check = replace(check, detail=check.detail + hint)
     return errors.GradientError(report, check, cotangent, shown)
+
+
+def _hint(report: Report, check: Check) -> str:
+    """What may be the cause where jax.vjp, or its second order, gives the same wrong gradient."""
+    is_first = check.mode in ("dot", "numerical")
+    same = report["jax"] if is_first else [c for c in report if c.name == "second by jax"]
+    if not (is_first or "numerical" in check.name) or any(c.status != "passed" for c in same):
+        return ""
+    if check.error == math.inf:
+        return (
+            ". JAX gives the same: an operation in the function has no finite derivative here, as the "
+            "square root of 0, or one in the branch that a jnp.where does not take. Keep its operand "
+            "from there, by a jnp.where around the operand as well"
+        )
+    return (
+        ". JAX agrees with funcgrad: if the function stops a gradient, or has a derivative of its own "
+        "that is not the true one, on purpose, pass derivative=False"
+    )
 
 
 def _widened(make: Callable[..., Any], arrays: Sequence[Any], seed: int, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,10 +15,12 @@ import numpy as np
 from funcgrad.testing import compare
 from funcgrad.testing.compare import Index, as_double, show
 from funcgrad.testing.numerical import (
+    SMALLEST_STEP,
     Derivative,
     Values,
     bend,
     derivative,
+    is_finite,
     pair,
     sum_of_sizes,
 )
@@ -54,11 +57,20 @@ class Sample:
         problem = self.problem
         return derivative(self.line(leaf, direction), self.cts, problem.eps, problem.size)
 
-    def bend(self, leaf: int, direction: np.ndarray, scale: float, step: float) -> float:
-        """By how much the two sides differ; 0 where the function is smooth."""
-        problem = self.problem
+    def is_one_sided(self, leaf: int, direction: np.ndarray) -> bool:
+        """Whether the function has no finite values on one side, or on both, however near."""
         line = self.line(leaf, direction)
-        return bend(line, self.cts, problem.eps, problem.size, scale, step)
+        return not (is_finite(line(SMALLEST_STEP)) and is_finite(line(-SMALLEST_STEP)))
+
+    def bend_by(self, leaf: int, found: Derivative, scale: float) -> Callable[[np.ndarray], float]:
+        """By how much the two sides differ along a direction; 0 where the function is smooth."""
+        problem = self.problem
+
+        def measure(direction: np.ndarray) -> float:
+            line = self.line(leaf, direction)
+            return bend(line, self.cts, problem.eps, problem.size, scale, found.step)
+
+        return measure
 
     def disagreement(self, leaf: int, direction: np.ndarray, ct_x: np.ndarray) -> float:
         found = self.derivative(leaf, direction)
@@ -73,6 +85,8 @@ def sample(problem: Problem) -> Sample:
 def check_numerical(problem: Problem, name: str, gradient: Sequence[Any]) -> list[Check]:
     """<ct, f(x + h v) - f(x - h v)> / 2h against <vjp(ct), v>, leaf by leaf."""
     points = sample(problem)
+    if not is_finite([as_double(y) for y in points.run(*problem.xs)]):
+        return [not_run(name, "the function is not finite here")]
     found: list[Check] = []
     shares, checked = [0.0], 0
     for leaf, x in enumerate(problem.xs):
@@ -133,7 +147,10 @@ def _left_out(outcome: Outcome) -> str:
     places: dict[str, list[str]] = {}
     for place, why in sorted(outcome.left_out.items()):
         places.setdefault(why, []).append(str(place))
-    parts = [f"{why} at index {', '.join(where)}" for why, where in places.items()]
+    parts = []
+    for why, where in places.items():
+        more = f" and {len(where) - MOST_LEFT_OUT} more" if len(where) > MOST_LEFT_OUT else ""
+        parts.append(f"{why} at index {', '.join(where[:MOST_LEFT_OUT])}{more}")
     return "; ".join([*parts, outcome.reason or "not checked there"])
 
 
@@ -160,36 +177,56 @@ class Outcome:
 
 
 def _check_direction(points: Sample, leaf: int, direction: np.ndarray, ct_x: np.ndarray) -> Outcome:
-    """Compare one derivative, leaving out elements at which the function has a kink, and those that
-    disagree in company and agree alone, at steps of their own size."""
-    direction = np.array(direction)
-    left_out: dict[Index, str] = {}
+    """Compare one derivative, leaving out elements at which the function has a kink; those that it does
+    not suit, being not finite or not equal, are compared alone, at steps of their own size."""
+    outcome = _check_infinite(points, leaf, ct_x)
+    if outcome.wrong is not None:
+        return outcome
+    left_out, finite = dict(outcome.left_out), np.isfinite(ct_x)
+    direction, ct_x = np.where(finite, direction, 0), np.where(finite, ct_x, 0)
+    passed_alone: float | None = None
     for _ in range(MOST_LEFT_OUT):
-        found = points.derivative(leaf, direction)
+        if not direction.any():
+            break
+        found, share = points.derivative(leaf, direction), 0.0
         if found is None:
-            return Outcome(None, ONE_SIDE, left_out)
-        scale = found.magnitude + float(np.sum(np.abs(ct_x * direction)))
-        bend = functools.partial(points.bend, leaf, scale=scale, step=found.step)
-        if bend(direction):
+            place = _largest(direction, functools.partial(points.is_one_sided, leaf))
+        elif (bend := points.bend_by(leaf, found, _scale(found, direction, ct_x)))(direction):
             place = _largest(direction, bend)
             left_out[place] = "kink"
         else:
             outcome = _outcome(points, leaf, found, direction, ct_x)
             if outcome.share is None or outcome.share <= 1:
                 return replace(outcome, left_out=left_out)
+            share = outcome.share
             place = _largest(direction, lambda v: points.disagreement(leaf, v, ct_x))
+        if place not in left_out:
             alone, expected = _check_element(points, leaf, place, ct_x)
             if alone.share is None:
                 left_out[place] = alone.reason
             elif alone.share > 1:
-                return Outcome(max(alone.share, outcome.share), "", left_out, (place, expected))
+                return Outcome(max(alone.share, share), "", left_out, (place, expected))
+            else:
+                passed_alone = max(passed_alone or 0.0, alone.share)
         direction[place] = 0
-        if not direction.any():
-            return Outcome(None, "there are no other elements", left_out)
-    return Outcome(None, "and more of them", left_out)
+    if not direction.any():
+        return Outcome(passed_alone, "there are no other elements", left_out)
+    return Outcome(None, "and more of them" if left_out else "steps are too large", left_out)
 
 
-ONE_SIDE = "the function has finite values on one side only"
+ONE_SIDE = "finite values on one side only"
+
+
+def _check_infinite(points: Sample, leaf: int, ct_x: np.ndarray) -> Outcome:
+    """The elements at which the gradient is not finite: wrong where the function has a derivative."""
+    left_out: dict[Index, str] = {}
+    for place in [tuple(map(int, place)) for place in np.argwhere(~np.isfinite(ct_x))]:
+        if len(left_out) < MOST_LEFT_OUT:
+            alone, expected = _check_element(points, leaf, place, ct_x)
+            if alone.share:
+                return Outcome(alone.share, "", left_out, (place, expected))
+        left_out[place] = "infinite gradient"
+    return Outcome(None, "", left_out)
 
 
 def _largest(direction: np.ndarray, measure: Callable[[np.ndarray], float]) -> Index:
@@ -215,8 +252,7 @@ def _check_element(
         found = points.derivative(leaf, direction)
         if found is None:
             return Outcome(None, ONE_SIDE), None
-        scale = found.magnitude + float(np.sum(np.abs(ct_x * direction)))
-        if points.bend(leaf, direction, scale, found.step):
+        if points.bend_by(leaf, found, _scale(found, direction, ct_x))(direction):
             return Outcome(None, "kink"), None
         outcome = _outcome(points, leaf, found, direction, ct_x)
         values.append(found.value / size)
@@ -226,21 +262,29 @@ def _check_element(
     return worst, complex(values[0], -values[1]) if len(values) == 2 else values[0]
 
 
+def _scale(found: Derivative, direction: np.ndarray, ct_x: np.ndarray) -> float:
+    """The size of the two answers, on which to judge what they differ by."""
+    moved = direction != 0
+    own = float(np.sum(np.abs(ct_x[moved] * direction[moved])))
+    return found.magnitude + (own if np.isfinite(own) else 0.0)
+
+
 def _outcome(
     points: Sample, leaf: int, found: Derivative, direction: np.ndarray, ct_x: np.ndarray
 ) -> Outcome:
     """What a derivative by differences says about the gradient."""
     problem = points.problem
-    analytic = pair([ct_x], [direction])
-    scale = found.magnitude + float(np.sum(np.abs(ct_x * direction)))
+    moved = direction != 0
+    analytic = pair([ct_x[moved]], [direction[moved]])
+    scale = _scale(found, direction, ct_x)
     visible = max(scale, problem.eps**0.5 * problem.size)
-    if not np.isfinite(analytic):
-        return Outcome(None, "the gradient is not finite")
     if SAFETY * found.error > RESOLVED * visible:
         share = found.error / visible if visible else 1.0
         coarse = ", to which the function rounds," if problem.eps > eps_of(np.float64) else ""
         reason = f"differences in {problem.precision}{coarse} leave {share:.2g} of it open"
         return Outcome(None, reason)
+    if not np.isfinite(analytic):
+        return Outcome(math.inf)
     allowed = SAFETY * found.error + problem.rtol * scale
     error = abs(found.value - analytic)
     return Outcome(error / allowed if error else 0.0)

@@ -19,6 +19,7 @@ Line = Callable[[float], Values]
 
 FIRST_STEP = 0.125
 LEVELS = 30
+SMALLEST_STEP = FIRST_STEP / 2 ** (LEVELS - 1)
 WIDTH = 6
 """Extrapolations use at most this many steps, so that what happens far away does not enter."""
 

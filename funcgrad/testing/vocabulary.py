@@ -247,9 +247,7 @@ SHAPE = [
         "lax.sort(({0}, {0} * {0}), dimension=<axis>, num_keys=2)[<number> % 2]",
         "lax.top_k({0}, 1)[0]",
         "jnp.take_along_axis({0}, jnp.argmax({0}, axis=<axis>, keepdims=True), axis=<axis>)",
-        "jnp.tril({0})"
-        if False
-        else "jnp.take({0}, jnp.array([1, 0, 1]) % {0}.shape[<axis>], axis=<axis>, mode=<mode>)",
+        "jnp.take({0}, jnp.array([1, 0, 1]) % {0}.shape[<axis>], axis=<axis>, mode=<mode>)",
         "{0}.at[jnp.array([7, 0, -9])].get(mode='clip')",
         "{0}.at[jnp.array([7, 0, -9])].get(mode='fill', fill_value=0.0)",
         "{0}.at[jnp.array([7, 0, -9])].add({0}[:1], mode='drop')",

@@ -128,10 +128,48 @@ def test_kinks_are_left_out_and_named():
 
     report = check_grads(jnp.abs, (np.zeros((4, 5)),), modes=FAST)
     assert statuses(report, "numerical") == ["not run"]
-    report = check_grads(jnp.sqrt, (np.zeros(1),), modes=["numerical"])
-    assert "one side only" in report["numerical"][0].detail
+    report = check_grads(lambda x: x**1.5, (np.array([0.0, 2]),), modes=["numerical"])
+    assert [row.status for row in report["numerical"]] == ["passed", "not run"]
+    assert "one side only at index (0,)" in report["numerical"][1].detail
     report = check_grads(jnp.floor, (np.array([1.0, 1.5]),), modes=["numerical"])
     assert [row.status for row in report["numerical"]] == ["passed", "not run"]
+
+
+@pytest.mark.parametrize("f", [jnp.sqrt, jnp.cbrt, jnp.arccosh])
+def test_an_infinite_derivative_is_left_out(f):
+    at = np.array([1.0 if f is jnp.arccosh else 0.0, 2.0])
+    report = check_grads(f, (at,), modes=("numerical", "second"))
+    assert [row.status for row in report["numerical"]] == ["passed", "not run"]
+    assert report["numerical"][1].detail.startswith("infinite gradient at index (0,)")
+    assert statuses(report, "second") == ["passed", "not run", "passed"]
+    assert "not finite here" in report["second"][1].detail
+
+    (row,) = check_grads(f, (np.full(20, at[0]),), modes=["numerical"])["numerical"]
+    assert row.status == "not run"
+    assert "(7,) and 12 more" in row.detail
+
+
+NAN = {
+    "where": lambda x: jnp.where(x > 0, jnp.sqrt(x), 0.0),
+    "norm": lambda x: jnp.linalg.norm(x[:1]) ** 2 + x[1],
+    "quotient": lambda x: jnp.where(x == 0, 1.0, jnp.sin(x) / x),
+}
+
+
+@pytest.mark.parametrize("name", NAN)
+def test_a_gradient_that_is_nan_where_there_is_one(name):
+    """jax.grad is NaN as well; differences are finite, and know better."""
+    error = failing(NAN[name], np.array([-1.0 if name == "where" else 0.0, 2.0]), order=1)
+    assert statuses(error.report, "jax") == ["passed"]
+    assert error.check.name == "numerical argument [0]"
+    assert "at index (0,): nan, and 0.0 by differences" in str(error)
+    assert "a jnp.where does not take" in str(error)
+
+
+def test_a_second_order_that_jax_gets_wrong_too():
+    error = failing(lambda z: jnp.abs(z) ** 2, np.array([0j, 1 + 1j]))
+    assert error.check.name == "second numerical argument [0]"
+    assert "JAX agrees with funcgrad" in str(error)
 
 
 def test_a_function_that_rounds_is_not_judged_by_differences():
@@ -327,7 +365,7 @@ def test_straight_through_is_allowed_when_it_says_so():
 
     rounded.defvjp(lambda ct, x, *, out: ct)
     error = failing(lambda x: rounded(x) * 2, X, order=1)
-    assert "jax.vjp agrees with funcgrad" in str(error)
+    assert "JAX agrees with funcgrad" in str(error)
     assert "derivative=False" in str(error)
     report = check_grads(rounded, (X,), derivative=False)
     assert {
