@@ -124,12 +124,12 @@ class LoopProgram(StagedPullback):
         pairs = zip(carries, carry_outs, strict=True)
         return {v: out for v, out in pairs if v in self.plan.kept and _is_one_of(out, there)}
 
-    def start_back(self, cts: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """What the backward loop starts from: cotangents of constants, and of carries.
+    def start_back(self, cts: Sequence[Any]) -> tuple[list[bool], list[Any]]:
+        """Which constants get a cotangent in some step, and the carries' cotangents to start from.
 
         There is none where none flows, in any step: a fixpoint, from the loop's outputs' cotangents.
         """
-        const_avals, carry_avals, _ = self.division.divide(self.cut.split.input_avals)
+        _, carry_avals, _ = self.division.divide(self.cut.split.input_avals)
         arrived = [ct is not None for ct in cts]
         while True:
             in_body = [a and b for a, b in zip(arrived, self.cut.split.present, strict=True)]
@@ -140,14 +140,11 @@ class LoopProgram(StagedPullback):
             if more == arrived[: len(more)]:
                 break
             arrived[: len(more)] = more
-        ct_consts = [
-            zeros(a) if flows else None for a, flows in zip(const_avals, consts, strict=True)
-        ]
         ct_carry = [
             zeros(aval) if flows and ct is None else ct
             for ct, aval, flows in zip(cts, carry_avals, arrived, strict=False)
         ]
-        return ct_consts, ct_carry
+        return consts, ct_carry
 
     def cts_in_step(self, ct_carry: Sequence[Any], ct_ys: Sequence[Any]) -> list[Any]:
         """The cotangents of the body's outputs, those that it does not take left out."""
@@ -176,7 +173,7 @@ class LoopProgram(StagedPullback):
         ]
         return ct_consts, new_carry, ct_xs
 
-    def by_input(self, everything: Sequence[Any]) -> list[Any]:
+    def of_wanted(self, everything: Sequence[Any]) -> list[Any]:
         """Of something for each of the body's inputs, that for the differentiated ones."""
         return [x for x, wanted in zip(everything, self.wanted, strict=True) if wanted]
 
@@ -187,7 +184,7 @@ class LoopProgram(StagedPullback):
 
 
 def _is_one_of(v: Any, there: Collection[Any]) -> bool:
-    return not isinstance(v, _jax.Literal) and v in there
+    return not _jax.is_literal(v) and v in there
 
 
 def zeros(aval: Any) -> Any:

@@ -202,7 +202,7 @@ def whole_backward(split: Split) -> Backward | None:
 def meaning(eqn: Any) -> Any:
     """What equal equations have in common: primitive, operands and params."""
     operands = [
-        (str(v.aval), np.asarray(v.val).tobytes()) if isinstance(v, _jax.Literal) else id(v)
+        (str(v.aval), np.asarray(v.val).tobytes()) if _jax.is_literal(v) else id(v)
         for v in eqn.invars
     ]
     params = [(name, _hashable(value)) for name, value in sorted(eqn.params.items())]

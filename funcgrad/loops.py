@@ -153,10 +153,10 @@ class ScanProgram(LoopProgram):
         cts_there = {v: ct_ys[i] for v, i in self.ct_variables(arrived).items()}
         stacks = {**stacks, **carries, **cts_there, **dict(zip(sums.stacked, more, strict=True))}
         known = {**sums.variant.plan.joint.constants, **kept}
-        results = sums.end(self.by_input([*ct_consts, *ct_carry, *ct_xs]), stacks, known)
+        results = sums.end(self.of_wanted([*ct_consts, *ct_carry, *ct_xs]), stacks, known)
         return [
             ct
-            for ct, there in zip(results, self.by_input(self.differentiated), strict=True)
+            for ct, there in zip(results, self.of_wanted(self.differentiated), strict=True)
             if there
         ]
 
@@ -190,4 +190,4 @@ class ScanProgram(LoopProgram):
 
 def _by_variable(atoms: Sequence[Any], values: Sequence[Any]) -> dict[Any, Any]:
     pairs = zip(atoms, values, strict=True)
-    return {v: value for v, value in pairs if not isinstance(v, _jax.Literal)}
+    return {v: value for v, value in pairs if not _jax.is_literal(v)}

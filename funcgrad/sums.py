@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import variables
+from funcgrad._jax import is_literal, read, variables
 from funcgrad.bodies import zeros
 from funcgrad.costs import size_in_bytes
 from funcgrad.joint import Joint, Plan, Variant, equations_between, meaning
@@ -30,11 +30,6 @@ from funcgrad.tape import Place
 WORTH = 4
 """How many times the size of what is stacked a term must have to be put off. Products of many rows
 are quick in the loop too: with a batch of 128 putting them off gained nothing for an LSTM."""
-
-
-def is_literal(v: Any) -> bool:
-    """Whether this operand of an equation is no variable but a number."""
-    return isinstance(v, _jax.Literal)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +72,7 @@ class LateTerm(Term):
         first, sum_of = SUMS[self.core.primitive]
         operands = self.core.invars[first:]
         stacked = [not is_literal(v) and v in stacks for v in operands]
-        values = [
-            v.val if is_literal(v) else stacks[v] if there else known[v]
-            for v, there in zip(operands, stacked, strict=True)
-        ]
+        values = read(operands, {**known, **stacks})
         return self.after(sum_of(self.core, values, stacked))
 
 

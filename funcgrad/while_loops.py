@@ -20,7 +20,7 @@ from jax import lax
 from jax.tree_util import tree_leaves
 
 from funcgrad import _jax, errors
-from funcgrad.bodies import Division, LoopProgram, cut_body
+from funcgrad.bodies import Division, LoopProgram, cut_body, zeros
 from funcgrad.costs import size_in_bytes
 from funcgrad.joint import equations_between
 from funcgrad.program import cached
@@ -242,7 +242,11 @@ class WhileProgram(LoopProgram):
             return time, slots, kept, *cts
 
         last = (steps - 1) // self.unit
-        init = last, slots, kept, *self.start_back(cts)
+        flows, ct_carry = self.start_back(cts)
+        const_avals, *_ = self.division.divide(self.cut.split.input_avals)
+        zipped = zip(const_avals, flows, strict=True)
+        ct_consts = [zeros(aval) if there else None for aval, there in zipped]
+        init = last, slots, kept, ct_consts, ct_carry
         *_, ct_consts, ct_carry = lax.while_loop(lambda loop: loop[0] >= 0, back, init)
         everything = [*ct_consts, *ct_carry]
         return [ct for ct, there in zip(everything, self.differentiated, strict=True) if there]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,9 +56,19 @@ def eval_jaxpr(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
     return _core.eval_jaxpr(jaxpr, (), *args)
 
 
+def is_literal(v: Any) -> bool:
+    """Whether an operand or a result in a jaxpr is no variable but a number."""
+    return isinstance(v, Literal)
+
+
 def variables(atoms: Iterable[Any]) -> list[Any]:
-    """Those of a jaxpr's atoms that are variables, not literals."""
-    return [v for v in atoms if not isinstance(v, Literal)]
+    """Those of a jaxpr's operands or results that are variables."""
+    return [v for v in atoms if not is_literal(v)]
+
+
+def read(atoms: Iterable[Any], known: Mapping[Any, Any]) -> list[Any]:
+    """Operands or results: the variables' values as known, the literals as they are."""
+    return [v.val if is_literal(v) else known[v] for v in atoms]
 
 
 def eval_closed_jaxpr(
@@ -70,20 +81,17 @@ def eval_closed_jaxpr(
 def eval_equations(eqns: Sequence[Any], known: dict[Any, Any], wanted: Sequence[Any]) -> list[Any]:
     """Run some equations of a jaxpr on known values of variables; return wanted variables."""
     known.update(values_of(eqns, known))
-    return [v.val if isinstance(v, Literal) else known[v] for v in wanted]
+    return read(wanted, known)
 
 
-def values_of(eqns: Sequence[Any], known: Mapping[Any, Any]) -> dict[Any, Any]:
+def values_of(eqns: Sequence[Any], known: MutableMapping[Any, Any]) -> dict[Any, Any]:
     """The values of the variables that some equations of a jaxpr compute."""
     found: dict[Any, Any] = {}
-
-    def read(v: Any) -> Any:
-        return v.val if isinstance(v, Literal) else found[v] if v in found else known[v]
-
+    everything = ChainMap(found, known)
     for eqn in eqns:
         params = eqn.primitive.get_bind_params(eqn.params)
         with eqn.ctx.manager:
-            out = eqn.primitive.bind(*map(read, eqn.invars), **params)
+            out = eqn.primitive.bind(*read(eqn.invars, everything), **params)
         outs = out if eqn.primitive.multiple_results else [out]
         found.update(zip(eqn.outvars, outs, strict=True))
     return found
@@ -97,12 +105,12 @@ def without_inner_jits(jaxpr: Jaxpr) -> Jaxpr:
         for eqn in jaxpr.eqns:
             if eqn.primitive is jit_p:
                 inner = eqn.params["jaxpr"]
-                given = [v.val if isinstance(v, Literal) else known[v] for v in eqn.invars]
-                closed = convert_consts(inner)
-                known.update(zip(eqn.outvars, run(closed, [*inner.consts, *given]), strict=True))
+                given = [*inner.consts, *read(eqn.invars, known)]
+                outs = run(convert_consts(inner), given)
+                known.update(zip(eqn.outvars, outs, strict=True))
             else:
                 eval_equations([eqn], known, ())
-        return [v.val if isinstance(v, Literal) else known[v] for v in jaxpr.outvars]
+        return read(jaxpr.outvars, known)
 
     name = jaxpr.debug_info.func_src_info
     avals = [v.aval for v in jaxpr.invars]
@@ -125,7 +133,7 @@ def equations_of_call(eqn: Any) -> tuple[list[Any], dict[Any, Any]]:
 
 def renamed(atoms: Iterable[Any], names: Mapping[Any, Any]) -> list[Any]:
     """Operands with other names for some variables."""
-    return [v if isinstance(v, Literal) else names.get(v, v) for v in atoms]
+    return [v if is_literal(v) else names.get(v, v) for v in atoms]
 
 
 def convert_consts(closed: ClosedJaxpr) -> Jaxpr:
