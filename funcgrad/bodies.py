@@ -55,9 +55,27 @@ def cut_body(
     consts, carries, xs = division.divide(split.inputs)
     outs = jaxpr.outvars[: len(split.slots)]
     ys = _jax.variables(outs[division.num_carry :])
-    shifted = [v for v, out in zip(carries, outs, strict=False) if out in ys]
-    favoured = _jax.variables(outs[: division.num_carry]) if division.in_order else []
-    return cut_of(split, [*consts, *xs, *ys, *shifted], consts, favoured), tuple(wanted)
+    carry_outs = outs[: division.num_carry]
+    behind = [v for v, out in zip(carries, carry_outs, strict=True) if out in ys]
+    ahead = [out for v, out in zip(carries, carry_outs, strict=True) if v in ys]
+    favoured = _jax.variables(carry_outs) if division.in_order else []
+    free = [*consts, *xs, *ys, *behind, *_jax.variables(ahead)]
+    return cut_of(split, free, consts, favoured), tuple(wanted)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How a kept carry is another variable of the step before it, or of the step after it.
+
+    Attributes:
+      source: that variable, whose values of all steps are there.
+      carry: which carry it is: at one end there is no such step, but its value before or after the loop.
+      ahead: it is of the step after.
+    """
+
+    source: Any
+    carry: int
+    ahead: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,15 +132,22 @@ class LoopProgram(StagedPullback):
         return [v for v in self.plan.kept if v not in known]
 
     @cached_property
-    def shifted(self) -> dict[Any, Any]:
-        """Kept carries that are, but for the first, a `ys` or a kept variable of the step before."""
+    def shifted(self) -> dict[Any, Shift]:
+        """Kept carries that the steps before have as a `ys` or keep, or the steps after as a `ys`."""
         if not self.division.in_order:
             return {}
         consts, carries, xs, carry_outs, ys = self.variables
-        made = {*self.plan.kept} - {*consts, *carries, *xs, *self.kept_once}
-        there = {*_jax.variables(ys), *made}
-        pairs = zip(carries, carry_outs, strict=True)
-        return {v: out for v, out in pairs if v in self.plan.kept and _is_one_of(out, there)}
+        of_steps = {*_jax.variables(ys)}
+        kept = {*self.plan.kept} - {*consts, *xs, *self.kept_once, *of_steps}
+        found: dict[Any, Shift] = {}
+        for i, (v, out) in enumerate(zip(carries, carry_outs, strict=True)):
+            if _is_one_of(out, kept) and v in of_steps:
+                found[out] = Shift(v, i, ahead=True)
+        there = of_steps | kept - {*carries, *found}
+        for i, (v, out) in enumerate(zip(carries, carry_outs, strict=True)):
+            if v in kept and _is_one_of(out, there):
+                found[v] = Shift(out, i, ahead=False)
+        return found
 
     def start_back(self, cts: Sequence[Any]) -> tuple[list[bool], list[Any]]:
         """Which constants get a cotangent in some step, and the carries' cotangents to start from.

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from funcgrad import _jax, errors
-from funcgrad.bodies import Division, LoopProgram, cut_body
+from funcgrad.bodies import Division, LoopProgram, Shift, cut_body
 from funcgrad.costs import size_in_bytes
 from funcgrad.program import cached
 from funcgrad.registry import Rules
@@ -72,10 +72,10 @@ class ScanProgram(LoopProgram):
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Outputs, the values of the plan's kept variables (once, for each step, or for a carry that
-        is at hand as the result of the step before that result), and such carries' first values.
+        a step near has at hand what that has), and such carries' values before or after the loop.
         """
         outs, once, stacked = self.jitted_forward(*primals)
-        consts, carries, xs, _, ys = self.variables
+        consts, _, xs, _, ys = self.variables
         const_values, init, x_values = self.division.divide(primals)
         of_steps = _by_variable(ys, outs[self.division.num_carry :])
         of_steps |= dict(zip(self.stacked, stacked, strict=True))
@@ -84,10 +84,10 @@ class ScanProgram(LoopProgram):
             **dict(zip(self.kept_once, once, strict=True)),
             **dict(zip(xs, x_values, strict=True)),
             **dict(zip(consts, const_values, strict=True)),
-            **{v: of_steps[out] for v, out in self.shifted.items()},
+            **{v: of_steps[shift.source] for v, shift in self.shifted.items()},
         }
-        first = dict(zip(carries, init, strict=True))
-        return outs, [*(found[v] for v in self.plan.kept), *(first[v] for v in self.shifted)]
+        ends = [(outs if shift.ahead else init)[shift.carry] for shift in self.shifted.values()]
+        return outs, [*(found[v] for v in self.plan.kept), *ends]
 
     def trace_forward(self, *primals: Any) -> tuple[list[Any], list[Any], list[Any]]:
         """The forward scan: outputs, what is kept once, and what is stacked."""
@@ -107,26 +107,27 @@ class ScanProgram(LoopProgram):
         carry, (y_values, stacked) = self.division.run(body, init, xs)
         return [*carry, *y_values], once, stacked
 
-    def carry_into(self, index: Any, init: Any, ys: Any) -> Any:
-        """The carry into a step, that is what the step before made."""
-        length, reverse = self.division.length, self.division.reverse
+    def shifted_in_step(self, shift: Shift, index: Any, end: Any, stack: Any) -> Any:
+        """A shifted variable's value in a step, from its source's of all steps."""
+        length, reads_next = self.division.length, shift.ahead != self.division.reverse
         if not length:
-            return init
-        start, before = (length - 1, index + 1) if reverse else (0, index - 1)
-        last = jax.lax.dynamic_index_in_dim(ys, before, 0, keepdims=False)
-        return jax.lax.select(index == start, init, last)
+            return end
+        last, near = (length - 1, index + 1) if reads_next else (0, index - 1)
+        value = jax.lax.dynamic_index_in_dim(stack, near, 0, keepdims=False)
+        return jax.lax.select(index == last, end, value)
 
-    def carries_into(self, init: Any, ys: Any) -> Any:
+    def shifted_in_all(self, shift: Shift, end: Any, stack: Any) -> Any:
         """The same for all steps."""
         if not self.division.length:
-            return ys
-        parts = [ys[1:], init[None]] if self.division.reverse else [init[None], ys[:-1]]
+            return stack
+        reads_next = shift.ahead != self.division.reverse
+        parts = [stack[1:], end[None]] if reads_next else [end[None], stack[:-1]]
         return jax.lax.concatenate(parts, 0)
 
     def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The backward scan, from the last step to the first, and then the sums that were put off."""
         kept = dict(zip(self.plan.kept, residuals, strict=False))
-        first = dict(zip(self.shifted, residuals[len(kept) :], strict=True))
+        ends = dict(zip(self.shifted, residuals[len(kept) :], strict=True))
         ct_ys = cts[self.division.num_carry :]
         _, ct_carry = self.start_back(cts)
         arrived = tuple(ct is not None for ct in self.cts_in_step(ct_carry, ct_ys))
@@ -138,18 +139,21 @@ class ScanProgram(LoopProgram):
         def body(carry: Any, x: Any) -> Any:
             ct_ys, step, index = x
             now = {**kept, **dict(zip(stacks, step, strict=True))}
-            now |= {v: self.carry_into(index, first[v], kept[v]) for v in shifted}
+            for v, shift in shifted.items():
+                now[v] = self.shifted_in_step(shift, index, ends[v], kept[v])
             _, given = self.cut.resolved(self.cts_in_step(carry[1], ct_ys))
             results, more = sums.pull_back([now[v] for v in sums.kept], given)
             ct_consts, ct_carry, ct_xs = self.after_step(carry, results)
             return (ct_consts, ct_carry), (ct_xs, more)
 
-        shifted = [v for v in first if v in sums.kept]
+        shifted = {v: shift for v, shift in self.shifted.items() if v in sums.kept}
         indices = jax.numpy.arange(self.division.length) if shifted else None
         (ct_consts, ct_carry), (ct_xs, more) = self.division.run(
             body, (ct_consts, ct_carry), (ct_ys, [*stacks.values()], indices), backward=True
         )
-        carries = {v: self.carries_into(init, kept[v]) for v, init in first.items()}
+        carries = {
+            v: self.shifted_in_all(shift, ends[v], kept[v]) for v, shift in self.shifted.items()
+        }
         cts_there = {v: ct_ys[i] for v, i in self.ct_variables(arrived).items()}
         stacks = {**stacks, **carries, **cts_there, **dict(zip(sums.stacked, more, strict=True))}
         known = {**sums.variant.plan.joint.constants, **kept}
@@ -179,11 +183,11 @@ class ScanProgram(LoopProgram):
         """What is summed after the backward loop, for a pattern of cotangents."""
         variant = self.cut.variant(arrived) or self.cut.variant(tuple(self.cut.split.present))
         assert variant is not None
-        consts, _, xs, _, _ = self.variables
+        consts, _, xs, _, ys = self.variables
         is_const = [i < len(consts) for i, wanted in enumerate(self.wanted) if wanted]
         stacks = {*self.per_step, *self.shifted, *self.ct_variables(arrived)}
         known = {v for v in (*self.plan.kept, *variant.plan.joint.constants) if v not in stacks}
-        room = bytes_without_cut(self.cut.split, {*self.plan.once, *xs})
+        room = bytes_without_cut(self.cut.split, {*self.plan.once, *xs, *_jax.variables(ys)})
         room -= sum(size_in_bytes(v.aval) for v in self.stacked)
         return deferral_of(variant, is_const, stacks, known, self.division.length, room)
 

@@ -139,16 +139,35 @@ def test_a_jitted_loop_is_traced_once():
 
 @pytest.mark.parametrize("length", [0, 1, 3])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_carry_that_is_a_ys_of_the_step_before(length, reverse):
+@pytest.mark.parametrize("old", [False, True])
+def test_a_carry_that_is_a_ys_of_a_step_near(length, reverse, old):
     def fun(w, h):
         def step(c, _):
-            new = jnp.tanh(w * c) + c**2
-            return new, new
+            new = jnp.tanh(w * c)
+            return new, c if old else new
 
         out, ys = lax.scan(step, h, None, length=length, reverse=reverse)
         return jnp.sum(jnp.sin(out)) + jnp.sum(ys**2)
 
     check_program(fun, 0.5 * normal(2), 0.5 * normal(2, seed=1))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("old", [False, True])
+def test_of_two_values_that_a_step_hands_to_the_next_one_is_stacked(reverse, old):
+    """tanh reads its result, and w its operand: the carries after and before the step."""
+
+    def fun(w, h):
+        def step(c, _):
+            new = jnp.tanh(w * c)
+            return new, c if old else new
+
+        return lax.scan(step, h, None, length=50, reverse=reverse)
+
+    (_, ys), pullback = funcgrad.vjp(fun, jnp.full(3, 0.5), jnp.ones(3))
+    stacks = [r for r in pullback.residuals if r.shape == (50, 3)]
+    assert len(stacks) <= 2
+    assert all(bool((r == ys).all()) for r in stacks)
 
 
 UNUSED = {
