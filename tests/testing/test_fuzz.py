@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from jax import lax
+from jax.extend.core import Primitive
 
 import funcgrad
 from funcgrad._jax import QUICKEST_COMPILATION
@@ -213,6 +216,35 @@ def test_failures_are_runnable_files(tmp_path: Path) -> None:
 def test_a_failure_is_confirmed_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", f" {QUICKEST_COMPILATION}")
     assert not fuzz.confirmed(generate(Random(0), SMALL, 0), "once")
+
+
+def test_an_error_of_compiling_is_blamed_on_the_side_that_has_it() -> None:
+    without_lowering = Primitive("without_lowering")
+    without_lowering.def_impl(lambda x: x)
+    without_lowering.def_abstract_eval(lambda x: x)
+
+    def broken(x: Any) -> Any:
+        return jnp.sum(x * without_lowering.bind(lax.stop_gradient(x)))
+
+    plain, xs = lambda x: jnp.sum(x**2), [np.ones(3, np.float32)]
+    for fun, reference, blamed in [(broken, plain, "funcgrad"), (plain, broken, "jax.grad")]:
+        with pytest.raises(fuzz.Broken, match=blamed) as caught:
+            fuzz.compare(fun, reference, xs, "map", 1, set(), 1e-5)
+        assert "without_lowering" in str(caught.value.__cause__)
+
+
+def test_an_interrupted_run_says_how_far_it_came(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(chunks: Any, options: Any) -> Any:
+        yield collections.Counter(programs=50)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fuzz, "results_of", interrupted)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with pytest.raises(KeyboardInterrupt):
+        fuzz.main(["--programs", "100"])
+    assert "50 programs in" in capsys.readouterr().out.splitlines()[-2]
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
