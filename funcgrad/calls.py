@@ -81,27 +81,40 @@ def run_split(
     run: Callable[[Call, Sequence[Any], bool], list[Any]],
 ) -> Any:
     """Run the forward program by `run` and write it down with the backward program."""
+
+    def derived(closed: _jax.ClosedJaxpr, op: FunctionId, primals: Any, slots: Any) -> Any:
+        with errors.located_at(_jax.current_where):
+            split = split_of(closed, tuple(slot is not None for slot in slots), trace.rules)
+        outs, residuals = split.find_residuals(primals, run(split.forward, primals, True))
+        if not any(split.present):
+            return outs
+        pullback = WrappedPullback(split, run)
+        return trace.record(op, params, slots, outs, split.present, pullback, residuals)
+
+    return inlined_or_by_rule(trace, primitive, tracers, params, derived)
+
+
+def inlined_or_by_rule(
+    trace: TapeTrace,
+    primitive: Any,
+    tracers: Any,
+    params: dict[str, Any],
+    derived: Callable[[_jax.ClosedJaxpr, FunctionId, Any, Any], Any],
+) -> Any:
+    """A call by its function's rule, if it has one, or by what is `derived` of its jaxpr.
+
+    Applied to tangents it is linear in them: its operations say all.
+    """
     closed = _jax.close(params[_jax.jaxpr_param(params)])
     if isinstance(trace, TangentTrace):
-        return inline(trace, closed, tracers)
+        with _jax.set_current_trace(trace):
+            return _jax.eval_closed_jaxpr(closed, tracers)
     primals, slots = trace.split(tracers)
     op = FunctionId(_jax.function_of(closed))
     rule = trace.rules.find(op)
     if rule is not None:
         return trace.record_function(op, rule, primitive, primals, slots, params)
-    with errors.located_at(_jax.current_where):
-        split = split_of(closed, tuple(slot is not None for slot in slots), trace.rules)
-    outs, residuals = split.find_residuals(primals, run(split.forward, primals, True))
-    if not any(split.present):
-        return outs
-    pullback = WrappedPullback(split, run)
-    return trace.record(op, params, slots, outs, split.present, pullback, residuals)
-
-
-def inline(trace: TangentTrace, closed: _jax.ClosedJaxpr, tracers: Sequence[Any]) -> list[Any]:
-    """A call applied to tangents is linear in them: its operations say all."""
-    with _jax.set_current_trace(trace):
-        return _jax.eval_closed_jaxpr(closed, tracers)
+    return derived(closed, op, primals, slots)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,24 +156,21 @@ def run_replayed(
     pullback_of: Callable[[RematProgram, tuple[int, ...]], RematProgram | BatchedByRule],
 ) -> Any:
     """Run a call as it is, and write it down with a pullback that reads operands only."""
-    closed = _jax.close(params[_jax.jaxpr_param(params)])
-    if isinstance(trace, TangentTrace):
-        return inline(trace, closed, tracers)
-    primals, slots = trace.split(tracers)
-    op = FunctionId(_jax.function_of(closed))
-    rule = trace.rules.find(op)
-    if rule is not None:
-        return trace.record_function(op, rule, primitive, primals, slots, params)
-    differentiated = tuple(slot is not None for slot in slots)
-    with errors.located_at(_jax.current_where):
-        program = program_of_remat(closed.jaxpr, differentiated, trace.rules, None, False)
-    outs = trace.evaluate(primitive, primals, params)
-    if not any(program.split.present):
-        return outs
-    wanted = tuple(i for i, there in enumerate(differentiated) if there)
-    pullback = pullback_of(program, wanted)
-    residuals = primals if isinstance(pullback, BatchedByRule) else inputs_kept(program, primals)
-    return trace.record(op, params, slots, outs, program.split.present, pullback, residuals)
+
+    def derived(closed: _jax.ClosedJaxpr, op: FunctionId, primals: Any, slots: Any) -> Any:
+        wanted = tuple(i for i, slot in enumerate(slots) if slot is not None)
+        mask = tuple(slot is not None for slot in slots)
+        with errors.located_at(_jax.current_where):
+            program = program_of_remat(closed.jaxpr, mask, trace.rules, None, False)
+        outs = trace.evaluate(primitive, primals, params)
+        if not any(program.split.present):
+            return outs
+        pullback = pullback_of(program, wanted)
+        by_rule = isinstance(pullback, BatchedByRule)
+        residuals = primals if by_rule else inputs_kept(program, primals)
+        return trace.record(op, params, slots, outs, program.split.present, pullback, residuals)
+
+    return inlined_or_by_rule(trace, primitive, tracers, params, derived)
 
 
 def inputs_kept(program: RematProgram, primals: Sequence[Any]) -> list[Any]:
