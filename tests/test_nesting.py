@@ -10,9 +10,10 @@ from random import Random
 
 import pytest
 
-from funcgrad.testing import fuzz
-from funcgrad.testing.generator import generate
-from funcgrad.testing.tastes import LOOPED, NESTED
+from funcgrad.testing.fuzz.generator import generate
+from funcgrad.testing.fuzz.many import shrunk
+from funcgrad.testing.fuzz.one import check
+from funcgrad.testing.fuzz.tastes import LOOPED, NESTED
 
 PART = 25
 PARTS = int(os.environ.get("FUNCGRAD_NESTINGS", "200")) // PART
@@ -26,8 +27,8 @@ def test_nestings(part: int) -> None:
     for seed in range(part * PART, (part + 1) * PART):
         program = generate(Random(seed), LOOPED if seed % PART == 0 else NESTED, seed)
         mode, order = ("eager" if seed % 8 == 0 else "once"), 1 + (seed % 8 == 1)
-        outcome = fuzz.check(program, mode, order, RTOL)
+        outcome = check(program, mode, order, RTOL)
         if outcome.failure or outcome.reference:
-            small = fuzz.shrunk(program, mode, order, rtol=RTOL) if outcome.failure else program
+            small = shrunk(program, mode, order, rtol=RTOL) if outcome.failure else program
             failures.append(f"seed {seed}, {mode}, order {order}: {outcome}\n{small.text}")
     assert not failures, "\n\n".join(failures)

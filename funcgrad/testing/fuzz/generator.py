@@ -5,25 +5,15 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import numpy as np
 
-from funcgrad.testing.programs import (
-    NAMES,
-    Block,
-    Program,
-    Statement,
-    Type,
-    without_dead,
-)
-from funcgrad.testing.tastes import MIXED, Taste
-from funcgrad.testing.vocabulary import CONSTANTS, Word
+from funcgrad.testing.fuzz.expressions import Expressions, Place
+from funcgrad.testing.fuzz.programs import Block, Program, Statement, Type, without_dead
+from funcgrad.testing.fuzz.tastes import MIXED, Taste
 
 POLICIES = [
     "jax.checkpoint({f0})",
@@ -49,7 +39,7 @@ def generate(random: Any, taste: Taste = MIXED, seed: int = 0) -> Program:
 
     Example:
       >>> from random import Random
-      >>> from funcgrad.testing.generator import generate
+      >>> from funcgrad.testing.fuzz.generator import generate
       >>> program = generate(Random(0))
       >>> program.text.startswith("def program(")
       True
@@ -61,27 +51,9 @@ def generate(random: Any, taste: Taste = MIXED, seed: int = 0) -> Program:
                 return program
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a block is, as far as it limits what can be in it."""
-
-    depth: int
-    batched: bool = False
-    derived: bool = False  # its derivative is taken by jax.vjp or jax.jvp
-    in_dual: bool = False  # in a custom_jvp function
-    within: bool = False  # in a checkpoint or a custom rule
-
-
 @dataclass
-class Writer:
+class Writer(Expressions):
     """Writes one program."""
-
-    random: Any
-    taste: Taste
-    count: int = 0
-    order: int = 2
-    batched: bool = True
-    marks: set[str] = field(default_factory=set)
 
     def program(self, seed: int) -> Program:
         inputs = {self.name("a"): Type(self.random.choice(self.taste.shapes), "float64")}
@@ -94,37 +66,6 @@ class Writer:
         block = Block("", "", (), tuple(statements), tuple(results), footer)
         block, marks = without_dead(block), frozenset(self.marks)
         return Program(tuple(inputs.items()), block, seed, self.order, marks, self.batched)
-
-    def dtype(self) -> str:
-        if self.chance(self.taste.narrow):
-            return "float32"
-        return "complex128" if self.chance(self.taste.complexes) else "float64"
-
-    # --- drawing
-
-    def chance(self, share: float) -> bool:
-        return self.random.random() < share
-
-    def name(self, letter: str = "v") -> str:
-        self.count += 1
-        return f"{letter}{self.count}"
-
-    def some(self, scope: dict[str, Type], number: int, fits: Any) -> list[str]:
-        """Variables that fit, recent ones rather; one at least where there is one."""
-        known = [name for name, kind in reversed(scope.items()) if fits(kind)]
-        chosen: list[str] = []
-        for _ in range(number):
-            left = [n for n in known if n not in chosen]
-            if left:
-                chosen.append(self.random.choice(left[:2] if self.chance(0.75) else left))
-        return chosen
-
-    def one(self, scope: dict[str, Type], fits: Any) -> str | None:
-        return next(iter(self.some(scope, 1, fits)), None)
-
-    def twin(self, name: str, scope: dict[str, Type]) -> str:
-        """Any variable of the same type."""
-        return self.random.choice([n for n, kind in scope.items() if kind == scope[name]])
 
     # --- statements
 
@@ -143,78 +84,12 @@ class Writer:
             written += made
         return written, scope
 
-    def expression(self, scope: dict[str, Type], place: Place) -> list[Statement]:
-        """One statement of a word of the table; none if ten words did not fit."""
-        weights = [w.weight for w in self.taste.words]
-        for word in self.random.choices(self.taste.words, weights, k=10):
-            if (place.batched and not word.batched) or (place.within and word.bare):
-                continue
-            made = self.apply(word, scope)
-            if made is not None:
-                self.order = min(self.order, word.order)
-                self.batched &= word.batched
-                if not word.smooth:
-                    self.marks.add("not smooth by nature")
-                return [made]
-        return []
-
-    def apply(self, word: Word, scope: dict[str, Type]) -> Statement | None:
-        """A statement of `word`, or None if no variables in `scope` fit it."""
-        reads: list[str] = []
-        for hole in word.holes:
-            first = scope[reads[0]] if reads else None
-            found = self.one(scope, functools.partial(suits, hole, first))
-            if found is None:
-                return None
-            reads.append(found)
-        kinds = tuple(scope[name] for name in reads)
-        if word.double and any(kind.dtype not in ("float64", "complex128") for kind in kinds):
-            return None
-        text = word.text
-        for name, draw in CONSTANTS.items():
-            if f"<{name}>" in text:
-                text = text.replace(f"<{name}>", draw(self.random, kinds[0]))
-        kind = type_of(text, kinds)
-        if kind is None or not self.is_small(kind):
-            return None
-        return Statement((self.name(),), (kind,), text, tuple(reads))
-
-    def is_small(self, kind: Type) -> bool:
-        size = math.prod(kind.shape)
-        return (0 < size <= self.taste.values and len(kind.shape) <= 4) or self.chance(0.02)
-
-    def of_type(self, kind: Type, scope: dict[str, Type], written: list[Statement]) -> str:
-        """A variable of this type: there already, or made of another."""
-        found = self.one(scope, lambda k: k == kind)
-        if found is not None and self.chance(0.8):
-            return found
-        if kind.is_inexact:
-            source = self.one(scope, lambda k: k.is_float) or self.one(
-                scope, lambda k: k.is_inexact
-            )
-            text = f"like({{0}}.real, *{kind.shape}).astype('{kind.dtype}')"
-        else:
-            source = found or next(iter(scope))
-            text = f"jnp.full({kind.shape}, jnp.sum({{0}}.real) > 0).astype('{kind.dtype}')"
-        assert source is not None
-        name = self.name()
-        written.append(Statement((name,), (kind,), text, (source,)))
-        scope[name] = kind
-        return name
-
     # --- loops, branches and functions
 
     def structure(self, scope: dict[str, Type], place: Place) -> list[Statement]:
+        again = [self.scan, self.cond, self.remat, self.custom]
         kinds = [self.call, self.call, self.scan, self.cond, self.switch, self.vmap]
-        kinds += [
-            self.remat,
-            self.custom,
-            self.counted,
-            self.scan,
-            self.cond,
-            self.remat,
-            self.custom,
-        ]
+        kinds += [self.remat, self.custom, self.counted, *again]
         if not place.derived:
             kinds += [self.loop, self.fori]
         return self.random.choice(kinds)(scope, place)
@@ -426,39 +301,3 @@ def with_signature(block: Block, header: str, unpack: str, footer: str) -> Block
 
 def has_rows(kind: Type) -> bool:
     return len(kind.shape) > 0 and kind.shape[0] > 0
-
-
-def suits(hole: str, first: Type | None, kind: Type) -> bool:
-    """Does a variable of this type fit the hole, given the first operand's type?"""
-    if hole in "fvm":
-        return kind.is_float and len(kind.shape) >= "fvm".index(hole)
-    if hole == "z":
-        return kind.dtype.startswith("complex")
-    if hole == "i":
-        return kind.dtype.startswith("int")
-    assert first is not None
-    if hole == "s":
-        return kind == first
-    if hole == "b":
-        return kind == Type(first.shape, "bool")
-    return kind.dtype == first.dtype and broadcasts(kind.shape, first.shape)
-
-
-def broadcasts(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    pairs = zip(reversed(a), reversed(b), strict=False)
-    return all(m == n or 1 in (m, n) for m, n in pairs)
-
-
-@functools.lru_cache(maxsize=20_000)
-def type_of(text: str, kinds: tuple[Type, ...]) -> Type | None:
-    """The type of an expression, or None if it is ill typed."""
-    names = [f"x{i}" for i in range(len(kinds))]
-    function = eval(f"lambda {', '.join(names)}: {text.format(*names)}", dict(NAMES))
-    arguments = [jax.ShapeDtypeStruct(k.shape, np.dtype(k.dtype)) for k in kinds]
-    try:
-        out = jax.eval_shape(function, *arguments)
-    except (TypeError, ValueError, IndexError):
-        return None
-    if not hasattr(out, "shape") or not np.issubdtype(out.dtype, np.generic):
-        return None
-    return Type(tuple(out.shape), str(out.dtype))

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 import funcgrad
-from funcgrad.testing import prelude
+from funcgrad.testing.fuzz import prelude
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ import numpy as np
 from jax import lax
 
 import funcgrad
-from funcgrad.testing.fuzz import main_of_file
-from funcgrad.testing.prelude import *  # noqa: F403
+from funcgrad.testing.fuzz.one import main_of_file
+from funcgrad.testing.fuzz.prelude import *  # noqa: F403
 
 fori_loop, while_loop = lax.fori_loop, lax.while_loop
 
@@ -189,7 +189,7 @@ if __name__ == "__main__":
 '''
 
 
-def as_file(program: Program, mode: str, title: str, rtol: float = 1e-9) -> str:
+def as_file(program: Program, mode: str, title: str, rtol: float) -> str:
     """A Python file that runs the program and compares its gradients."""
     values = [f"    np.asarray({x.tolist()!r}, {str(x.dtype)!r}),\n" for x in arguments(program)]
     shapes = [f".reshape{x.shape}" if 0 in x.shape else "" for x in arguments(program)]

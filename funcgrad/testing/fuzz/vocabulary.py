@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from funcgrad.testing.programs import Type
+from funcgrad.testing.fuzz.programs import Type
 
 HOLES = {
     "f": "a real array",

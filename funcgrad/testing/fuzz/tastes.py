@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from funcgrad.testing import vocabulary
-from funcgrad.testing.programs import REFERENCE, Block, Program, Statement, statements_in
-from funcgrad.testing.vocabulary import Word
+from funcgrad.testing.fuzz import vocabulary
+from funcgrad.testing.fuzz.programs import REFERENCE, Block, Program, Statement, statements_in
+from funcgrad.testing.fuzz.vocabulary import Word
 
 SHAPES = [(), (2,), (3,), (2, 3), (3, 2), (2, 2), (1, 3), (2, 1), (1,), (2, 1, 3)]
 

@@ -1,0 +1,93 @@
+"""Random programs are right, and a wrong rule, a kink and an error are seen for what they are."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from jax import lax
+from jax.extend.core import Primitive
+
+import funcgrad
+from funcgrad.testing.fuzz import one
+from funcgrad.testing.fuzz.generator import generate
+from funcgrad.testing.fuzz.programs import shrink
+from funcgrad.testing.fuzz.tastes import SMALL
+
+PART, PARTS = 20, 6
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_random_programs(part: int) -> None:
+    """hypothesis draws, and shrinks what fails; the message has the program."""
+    skipped = []
+
+    @hypothesis.seed(part)
+    @hypothesis.settings(
+        max_examples=PART,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(st.randoms(use_true_random=False), st.integers(0, 10**6))
+    def run(random: Any, seed: int) -> None:
+        program = generate(random, SMALL, seed)
+        mode, order = one.plan(program, seed)
+        outcome = one.check(program, mode, order)
+        skipped.append(outcome.skipped)
+        assert outcome.failure is None, f"{mode}, order {order}\n{outcome.failure}\n{program.text}"
+
+    run()
+    assert sum(map(bool, skipped)) <= 0.5 * len(skipped), skipped
+
+
+WRONG = {
+    jax.lax.sin_p: lambda ct, x, **_: ct * jnp.cos(x) * 1.0001,
+    jax.lax.tanh_p: lambda ct, x, out, **_: ct * (1 - out * out) * 1.0001,
+    jax.lax.mul_p: lambda ct, x, y, **_: (1.0001 * ct * y, ct * x),
+}
+
+
+def test_wrong_rules_are_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = funcgrad.DEFAULT.override(WRONG)
+    right = funcgrad.value_and_grad
+    monkeypatch.setattr(
+        funcgrad, "value_and_grad", lambda *a, **k: right(*a, **k, rules=rules)
+    )  # fmt: skip
+    program = generate(Random(5), SMALL, 5)
+    fails = lambda p: one.check(p, "once", 1).failure is not None
+    assert fails(program)
+    tries = iter(range(12))
+    small = shrink(program, fails, lambda: next(tries, None) is not None)
+    assert fails(small)
+    assert small.size <= program.size
+
+
+def test_slopes() -> None:
+    slope = lambda f: one.slope(np.array([f(h) for h in one.STEPS]))
+    skipped, best, error = slope(lambda h: np.sin(1 + h))
+    assert skipped is None
+    assert abs(best - np.cos(1)) < 1e-9 + error
+    for kinked in (abs, np.sign, lambda h: max(h, 1.3e-4), lambda h: np.nan):
+        assert slope(kinked)[0] is not None
+
+
+def test_an_error_of_compiling_is_blamed_on_the_side_that_has_it() -> None:
+    without_lowering = Primitive("without_lowering")
+    without_lowering.def_impl(lambda x: x)
+    without_lowering.def_abstract_eval(lambda x: x)
+
+    def broken(x: Any) -> Any:
+        return jnp.sum(x * without_lowering.bind(lax.stop_gradient(x)))
+
+    plain, xs = lambda x: jnp.sum(x**2), [np.ones(3, np.float32)]
+    for fun, reference, blamed in [(broken, plain, "funcgrad"), (plain, broken, "jax.grad")]:
+        with pytest.raises(one.Broken, match=blamed) as caught:
+            one.compare(fun, reference, xs, "map", 1, set(), 1e-5)
+        assert "without_lowering" in str(caught.value.__cause__)
