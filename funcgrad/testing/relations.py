@@ -16,6 +16,10 @@ from funcgrad.testing.problem import Problem, compiled, random_like
 from funcgrad.testing.report import Check, failed, first_line, not_run, passed
 
 MOST_SUBSETS = 16
+RANDOM = (
+    "two calls with the same arguments give different outputs, so there is no gradient. Pass what is "
+    "random as an argument."
+)
 
 
 def compared(
@@ -60,8 +64,7 @@ def check_value(problem: Problem, name: str) -> list[Check]:
         problem, name, problem.fun(*problem.xs), expected, "", ["output"] * len(expected)
     )
     if again[0].status != "passed":
-        detail = "two calls with the same arguments give different outputs, so there is no gradient"
-        return [failed(name, f"{detail}. Pass what is random as an argument.", again[0].error)]
+        return [failed(name, RANDOM, again[0].error)]
     found, _ = transforms.vjp(problem.fun, *problem.xs, rules=problem.rules)
     outputs = [f"under differentiation output {i}" for i in range(len(expected))]
     return compared(problem, name, found, expected, "a plain call", outputs, noisy=False)

@@ -51,6 +51,8 @@ def run_modes(
         problem = precise if mode in ("dot", "numerical", "second") else native
         with problem.setting(), np.errstate(all="ignore"):
             rows += _RUN[mode](problem, order)
+        if rows[-1].detail == relations.RANDOM:
+            break
     return rows
 
 
