@@ -34,7 +34,7 @@ class NotAnOpError(FuncgradError, TypeError):
 
     def __init__(self, op: Any):
         super().__init__(
-            f"A rule was to be registered for {op!r}, which is a {type(op).__name__}. Rules belong to "
+            f"A rule was asked for of {op!r}, which is a {type(op).__name__}. Rules belong to "
             "JAX primitives (such as jax.lax.sin_p) or to functions that a trace sees as one call: "
             "jitted, jax.custom_jvp, jax.custom_vjp or funcgrad.op functions."
         )

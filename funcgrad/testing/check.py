@@ -19,7 +19,7 @@ from funcgrad.rules import DEFAULT
 from funcgrad.testing import inputs, problem
 from funcgrad.testing.compare import show_tree
 from funcgrad.testing.originals import check_types, check_untouched, snapshot
-from funcgrad.testing.report import FAILED, Check, Report
+from funcgrad.testing.report import FAILED, PASSED, Check, Report
 from funcgrad.testing.run import MODES, not_asked, run_modes
 
 
@@ -42,7 +42,8 @@ def check_grads(
 
     Args:
       f: a function of pytrees of arrays; plain, jitted, ``jax.custom_vjp``, ``funcgrad.op``, ...
-      args: its arguments. Floating and complex leaves are differentiated, others are passed on.
+      args: its arguments. Floating and complex leaves are differentiated, others are passed on. Python's
+        whole numbers, what is no array (a string, a function) and `nondiff_argnums` stay as they are.
       order: 2 checks gradients of gradients as well, 3 theirs, 1 neither.
       modes: the checks to run, names of :data:`MODES`; all by default.
       rtol: the relative error that is allowed; by default half of the digits of the coarsest dtype in
@@ -155,18 +156,20 @@ def _check(
     name = name or name_of(fun)
     leaves, in_tree = tree_flatten(args)
     before = snapshot(leaves)
+    make = functools.partial(
+        problem.build, fun, plain, in_tree=in_tree, labels=labels, rules=rules, rtol=rtol
+    )
+    native = None
     with jax.enable_x64(inputs.is_double(leaves) or problem.is_x64()):
-        arrays = [inputs.as_jax(x, fun, label) for x, label in zip(leaves, labels, strict=True)]
+        arrays = inputs.leaves_of(fun, args)
         inputs.check_finite(arrays, labels, name)
-        inputs.check_outputs(fun, jax.tree.unflatten(in_tree, arrays), name)
-        why = inputs.why_no_truth(fun, args, rules, derivative)
-        make = functools.partial(
-            problem.build, fun, plain, in_tree=in_tree, labels=labels, rules=rules, rtol=rtol
-        )
-        wide = problem.is_x64()
-        native = make(leaves=arrays, seed=seed, name=name, wide=wide)
-        rows = check_types(native, fun, args, labels)
-    if not any(row.status == FAILED for row in rows):
+        inputs.check_outputs(problem.on_leaves(fun, in_tree, arrays, ())(), name)
+        rows = [check_untouched(arrays, labels, arrays)]
+        if rows[0].status == PASSED:
+            why = inputs.why_no_truth(fun, args, rules, derivative)
+            native = make(leaves=arrays, seed=seed, name=name, wide=problem.is_x64())
+            rows = check_types(native, fun, in_tree, inputs.originals(leaves, arrays), labels)
+    if native is not None and not any(row.status == FAILED for row in rows):
         precise = native
         if native.eps > problem.eps_of(np.float64):
             precise = _widened(make, arrays, seed, name) or native
@@ -179,10 +182,14 @@ def _check(
     return report
 
 
-def _error(native: problem.Problem, report: Report, check: Check) -> errors.GradientError:
+def _error(native: problem.Problem | None, report: Report, check: Check) -> errors.GradientError:
     """The failure, with its cotangent in the structure of the function's output."""
     cotangent = check.cotangent
-    if isinstance(cotangent, tuple) and check.mode not in ("types", "second"):
+    if (
+        native is not None
+        and isinstance(cotangent, tuple)
+        and check.mode not in ("types", "second")
+    ):
         cotangent = native.cotangent(cotangent)
     shown = show_tree(cotangent) if cotangent is not None else ""
     hint = _hint(report, check)

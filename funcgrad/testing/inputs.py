@@ -12,12 +12,20 @@ import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from funcgrad import _jax, errors
-from funcgrad.arguments import check_array, check_output, name_of
+from funcgrad.arguments import check_output, name_of
 from funcgrad.op import Op
 from funcgrad.registry import FunctionId, Rule, Rules, op_key
 from funcgrad.rules import DEFAULT
 from funcgrad.testing.compare import as_double
-from funcgrad.testing.problem import equations, is_inexact, is_x64, traced
+from funcgrad.testing.problem import (
+    Fixed,
+    equations,
+    is_inexact,
+    is_x64,
+    on_leaves,
+    operands_in,
+    traced,
+)
 from funcgrad.testing.report import first_line
 from funcgrad.testing.run import MODES
 
@@ -86,22 +94,42 @@ def is_inexact_array(x: Any) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, np.inexact)
 
 
-def as_jax(x: Any, f: Callable[..., Any], label: str) -> Any:
-    """A leaf as a JAX array."""
-    x = check_array(x, f, label)
-    return jnp.asarray(x) if _jax.is_array(x) else x
+def leaves_of(f: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
+    """The arguments' leaves: JAX arrays, keys, and what is passed on as it is."""
+    nondiff = getattr(f, "nondiff_argnums", ())
+    return [
+        Fixed(x) if i in nondiff or _is_fixed(x) else jnp.asarray(x) if _jax.is_array(x) else x
+        for i, arg in enumerate(args)
+        for x in jax.tree.leaves(arg)
+    ]
+
+
+def originals(leaves: Sequence[Any], arrays: Sequence[Any]) -> list[Any]:
+    """The leaves as the user gave them, but for what is passed on as it is."""
+    return [a if isinstance(a, Fixed) else x for x, a in zip(leaves, arrays, strict=True)]
+
+
+def _is_fixed(x: Any) -> bool:
+    """Whether a leaf is no array: Python's whole numbers may be static arguments."""
+    return isinstance(x, int) or not _jax.is_array_type(x)
+
+
+def _kind(x: Any) -> str:
+    if isinstance(x, Fixed):
+        return f"{x.value!r} of type {type(x.value).__name__}"
+    return _jax.typeof(x).str_short()
 
 
 def check_finite(leaves: Sequence[Any], labels: Sequence[str], name: str) -> None:
     """There must be something to differentiate, and a gradient there."""
-    types = [f"{a}: {_jax.typeof(x).str_short()}" for a, x in zip(labels, leaves, strict=True)]
-    if not any(is_inexact(x) for x in leaves if _jax.is_array(x)):
+    types = [f"{a}: {_kind(x)}" for a, x in zip(labels, leaves, strict=True)]
+    if not any(map(is_inexact, leaves)):
         raise errors.InputError(
             f"The gradients of `{name}` were to be checked, but no argument has one "
             f"({', '.join(types) or 'there are none'}). Pass floating or complex arrays."
         )
     for label, x in zip(labels, leaves, strict=True):
-        if _jax.is_array(x) and is_inexact(x):
+        if is_inexact(x):
             _require_finite(x, f"{label} of `{name}`", "a gradient there cannot be checked")
 
 
@@ -117,9 +145,8 @@ def _require_finite(x: Any, what: str, consequence: str) -> None:
         )
 
 
-def check_outputs(fun: Callable[..., Any], args: tuple[Any, ...], name: str) -> None:
+def check_outputs(out: Any, name: str) -> None:
     """The function must return floating numbers, finite ones."""
-    out = fun(*args)
     for path, y in tree_leaves_with_path(out):
         check_output(y, name, keystr(path))
     inexact = [(p, y) for p, y in tree_leaves_with_path(out) if is_inexact(y)]
@@ -189,8 +216,11 @@ def callable_of(
 
 def ops_in(fun: Callable[..., Any], args: Sequence[Any]) -> set[Any] | None:
     """Every op in a function, at any depth; None where JAX cannot trace it."""
-    with jax.enable_x64(is_double(jax.tree.leaves(args)) or is_x64()):
-        jaxpr = traced(fun, *args)
+    leaves, in_tree = jax.tree.flatten(args)
+    with jax.enable_x64(is_double(leaves) or is_x64()):
+        leaves = leaves_of(fun, tuple(args))
+        where = operands_in(leaves)
+        jaxpr = traced(on_leaves(fun, in_tree, leaves, where), *(leaves[i] for i in where))
     if jaxpr is None:
         return None
     found: set[Any] = set()

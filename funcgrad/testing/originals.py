@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcgrad import errors, transforms
-from funcgrad.testing.problem import Problem, is_inexact
+from funcgrad.testing.problem import Problem, is_inexact, on_leaves, operands_in
 from funcgrad.testing.report import Check, failed, first_line, not_run, passed
 
 
@@ -23,7 +23,10 @@ def check_untouched(leaves: Sequence[Any], labels: Sequence[str], before: Sequen
     """Nobody wrote into an argument, or gave it away."""
     for x, label, old in zip(leaves, labels, before, strict=True):
         if isinstance(x, jax.Array) and x.is_deleted():
-            return failed("untouched", f"{label} was donated, and is deleted")
+            return failed(
+                "untouched",
+                f"{label} was donated, and is deleted. Check the function without donation.",
+            )
         if isinstance(x, np.ndarray) and x.tobytes() != old.tobytes():
             place = tuple(map(int, np.argwhere(~((x == old) | (x != x)))[0]))
             return failed("untouched", f"{label} was written to at index {place}")
@@ -31,25 +34,28 @@ def check_untouched(leaves: Sequence[Any], labels: Sequence[str], before: Sequen
 
 
 def check_types(
-    problem: Problem, fun: Callable[..., Any], args: tuple[Any, ...], labels: Sequence[str]
+    problem: Problem,
+    fun: Callable[..., Any],
+    in_tree: Any,
+    leaves: Sequence[Any],
+    labels: Sequence[str],
 ) -> list[Check]:
-    """A cotangent for each leaf, with its shape and dtype."""
+    """A cotangent for each leaf that is not passed on as it is, with its shape and dtype."""
+    where = operands_in(leaves)
+    operands = [leaves[i] for i in where]
+    run = on_leaves(fun, in_tree, leaves, where)
     ct = problem.cotangent(problem.cts)
     try:
-        found = transforms.vjp(fun, *args, rules=problem.rules)[1](ct)
+        found = transforms.vjp(run, *operands, rules=problem.rules)[1](ct)
     except errors.MissingRuleError:
         raise
     except (errors.RuleResultError, TypeError, ValueError) as error:
         return [failed("types", f"the backward pass raises {first_line(error)}", None, ct, error)]
-    if jax.tree.structure(found) != jax.tree.structure(args):
-        detail = f"the cotangents have structure {jax.tree.structure(found)}"
-        return [failed("types", f"{detail}, the arguments {jax.tree.structure(args)}", None, ct)]
-    leaves = zip(labels, jax.tree.leaves(found), jax.tree.leaves(args), strict=True)
-    for label, ct_x, x in leaves:
+    for i, x, ct_x in zip(where, operands, found, strict=True):
         dtype = jnp.result_type(x) if is_inexact(x) else jax.dtypes.float0
         if jnp.shape(ct_x) != jnp.shape(x) or ct_x.dtype != dtype:
-            detail = f"the cotangent of {label} is {ct_x.dtype}{list(jnp.shape(ct_x))}"
+            detail = f"the cotangent of {labels[i]} is {ct_x.dtype}{list(jnp.shape(ct_x))}"
             return [failed("types", f"{detail}, not {dtype}{list(jnp.shape(x))}", None, ct)]
-    integers = len(labels) - len(problem.labels)
-    detail = f"{integers} of {len(labels)} operands have no gradient" if integers else ""
+    others = len(labels) - len(problem.labels)
+    detail = f"{others} of {len(labels)} operands have no gradient" if others else ""
     return [passed("types", None, detail)] if problem.labels else [not_run("types", "no operands")]

@@ -20,8 +20,34 @@ from funcgrad.testing.compare import Difference
 Arrays = tuple[Any, ...]
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """A leaf of the arguments that is passed on as it is, such as a string or an `int`."""
+
+    value: Any
+
+
+def on_leaves(
+    fun: Callable[..., Any], in_tree: Any, leaves: Sequence[Any], where: Sequence[int]
+) -> Callable[..., Any]:
+    """`fun` as a function of the leaves of its arguments at these places, the others as they are."""
+
+    def run(*xs: Any) -> Any:
+        filled = [x.value if isinstance(x, Fixed) else x for x in leaves]
+        for i, x in zip(where, xs, strict=True):
+            filled[i] = x
+        return fun(*jax.tree.unflatten(in_tree, filled))
+
+    return run
+
+
+def operands_in(leaves: Sequence[Any]) -> list[int]:
+    """Where the leaves are that are not passed on as they are."""
+    return [i for i, x in enumerate(leaves) if not isinstance(x, Fixed)]
+
+
 def is_inexact(x: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(x), np.inexact))
+    return not isinstance(x, Fixed) and bool(jnp.issubdtype(jnp.result_type(x), np.inexact))
 
 
 def is_x64() -> bool:
@@ -174,16 +200,11 @@ def build(
     where = [i for i, x in enumerate(leaves) if is_inexact(x)]
     xs = tuple(jnp.asarray(leaves[i]) for i in where)
 
-    def on_leaves(run: Callable[..., Any], xs: Arrays) -> Any:
-        filled = list(leaves)
-        for i, x in zip(where, xs, strict=True):
-            filled[i] = x
-        return run(*jax.tree.unflatten(in_tree, filled))
+    def flat(fun: Callable[..., Any]) -> Callable[..., Arrays]:
+        run = on_leaves(fun, in_tree, leaves, where)
+        return lambda *xs: tuple(y for y in jax.tree.leaves(run(*xs)) if is_inexact(y))
 
-    def flat(run: Callable[..., Any]) -> Callable[..., Arrays]:
-        return lambda *xs: tuple(y for y in jax.tree.leaves(on_leaves(run, xs)) if is_inexact(y))
-
-    out, out_tree = jax.tree.flatten(on_leaves(fun, xs))
+    out, out_tree = jax.tree.flatten(on_leaves(fun, in_tree, leaves, where)(*xs))
     inexact = [y for y in out if is_inexact(y)]
     cts = tuple(random_like(y, (seed, 1, i)) for i, y in enumerate(inexact))
 

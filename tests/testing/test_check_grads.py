@@ -190,6 +190,34 @@ def test_a_function_that_reduces_precision():
     assert statuses(report, "numerical") == ["not run"]
 
 
+def scaled_by_branch(x: Any, scale: Any) -> Any:
+    return x if scale == "none" else scale(x) * x
+
+
+SCALED = jax.custom_vjp(scaled_by_branch, nondiff_argnums=(1,))
+SCALED.defvjp(
+    lambda x, scale: (scaled_by_branch(x, scale), x),
+    lambda scale, x, ct: jax.vjp(lambda x: scaled_by_branch(x, scale), x)[1](ct),
+)
+
+
+@pytest.mark.parametrize(
+    ("f", "others"),
+    [
+        (scaled_by_branch, ("none",)),
+        (scaled_by_branch, (jnp.sin,)),
+        (lambda x, options: scaled_by_branch(x, options["by"]), ({"by": jnp.sin, "n": None},)),
+        (jax.jit(lambda x, n: sum([x] * n), static_argnums=1), (3,)),
+        (SCALED, (jnp.sin,)),
+    ],
+    ids=["string", "function", "in a pytree", "static", "nondiff_argnums"],
+)
+def test_what_is_no_array_is_passed_on_as_it_is(f, others):
+    report = check_grads(f, (X, *others), order=1)
+    assert {row.status for row in report if row.mode in (*FAST, "linear", "jit")} == {"passed"}
+    assert report["types"][0].detail == "1 of 2 operands have no gradient"
+
+
 # --- what is wrong
 
 
@@ -347,6 +375,12 @@ def test_a_written_argument():
 
     error = failing(careless, x, modes=("untouched",))
     assert "argument [0] was written to at index (1,)" in str(error)
+
+
+def test_a_donated_argument():
+    error = failing(jax.jit(lambda x: 2 * x, donate_argnums=0), jnp.asarray(X, jnp.float32))
+    assert "argument [0] was donated, and is deleted" in str(error)
+    assert {row.status for row in error.report if row.mode != "untouched"} == {"not run"}
 
 
 def test_a_random_function_has_no_gradient():
