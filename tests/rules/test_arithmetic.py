@@ -152,6 +152,13 @@ CASES = [
         (normal(4),),
         smooth=False,
     ),
+    Case(
+        lax.reduce_precision_p,
+        lambda x: lax.reduce_precision(x, exponent_bits=8, mantissa_bits=30),
+        (normal(4),),
+        name="30 bits",
+        smooth=False,
+    ),
     Case(lax.copy_p, lax.copy_p.bind, (normal(4),)),
 ]
 

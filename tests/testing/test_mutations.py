@@ -19,6 +19,7 @@ SAMPLE = {
     "dynamic_slice": lax.dynamic_slice_p,
     "cholesky": lax.linalg.cholesky_p,
     "gather": lax.gather_p,
+    "reduce_precision": lax.reduce_precision_p,
     "relu": jax.nn.relu,
 }
 

@@ -78,6 +78,19 @@ def test_slopes() -> None:
         assert slope(kinked)[0] is not None
 
 
+def test_a_reference_that_jit_changes_is_not_held_against_us() -> None:
+    scales = iter([2, 1, 2, 1])  # under jit, and without, twice
+
+    def changing(x: Any) -> Any:
+        return next(scales) * jnp.sum(x**2)
+
+    plain, xs = lambda x: jnp.sum(x**2), [np.ones(3, np.float32)]
+    outcome = one.compare(plain, changing, xs, "map", 1, set(), 1e-5)
+    assert (outcome.failure, outcome.reference) == (None, one.MISCOMPILED)
+    wrong = lambda x: 1.01 * plain(x)
+    assert one.compare(wrong, changing, xs, "map", 1, set(), 1e-5).failure is not None
+
+
 def test_an_error_of_compiling_is_blamed_on_the_side_that_has_it() -> None:
     without_lowering = Primitive("without_lowering")
     without_lowering.def_impl(lambda x: x)
