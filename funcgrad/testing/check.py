@@ -205,9 +205,9 @@ def _hint(report: Report, check: Check) -> str:
         return ""
     if check.error == math.inf:
         return (
-            ". JAX gives the same. An operation in the function has no finite derivative at its operand "
-            "(jnp.sqrt at 0, say, or in the branch that a jnp.where does not take): give it another "
-            "operand there, by a jnp.where around the operand as well"
+            ". JAX gives the same: an operation has no finite derivative at its operand (jnp.sqrt at 0, "
+            "say, or in the branch that a jnp.where does not take). Give it another operand there, by a "
+            "jnp.where around the operand as well"
         )
     return (
         ". JAX agrees with funcgrad: if the function stops a gradient, or has a derivative of its own "

@@ -24,6 +24,7 @@ from funcgrad.testing.numerical import (
     pair,
     sum_of_sizes,
 )
+from funcgrad.testing.origin import origin_of_infinite
 from funcgrad.testing.problem import Problem, compiled, eps_of, size_of
 from funcgrad.testing.report import Check, failed, first_line, not_run, passed
 
@@ -128,6 +129,8 @@ def _check_leaf(
             what = f"the cotangent of {problem.labels[leaf]}"
             source = f"differences in {problem.precision}"
             detail = element_message(what, place, ct_x[place], expected, source)
+            if not np.isfinite(ct_x[place]):
+                detail += origin_of_infinite(problem)
             return [*rows, failed(label, detail, outcome.share, problem.cts)], None
         if outcome.share is not None:
             best = max(best or 0.0, outcome.share)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -164,6 +165,30 @@ def test_a_gradient_that_is_nan_where_there_is_one(name):
     assert error.check.name == "numerical argument [0]"
     assert "at index (0,): nan, and 0.0 by differences" in str(error)
     assert "a jnp.where does not take" in str(error)
+
+
+def hidden_root(x: Any) -> Any:
+    return jnp.where(x > 0, jnp.sqrt(x), 0.0)  # where it begins
+
+
+BEGINNINGS = {
+    "plain": hidden_root,
+    "jit": jax.jit(lambda x: hidden_root(jnp.sin(x))),
+    "vmap": jax.vmap(hidden_root),
+    "scan": lambda x: lax.scan(lambda c, _: (2 * hidden_root(c), None), x, None, length=2)[0],
+    "while": lambda x: lax.while_loop(
+        lambda c: c[0] < 2, lambda c: (c[0] + 1, hidden_root(c[1])), (0, x)
+    )[1],
+    "cond": lambda x: lax.cond(jnp.sum(x) > -9, hidden_root, jnp.sin, x),
+}
+
+
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_where_a_nan_begins(name):
+    error = failing(BEGINNINGS[name], np.array([-1.0, 2.0]), modes=("numerical",))
+    lines = Path(__file__).read_text().splitlines()
+    line = next(i for i, text in enumerate(lines, 1) if text.endswith("# where it begins"))
+    assert f"; it begins at `sqrt` ({__file__}:{line}" in str(error)
 
 
 def test_a_second_order_that_jax_gets_wrong_too():
