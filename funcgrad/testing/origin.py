@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 
 from funcgrad import _jax
 from funcgrad.backward import walk
 from funcgrad.tape import Node, record
-from funcgrad.testing.problem import Problem
+from funcgrad.testing.problem import Problem, traced
+
+MOST_OPERATIONS = 10_000
 
 
 class Found(Exception):
@@ -36,6 +41,16 @@ class Watched:
         return results
 
 
+def operations_run(jaxpr: Any) -> float:
+    """How many operations run, in all steps of loops; infinite where only running tells."""
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        inner = sum(map(operations_run, _jax.inner_jaxprs(eqn.params)))
+        times = eqn.params["length"] if eqn.primitive is lax.scan_p else 1
+        total += math.inf if eqn.primitive is lax.while_p else 1 + times * inner
+    return total
+
+
 def _finite(cts: Sequence[Any]) -> bool:
     return all(bool(np.isfinite(ct).all()) for ct in cts if ct is not None)
 
@@ -43,11 +58,14 @@ def _finite(cts: Sequence[Any]) -> bool:
 def origin_of_infinite(problem: Problem) -> str:
     """The op and its place in the user's source, in words; nothing where it cannot be told.
 
-    The function is run without jit, so that every op has a node of its own.
+    The function is run without jit, so that every op has a node of its own; but with it, where that may
+    take long: then the op may be a whole loop.
     """
     everything = range(len(problem.xs))
+    jaxpr = traced(problem.fun, *problem.xs)
+    is_quick = jaxpr is not None and operations_run(jaxpr) <= MOST_OPERATIONS
     try:
-        with jax.disable_jit():
+        with jax.disable_jit() if is_quick else contextlib.nullcontext():
             mask = [True] * len(problem.xs)
             _, slots, tape = record(problem.fun, problem.xs, mask, problem.rules, problem.name)
             tape.nodes[:] = [replace(node, pullback=Watched(node)) for node in tape.nodes]
