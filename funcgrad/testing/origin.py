@@ -18,6 +18,7 @@ from funcgrad.tape import Node, record
 from funcgrad.testing.problem import Problem, traced
 
 MOST_OPERATIONS = 10_000
+"""How many may run one by one: a few seconds of them."""
 
 
 class Found(Exception):
