@@ -50,13 +50,11 @@ class Outcome:
       failure: what is wrong, or None.
       skipped: why finite differences were not compared, or None.
       reference: why there was nothing to compare with jax.grad, or None.
-      seed: of the program.
     """
 
     failure: str | None = None
     skipped: str | None = None
     reference: str | None = None
-    seed: int = 0
 
 
 def plan(program: Program, seed: int) -> tuple[str, int]:
