@@ -143,7 +143,7 @@ def test_a_jitted_loop_is_traced_once():
 def test_a_carry_that_is_a_ys_of_a_step_near(length, reverse, old):
     def fun(w, h):
         def step(c, _):
-            new = jnp.tanh(w * c)
+            new = jnp.tanh(w * c) + c**2
             return new, c if old else new
 
         out, ys = lax.scan(step, h, None, length=length, reverse=reverse)
