@@ -161,14 +161,15 @@ def _check(
     )
     native = None
     with jax.enable_x64(inputs.is_double(leaves) or problem.is_x64()):
-        arrays = inputs.leaves_of(fun, args)
+        marked = inputs.marked_leaves(fun, args)
+        arrays = list(map(inputs.as_jax, marked))
         inputs.check_finite(arrays, labels, name)
         inputs.check_outputs(problem.on_leaves(fun, in_tree, arrays, ())(), name)
         rows = [check_untouched(arrays, labels, arrays)]
         if rows[0].status == PASSED:
             why = inputs.why_no_truth(fun, args, rules, derivative)
             native = make(leaves=arrays, seed=seed, name=name, wide=problem.is_x64())
-            rows = check_types(native, fun, in_tree, inputs.originals(leaves, arrays), labels)
+            rows = check_types(native, fun, in_tree, marked, labels)
     if native is not None and not any(row.status == FAILED for row in rows):
         precise = native
         if native.eps > problem.eps_of(np.float64):

@@ -118,8 +118,11 @@ def _check_leaf(
     reasons: list[str] = []
     best: float | None = None
     rows: list[Check] = []
+    infinite = _check_infinite(points, leaf, ct_x)
     while directions:
-        outcome = _check_direction(points, leaf, directions.pop(), ct_x)
+        outcome = infinite
+        if infinite.wrong is None:
+            outcome = _check_direction(points, leaf, directions.pop(), ct_x, infinite.left_out)
         if outcome.left_out:
             rows.append(not_run(label, _left_out(outcome)))
         elif outcome.reason:
@@ -179,13 +182,16 @@ class Outcome:
     wrong: tuple[Index, Any] | None = None
 
 
-def _check_direction(points: Sample, leaf: int, direction: np.ndarray, ct_x: np.ndarray) -> Outcome:
+def _check_direction(
+    points: Sample,
+    leaf: int,
+    direction: np.ndarray,
+    ct_x: np.ndarray,
+    infinite: dict[Index, str],
+) -> Outcome:
     """Compare one derivative, leaving out elements at which the function has a kink; those that it does
     not suit, being not finite or not equal, are compared alone, at steps of their own size."""
-    outcome = _check_infinite(points, leaf, ct_x)
-    if outcome.wrong is not None:
-        return outcome
-    left_out, finite = dict(outcome.left_out), np.isfinite(ct_x)
+    left_out, finite = dict(infinite), np.isfinite(ct_x)
     direction, ct_x = np.where(finite, direction, 0), np.where(finite, ct_x, 0)
     passed_alone: float | None = None
     for _ in range(MOST_LEFT_OUT):
@@ -250,6 +256,7 @@ def _check_element(
     size = float(np.abs(x[place])) or size_of(x)
     unit = np.zeros_like(x)
     unit[place] = size
+    ct_x = np.where(unit == 0, 0, ct_x)  # others may be infinite
     worst, values = Outcome(0.0), []
     for direction in (unit, 1j * unit) if np.iscomplexobj(x) else (unit,):
         found = points.derivative(leaf, direction)
@@ -267,8 +274,7 @@ def _check_element(
 
 def _scale(found: Derivative, direction: np.ndarray, ct_x: np.ndarray) -> float:
     """The size of the two answers, on which to judge what they differ by."""
-    moved = direction != 0
-    own = float(np.sum(np.abs(ct_x[moved] * direction[moved])))
+    own = float(np.sum(np.abs(ct_x * direction)))
     return found.magnitude + (own if np.isfinite(own) else 0.0)
 
 
@@ -277,8 +283,7 @@ def _outcome(
 ) -> Outcome:
     """What a derivative by differences says about the gradient."""
     problem = points.problem
-    moved = direction != 0
-    analytic = pair([ct_x[moved]], [direction[moved]])
+    analytic = pair([ct_x], [direction])
     scale = _scale(found, direction, ct_x)
     visible = max(scale, problem.eps**0.5 * problem.size)
     if SAFETY * found.error > RESOLVED * visible:

@@ -94,19 +94,19 @@ def is_inexact_array(x: Any) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, np.inexact)
 
 
-def leaves_of(f: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
-    """The arguments' leaves: JAX arrays, keys, and what is passed on as it is."""
+def marked_leaves(f: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
+    """The arguments' leaves as the user gave them; what is passed on as it is, marked."""
     nondiff = getattr(f, "nondiff_argnums", ())
     return [
-        Fixed(x) if i in nondiff or _is_fixed(x) else jnp.asarray(x) if _jax.is_array(x) else x
+        Fixed(x) if i in nondiff or _is_fixed(x) else x
         for i, arg in enumerate(args)
         for x in jax.tree.leaves(arg)
     ]
 
 
-def originals(leaves: Sequence[Any], arrays: Sequence[Any]) -> list[Any]:
-    """The leaves as the user gave them, but for what is passed on as it is."""
-    return [a if isinstance(a, Fixed) else x for x, a in zip(leaves, arrays, strict=True)]
+def as_jax(x: Any) -> Any:
+    """A leaf as a JAX array, if it is an array."""
+    return x if isinstance(x, Fixed) or not _jax.is_array(x) else jnp.asarray(x)
 
 
 def _is_fixed(x: Any) -> bool:
@@ -216,9 +216,9 @@ def callable_of(
 
 def ops_in(fun: Callable[..., Any], args: Sequence[Any]) -> set[Any] | None:
     """Every op in a function, at any depth; None where JAX cannot trace it."""
-    leaves, in_tree = jax.tree.flatten(args)
+    leaves, in_tree = jax.tree.flatten(tuple(args))
     with jax.enable_x64(is_double(leaves) or is_x64()):
-        leaves = leaves_of(fun, tuple(args))
+        leaves = marked_leaves(fun, tuple(args))
         where = operands_in(leaves)
         jaxpr = traced(on_leaves(fun, in_tree, leaves, where), *(leaves[i] for i in where))
     if jaxpr is None:

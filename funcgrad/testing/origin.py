@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import numpy as np
 from jax import lax
 
 from funcgrad import _jax
 from funcgrad.backward import walk
 from funcgrad.tape import Node, record
+from funcgrad.testing.numerical import is_finite
 from funcgrad.testing.problem import Problem, traced
 
 MOST_OPERATIONS = 10_000
@@ -37,7 +37,8 @@ class Watched:
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
         results = self.node.pullback(residuals, cts, eager)
-        if _finite(cts) and not _finite(results):
+        cts, found = ([ct for ct in given if ct is not None] for given in (cts, results))
+        if is_finite(cts) and not is_finite(found):
             raise Found(self.node)
         return results
 
@@ -50,10 +51,6 @@ def operations_run(jaxpr: Any) -> float:
         times = eqn.params["length"] if eqn.primitive is lax.scan_p else 1
         total += math.inf if eqn.primitive is lax.while_p else 1 + times * inner
     return total
-
-
-def _finite(cts: Sequence[Any]) -> bool:
-    return all(bool(np.isfinite(ct).all()) for ct in cts if ct is not None)
 
 
 def origin_of_infinite(problem: Problem) -> str:
