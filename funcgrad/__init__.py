@@ -1,14 +1,14 @@
 """funcgrad: reverse-mode differentiation for JAX that its users can open."""
 
 from funcgrad import inspect, testing
-from funcgrad.budget import checkpoint
+from funcgrad.calls.while_loop import loops
+from funcgrad.default import DEFAULT
+from funcgrad.drop_in import as_jax_grad
 from funcgrad.errors import FuncgradError
 from funcgrad.op import op
+from funcgrad.partition.budget import checkpoint
 from funcgrad.registry import Rule, Rules, defvjp, partials, zero
-from funcgrad.rules import DEFAULT
-from funcgrad.swap import as_jax_grad
 from funcgrad.transforms import Pullback, grad, hessian, hvp, jacrev, value_and_grad, vjp
-from funcgrad.while_loops import loops
 
 __version__ = "0.1.0"
 

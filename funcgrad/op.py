@@ -11,8 +11,8 @@ import jax
 from jax.tree_util import Partial, tree_broadcast, tree_flatten, tree_leaves, tree_unflatten
 
 from funcgrad import _jax, errors
-from funcgrad.program import Program, program_of
 from funcgrad.registry import Rule, op_key
+from funcgrad.rule_program import Program, program_of
 
 
 def op(fn: Callable[..., Any]) -> Op:

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from funcgrad import _jax, errors
-from funcgrad.program import program_of
 from funcgrad.registry import CallRule, FunctionId, Op, Rule, Rules, ZeroRule
+from funcgrad.rule_program import program_of
 
 
 class NodePullback(Protocol):

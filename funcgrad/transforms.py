@@ -33,8 +33,8 @@ from funcgrad.arguments import (
     resolve_argnums,
 )
 from funcgrad.backward import walk
+from funcgrad.default import DEFAULT
 from funcgrad.registry import Rules
-from funcgrad.rules import DEFAULT
 from funcgrad.tape import FrozenTape, Tape, freeze, record
 
 _WRAPPED = ("__module__", "__name__", "__qualname__", "__doc__")

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from funcgrad import _jax
+from funcgrad.default import DEFAULT
 from funcgrad.registry import FunctionId, Op, Rule, Rules, ZeroRule
-from funcgrad.rules import DEFAULT
 
 KINDS = {
     "rule": "a backward rule of the registry",

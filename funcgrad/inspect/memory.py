@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from funcgrad import _jax
-from funcgrad.budget import Estimate, Search
+from funcgrad.calls.checkpoint import program_of_remat
+from funcgrad.default import DEFAULT
+from funcgrad.partition.budget import Estimate, Search
 from funcgrad.registry import Rules
-from funcgrad.remat import program_of_remat
-from funcgrad.rules import DEFAULT
 from funcgrad.transforms import vjp
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from funcgrad.custom import TangentTrace
+from funcgrad.calls.custom import TangentTrace
 from funcgrad.registry import CallRule, Rule, defvjp, zero
 from funcgrad.tape import TapeTrace
 

@@ -1,7 +1,7 @@
 """Checks of gradients: of any function, and of single rules.
 
-The one part of the package, with ``fallback.py``, that asks JAX for derivatives: they are what ours are
-compared with.
+The one part of the package, with ``calls/third_party.py``, that asks JAX for derivatives: ours are
+compared with them.
 
 Example:
   >>> import jax, jax.numpy as jnp, numpy as np, funcgrad

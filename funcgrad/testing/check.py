@@ -14,8 +14,8 @@ from jax.tree_util import keystr, tree_flatten, tree_leaves_with_path
 
 from funcgrad import _jax, errors
 from funcgrad.arguments import check_callable, name_of
+from funcgrad.default import DEFAULT
 from funcgrad.registry import Rule, Rules
-from funcgrad.rules import DEFAULT
 from funcgrad.testing import inputs, problem
 from funcgrad.testing.compare import show_tree
 from funcgrad.testing.originals import check_types, check_untouched, snapshot

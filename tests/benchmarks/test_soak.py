@@ -8,9 +8,9 @@ import gc
 import jax
 
 from benchmarks import soak
-from funcgrad.joint import Joint
-from funcgrad.partition import Split
-from funcgrad.program import Program
+from funcgrad.partition.plan import Joint
+from funcgrad.partition.split import Split
+from funcgrad.rule_program import Program
 from funcgrad.tape import Node, Tape, TapeTracer
 
 KINDS = (Node, Tape, TapeTracer, Split, Joint, Program)

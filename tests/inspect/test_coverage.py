@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import funcgrad
-from tests.test_fallback import cube_p
+from tests.calls.test_third_party import cube_p
 
 
 def kinds(fun, *args, **options):

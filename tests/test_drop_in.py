@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import funcgrad
-from funcgrad.swap import SWAPPED
+from funcgrad.drop_in import SWAPPED
 
 BEFORE = {name: getattr(jax, name) for name in SWAPPED}
 

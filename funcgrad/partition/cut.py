@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from funcgrad._jax import variables
-from funcgrad.costs import is_cheap, price_of, size_in_bytes
-from funcgrad.joint import Cut, depending_only_on, joint_of, whole_backward
-from funcgrad.partition import Split
+from funcgrad.partition.costs import is_cheap, price_of, size_in_bytes
+from funcgrad.partition.plan import Cut, depending_only_on, joint_of, whole_backward
+from funcgrad.partition.split import Split
 
 UNCUTTABLE = 2**30
 """The capacity of what cannot be cut; all costs together stay below it."""

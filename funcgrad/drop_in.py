@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from funcgrad import transforms
+from funcgrad.default import DEFAULT
 from funcgrad.registry import Rules
-from funcgrad.rules import DEFAULT
 
 SWAPPED = ("grad", "value_and_grad", "vjp", "jacrev")
 

@@ -16,9 +16,9 @@ from jax.sharding import PartitionSpec
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
-from funcgrad.custom import TangentTrace
-from funcgrad.program import varying_like
+from funcgrad.calls.custom import TangentTrace
 from funcgrad.registry import Rules
+from funcgrad.rule_program import varying_like
 from funcgrad.tape import FrozenTape, TapeTrace, TapeTracer, freeze
 
 

@@ -12,8 +12,8 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import variables
-from funcgrad.costs import size_in_bytes
-from funcgrad.partition import Backward, Split
+from funcgrad.partition.costs import size_in_bytes
+from funcgrad.partition.split import Backward, Split
 
 Delay = Callable[[list[Any], list[Any]], list[Any]]
 """Makes the first values available only when the second are."""

@@ -11,8 +11,8 @@ from jax import lax
 
 import funcgrad
 from funcgrad import errors
+from tests.calls.ref_programs import CALLS, STRAIGHT, Value, X
 from tests.compare import assert_same
-from tests.ref_programs import CALLS, STRAIGHT, Value, X
 
 REFUSED_BY_JAX = {"own in scan", "checkpoint"}
 """Programs for which jax.grad raises an error, or, with `own in scan`, returns zeros."""

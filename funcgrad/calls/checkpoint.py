@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from funcgrad import _jax, errors
-from funcgrad.budget import MinCut
-from funcgrad.custom import TangentTrace
-from funcgrad.joint import Cut, Plan, joint_of, whole_backward
-from funcgrad.partition import Split, StagedPullback, split_of
-from funcgrad.program import cached
+from funcgrad.calls.custom import TangentTrace
+from funcgrad.calls.shard_map import behind_barrier
+from funcgrad.partition.budget import MinCut
+from funcgrad.partition.plan import Cut, Plan, joint_of, whole_backward
+from funcgrad.partition.split import Split, StagedPullback, split_of
 from funcgrad.registry import Rules
-from funcgrad.shards import behind_barrier
+from funcgrad.rule_program import cached
 from funcgrad.tape import TapeTrace
 
 

@@ -21,10 +21,10 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import is_literal, read, variables
-from funcgrad.bodies import zeros
-from funcgrad.costs import size_in_bytes
-from funcgrad.joint import Joint, Plan, Variant, equations_between, meaning
-from funcgrad.partition import Split
+from funcgrad.calls.loop_body import zeros
+from funcgrad.partition.costs import size_in_bytes
+from funcgrad.partition.plan import Joint, Plan, Variant, equations_between, meaning
+from funcgrad.partition.split import Split
 from funcgrad.tape import Place
 
 WORTH = 4

@@ -18,9 +18,9 @@ import numpy as np
 
 from funcgrad import errors
 from funcgrad._jax import variables
-from funcgrad.costs import CHEAP, operations, size_in_bytes
-from funcgrad.joint import Joint, Plan
-from funcgrad.mincut import minimum_cut
+from funcgrad.partition.costs import CHEAP, operations, size_in_bytes
+from funcgrad.partition.cut import minimum_cut
+from funcgrad.partition.plan import Joint, Plan
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 PRICES = (*np.geomspace(10.0, 1e-4, 11), 0.0)

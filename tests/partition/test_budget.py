@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import pytest
 
 import funcgrad
-from funcgrad.budget import MinCut, Search, parse_budget
-from funcgrad.costs import operations, size_in_bytes
-from funcgrad.joint import joint_of, whole_backward
-from funcgrad.partition import split_of
+from funcgrad.partition.budget import MinCut, Search, parse_budget
+from funcgrad.partition.costs import operations, size_in_bytes
+from funcgrad.partition.plan import joint_of, whole_backward
+from funcgrad.partition.split import split_of
 from tests.programs import check_program, normal
 
 

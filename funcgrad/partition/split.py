@@ -15,9 +15,9 @@ import jax
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
-from funcgrad.custom import TangentTrace
-from funcgrad.program import cached
+from funcgrad.calls.custom import TangentTrace
 from funcgrad.registry import FunctionId, Rules
+from funcgrad.rule_program import cached
 from funcgrad.tape import FrozenTape, TapeTrace, freeze, record
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import jax
 
 from funcgrad import _jax, errors
-from funcgrad.bodies import Division, LoopProgram, Shift, cut_body
-from funcgrad.costs import size_in_bytes
-from funcgrad.program import cached
+from funcgrad.calls.late_sums import Deferral, bytes_without_cut, deferral_of
+from funcgrad.calls.loop_body import Division, LoopProgram, Shift, cut_body
+from funcgrad.partition.costs import size_in_bytes
 from funcgrad.registry import Rules
-from funcgrad.sums import Deferral, bytes_without_cut, deferral_of
+from funcgrad.rule_program import cached
 from funcgrad.tape import TapeTrace
 
 

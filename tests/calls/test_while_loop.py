@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import funcgrad
-from funcgrad.slots import Slots
+from funcgrad.calls.snapshots import Slots
 from tests.compare import assert_same
 from tests.programs import normal
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import jax
 
 from funcgrad import _jax
-from funcgrad.joint import Cut, Plan
-from funcgrad.mincut import cut_of
-from funcgrad.partition import StagedPullback, split_of
+from funcgrad.partition.cut import cut_of
+from funcgrad.partition.plan import Cut, Plan
+from funcgrad.partition.split import StagedPullback, split_of
 from funcgrad.registry import Rules
 
 

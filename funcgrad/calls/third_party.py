@@ -14,7 +14,7 @@ import jax
 from jax.tree_util import tree_flatten, tree_unflatten
 
 from funcgrad import _jax
-from funcgrad.custom import TangentTrace
+from funcgrad.calls.custom import TangentTrace
 from funcgrad.registry import CallRule
 from funcgrad.tape import TapeTrace
 

@@ -15,11 +15,11 @@ from typing import Any
 import jax
 
 from funcgrad import _jax, errors
-from funcgrad.joint import Cut
-from funcgrad.mincut import cut_of
-from funcgrad.partition import Split, StagedPullback, split_of
-from funcgrad.program import cached
+from funcgrad.partition.cut import cut_of
+from funcgrad.partition.plan import Cut
+from funcgrad.partition.split import Split, StagedPullback, split_of
 from funcgrad.registry import Rules
+from funcgrad.rule_program import cached
 from funcgrad.tape import TapeTrace
 
 

@@ -20,12 +20,12 @@ from jax import lax
 from jax.tree_util import tree_leaves
 
 from funcgrad import _jax, errors
-from funcgrad.bodies import Division, LoopProgram, cut_body, zeros
-from funcgrad.costs import size_in_bytes
-from funcgrad.joint import equations_between
-from funcgrad.program import cached
+from funcgrad.calls.loop_body import Division, LoopProgram, cut_body, zeros
+from funcgrad.calls.snapshots import Slots
+from funcgrad.partition.costs import size_in_bytes
+from funcgrad.partition.plan import equations_between
 from funcgrad.registry import Rules
-from funcgrad.slots import Slots
+from funcgrad.rule_program import cached
 from funcgrad.tape import TapeTrace
 
 

@@ -17,10 +17,10 @@ from jax.custom_derivatives import linear_call as jax_linear_call
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
-from funcgrad.custom import TangentTrace
-from funcgrad.partition import Call, Split, StagedPullback, split_of
+from funcgrad.calls.checkpoint import RematProgram, program_of_remat
+from funcgrad.calls.custom import TangentTrace
+from funcgrad.partition.split import Call, Split, StagedPullback, split_of
 from funcgrad.registry import FunctionId, Rules
-from funcgrad.remat import RematProgram, program_of_remat
 from funcgrad.tape import TapeTrace, record
 
 Settings = Callable[[dict[str, Any], Call, bool], dict[str, Any]]

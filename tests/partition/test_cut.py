@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import funcgrad
-from funcgrad import _jax, mincut
-from funcgrad.costs import is_cheap
-from funcgrad.joint import equations_between
+from funcgrad import _jax
+from funcgrad.partition import cut
+from funcgrad.partition.costs import is_cheap
+from funcgrad.partition.plan import equations_between
 
 
 def random_program(seed, length=7):
@@ -55,7 +56,7 @@ def size(v):
 def test_no_subset_is_cheaper(seed):
     jaxpr, targets = random_program(seed)
     free = [jaxpr.invars[0]]
-    kept = mincut.minimum_cut(jaxpr.eqns, targets, dict.fromkeys(free, 0))
+    kept = cut.minimum_cut(jaxpr.eqns, targets, dict.fromkeys(free, 0))
     known = {*kept, *free}
     equations_between(jaxpr.eqns, known, targets)  # raises KeyError if they do not lead there
     assert all(is_cheap(e) for e in equations_between(jaxpr.eqns, known, targets))
@@ -108,6 +109,6 @@ def test_a_long_body_is_cut_quickly():
     closed = jax.make_jaxpr(lambda c, x: step(c, x)[0])(1.0, 1.0).jaxpr
     assert len(closed.eqns) > 4000
     start = time.perf_counter()
-    kept = mincut.minimum_cut(closed.eqns, [e.outvars[0] for e in closed.eqns[::3]], {})
+    kept = cut.minimum_cut(closed.eqns, [e.outvars[0] for e in closed.eqns[::3]], {})
     assert kept
     assert time.perf_counter() - start < 4

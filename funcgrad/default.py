@@ -1,0 +1,20 @@
+"""The rules in use unless a user passes others: formulas, calls, and the third-party fallback."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from funcgrad import calls, rules
+from funcgrad.calls import expanded
+from funcgrad.calls.third_party import FOREIGN
+from funcgrad.registry import Rules
+
+FAMILIES = tuple(
+    importlib.import_module(f"funcgrad.rules.{m.name}")
+    for m in pkgutil.iter_modules(rules.__path__)
+)
+"""The modules of rules, one a family of ops."""
+
+DEFAULT = Rules.collect(*FAMILIES, calls, expanded, fallback=FOREIGN)
+"""Every rule of the package."""

@@ -1,0 +1,1 @@
+"""Changing a differentiation from outside, by place."""
