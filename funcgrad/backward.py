@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funcgrad import _jax, errors
-from funcgrad.rule_program import unbroadcast
+from funcgrad.broadcasting import unbroadcast
 
 if TYPE_CHECKING:
     from funcgrad.tape import Tape

@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 
-from funcgrad import transforms
 from funcgrad.default import DEFAULT
+from funcgrad.jacobians import jacrev
 from funcgrad.registry import Rules
+from funcgrad.transforms import grad, value_and_grad, vjp
 
-SWAPPED = ("grad", "value_and_grad", "vjp", "jacrev")
+SWAPPED = {"grad": grad, "value_and_grad": value_and_grad, "vjp": vjp, "jacrev": jacrev}
 
 
 @contextlib.contextmanager
@@ -40,8 +41,7 @@ def as_jax_grad(*, rules: Rules = DEFAULT, strict: bool = False) -> Iterator[Non
     """
     before: dict[str, Any] = {name: getattr(jax, name) for name in SWAPPED}
     try:
-        for name in SWAPPED:
-            ours = getattr(transforms, name)
+        for name, ours in SWAPPED.items():
             setattr(jax, name, functools.partial(ours, rules=rules, strict=strict))
         yield
     finally:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from funcgrad import _jax, errors
+from funcgrad.broadcasting import broadcasts_to, unbroadcast, varying_like
 from funcgrad.registry import Op, Rule
 
 
@@ -96,7 +97,7 @@ class Signature:
                 f"Return an array of type {expected.str_short()}, or None.",
             )
         found = _jax.typeof(_jax.canonicalize(ct))
-        broadcast = self.rule.broadcasts and _broadcasts_to(expected.shape, found.shape)
+        broadcast = self.rule.broadcasts and broadcasts_to(expected.shape, found.shape)
         if found.dtype == expected.dtype and (found.shape == expected.shape or broadcast):
             return varying_like(ct, expected)
         raise errors.Unlocated(
@@ -106,31 +107,6 @@ class Signature:
             f"returned for operand {operand} a cotangent of type {found.str_short()}; the operand, and "
             f"so its cotangent, is {expected.str_short()}. Return that shape and dtype.",
         )
-
-
-def _broadcasts_to(narrow: tuple[int, ...], wide: tuple[int, ...]) -> bool:
-    return narrow == () or (
-        len(narrow) == len(wide) and all(n in (1, w) for n, w in zip(narrow, wide, strict=True))
-    )
-
-
-def varying_like(ct: Any, aval: Any) -> Any:
-    """A cotangent that varies over the mesh axes over which, in a shard_map, its value does."""
-    mat = getattr(aval, "mat", None)
-    if mat is None or not mat.varying:
-        return ct
-    missing = mat.varying - _jax.typeof(ct).mat.varying
-    return _jax.pvary(ct, tuple(missing)) if missing else ct
-
-
-def unbroadcast(ct: Any, aval: Any) -> Any:
-    """Sum a cotangent over the axes along which its value was broadcast."""
-    if ct.shape == aval.shape:
-        return ct
-    if aval.shape == ():
-        return jax.lax.reduce_sum(ct, tuple(range(ct.ndim)))
-    axes = tuple(i for i, (n, w) in enumerate(zip(aval.shape, ct.shape, strict=True)) if n != w)
-    return jax.lax.expand_dims(jax.lax.reduce_sum(ct, axes), axes)
 
 
 @dataclass(frozen=True)

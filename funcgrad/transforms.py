@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import (
     keystr,
     tree_flatten,
     tree_leaves_with_path,
-    tree_map,
     tree_structure,
     tree_unflatten,
 )
@@ -27,7 +24,6 @@ from funcgrad.arguments import (
     check_cotangents,
     check_inputs,
     check_output,
-    check_output_dtype,
     check_scalar,
     name_of,
     resolve_argnums,
@@ -37,7 +33,7 @@ from funcgrad.default import DEFAULT
 from funcgrad.registry import Rules
 from funcgrad.tape import FrozenTape, Tape, freeze, record
 
-_WRAPPED = ("__module__", "__name__", "__qualname__", "__doc__")
+WRAPPED = ("__module__", "__name__", "__qualname__", "__doc__")
 
 
 def grad(
@@ -85,7 +81,7 @@ def grad(
         fun, argnums, has_aux, holomorphic, allow_int, rules=rules, strict=strict
     )
 
-    @functools.wraps(fun, assigned=_WRAPPED)
+    @functools.wraps(fun, assigned=WRAPPED)
     def gradient(*args: Any, **kwargs: Any) -> Any:
         value, ct_args = value_and_gradient(*args, **kwargs)
         return (ct_args, value[1]) if has_aux else ct_args
@@ -117,14 +113,14 @@ def value_and_grad(
     check_callable(fun)
     argnums = check_argnums(argnums)
 
-    @functools.wraps(fun, assigned=_WRAPPED)
+    @functools.wraps(fun, assigned=WRAPPED)
     def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
         positions = resolve_argnums(argnums, args, fun)
         dynamic = tuple(args[i] for i in positions)
         in_tree = tree_structure(dynamic)
         leaves = check_inputs(dynamic, positions, fun, holomorphic, allow_int)
 
-        on_dynamic = _on_arguments(fun, positions, args, kwargs)
+        on_dynamic = on_arguments(fun, positions, args, kwargs)
 
         def on_leaves(*leaves: Any) -> Any:
             return on_dynamic(*tree_unflatten(in_tree, leaves))
@@ -250,120 +246,10 @@ class Pullback:
         return cls(plan, residuals)
 
 
-def jacrev(
-    fun: Callable[..., Any],
-    argnums: int | Sequence[int] = 0,
-    has_aux: bool = False,
-    holomorphic: bool = False,
-    allow_int: bool = False,
-    *,
-    rules: Rules = DEFAULT,
-    strict: bool = False,
-) -> Callable[..., Any]:
-    """Return a function that computes the Jacobian of `fun`, one row per output element.
-
-    Arguments are those of :func:`grad`, but `fun`'s output may be any pytree of arrays.
-
-    Returns:
-      A function that returns a pytree like the output, in whose leaves' places are pytrees like
-      the argument, with leaves of shape ``output.shape + argument.shape``.
-
-    Raises:
-      errors.InputError, errors.OutputError, errors.ArgnumsError: as :func:`grad`.
-
-    Example:
-      >>> import jax.numpy as jnp, funcgrad
-      >>> print(funcgrad.jacrev(lambda x: jnp.array([x[0] * x[1], x[1] ** 2]))(jnp.array([2.0, 3.0])))
-      [[3. 2.]
-       [0. 6.]]
-    """
-    check_callable(fun)
-    argnums = check_argnums(argnums)
-
-    @functools.wraps(fun, assigned=_WRAPPED)
-    def jacobian(*args: Any, **kwargs: Any) -> Any:
-        positions = resolve_argnums(argnums, args, fun)
-        dynamic = tuple(args[i] for i in positions)
-        check_inputs(dynamic, positions, fun, holomorphic, allow_int)
-
-        on_dynamic = _on_arguments(fun, positions, args, kwargs)
-        out, pullback, *aux = vjp(on_dynamic, *dynamic, has_aux=has_aux, rules=rules, strict=strict)
-        for y in tree_flatten(out)[0]:
-            check_output_dtype(y, fun, holomorphic)
-        rows = tree_map(_jax.weak_like, jax.vmap(pullback)(_basis(out)), dynamic)
-        if isinstance(argnums, int):
-            rows = rows[0]
-        result = tree_map(functools.partial(_split_rows, out), rows)
-        result = _transpose_trees(rows, out, result)
-        return (result, aux[0]) if has_aux else result
-
-    return jacobian
-
-
-def hessian(
-    fun: Callable[..., Any],
-    argnums: int | Sequence[int] = 0,
-    has_aux: bool = False,
-    holomorphic: bool = False,
-    *,
-    rules: Rules = DEFAULT,
-    strict: bool = False,
-) -> Callable[..., Any]:
-    """Return a function that computes the Hessian of `fun`: the Jacobian of its Jacobian.
-
-    Arguments and errors are those of :func:`jacrev`.
-
-    Example:
-      >>> import jax.numpy as jnp, funcgrad
-      >>> print(funcgrad.hessian(lambda x: x[0] ** 2 * x[1])(jnp.array([2.0, 3.0])))
-      [[6. 4.]
-       [4. 0.]]
-    """
-    rules = rules.strict() if strict else rules
-    inner = jacrev(fun, argnums, has_aux, holomorphic, rules=rules)
-    return jacrev(inner, argnums, has_aux, holomorphic, rules=rules)
-
-
-def hvp(
-    fun: Callable[..., Any],
-    primals: Sequence[Any],
-    tangents: Sequence[Any],
-    *,
-    rules: Rules = DEFAULT,
-    strict: bool = False,
-) -> tuple[Any, ...]:
-    """Return the product of the Hessian of a scalar-valued `fun` with a vector.
-
-    The Hessian is symmetric, so the product is the pullback of the gradient applied to the vector:
-    reverse over reverse, at a small multiple of the cost of `fun`.
-
-    Args:
-      fun: maps pytrees of real arrays to a real scalar.
-      primals: `fun`'s arguments, all differentiated.
-      tangents: the vector: one pytree per argument, of the same structure, shapes and dtypes.
-
-    Returns:
-      A tuple with one pytree per argument.
-
-    Raises:
-      errors.CotangentError: `tangents` do not match `primals`.
-
-    Example:
-      >>> import jax.numpy as jnp, funcgrad
-      >>> f = lambda x: x[0] ** 2 * x[1]
-      >>> print(*funcgrad.hvp(f, (jnp.array([2.0, 3.0]),), (jnp.array([1.0, 0.0]),)))
-      [6. 4.]
-    """
-    rules = rules.strict() if strict else rules
-    gradient = grad(fun, argnums=tuple(range(len(primals))), rules=rules)
-    _, pullback = vjp(gradient, *primals, rules=rules)
-    return pullback(tuple(tangents))
-
-
 # --- recording
 
 
-def _on_arguments(
+def on_arguments(
     fun: Callable[..., Any], positions: Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> Callable[..., Any]:
     """`fun` as a function of its arguments at `positions`, the others as in the call."""
@@ -433,42 +319,3 @@ def _fill(cts: Sequence[Any], like: Sequence[Any], places: Sequence[int]) -> lis
         ct if (ct := found.get(i)) is not None else _jax.zero_cotangent(x)
         for i, x in enumerate(like)
     ]
-
-
-# --- Jacobians
-
-
-def _basis(out: Any) -> Any:
-    """The standard basis of the output space, stacked along a leading axis."""
-    leaves, tree = tree_flatten(out)
-    sizes = [np.size(y) for y in leaves]
-    total = sum(sizes)
-    ends = np.cumsum(sizes)
-    basis = [
-        jnp.eye(total, size, k=int(size - end), dtype=jnp.result_type(y)).reshape(
-            total, *np.shape(y)
-        )
-        for y, size, end in zip(leaves, sizes, ends, strict=True)
-    ]
-    return tree_unflatten(tree, basis)
-
-
-def _split_rows(out: Any, rows: Any) -> list[Any]:
-    """Cut (all output elements, *argument.shape) into one array per output leaf."""
-    leaves = tree_flatten(out)[0]
-    ends = np.cumsum([np.size(y) for y in leaves])[:-1]
-    parts = jnp.split(rows, ends) if len(leaves) > 1 else [rows] * len(leaves)
-    return [
-        part.reshape(*np.shape(y), *rows.shape[1:]) for y, part in zip(leaves, parts, strict=True)
-    ]
-
-
-def _transpose_trees(rows: Any, out: Any, parts: Any) -> Any:
-    """From argument tree of lists over output leaves to output tree of argument trees."""
-    in_tree = tree_structure(rows)
-    out_leaves, out_tree = tree_flatten(out)
-    lists = in_tree.flatten_up_to(parts)
-    return tree_unflatten(
-        out_tree,
-        [tree_unflatten(in_tree, [part[i] for part in lists]) for i in range(len(out_leaves))],
-    )

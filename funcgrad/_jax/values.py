@@ -110,6 +110,11 @@ def zeros(aval: Any) -> Any:
     return ad_util.zeros_like_aval(aval)
 
 
+def strong_zeros(aval: Any) -> Any:
+    """Zeros of a type, never weak: what a sum of cotangents starts from."""
+    return zeros(strong(aval))
+
+
 def zero_cotangent(x: Any) -> Any:
     """Zeros for the cotangent of the value or type `x`: of dtype float0 for integers."""
     aval = tangent_aval(x)

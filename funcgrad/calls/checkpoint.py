@@ -7,7 +7,7 @@ replayed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,14 +15,72 @@ import jax
 import jax.numpy as jnp
 
 from funcgrad import _jax, errors
-from funcgrad.calls.custom import TangentTrace
-from funcgrad.calls.shard_map import behind_barrier
-from funcgrad.partition.budget import MinCut
+from funcgrad.partition.budget import MinCut, parse_budget
 from funcgrad.partition.plan import Cut, Plan, joint_of, whole_backward
 from funcgrad.partition.split import Split, StagedPullback, split_of
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
+from funcgrad.tangents import TangentTrace
 from funcgrad.tape import TapeTrace
+
+
+def checkpoint(
+    fun: Callable[..., Any] | None = None,
+    *,
+    policy: Callable[..., Any] | str | None = None,
+    budget: str | int | float | None = None,
+    prevent_cse: bool = True,
+    static_argnums: int | tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """Make the backward pass of `fun` compute again what is not kept: ``jax.checkpoint`` and more.
+
+    Args:
+      fun: a function of pytrees of arrays; None to use this as a decorator with options.
+      policy: one of ``jax.checkpoint_policies``, None to keep the inputs only, or ``"min-cut"`` to
+        keep the fewest bytes from which all else is computed again cheaply: by arithmetic,
+        comparisons and moving elements about, never by matrix products or convolutions.
+      budget: memory for the backward pass besides inputs and results: bytes, a string like
+        ``"200MB"`` or ``"1.5GiB"``, or a float up to 1.0, a fraction of what keeping everything
+        takes. What is kept is then chosen so that the estimate (see ``inspect.memory``) stays within
+        the budget with the least computing again. Not to be given with `policy`.
+      prevent_cse: keep XLA from undoing this; False is right inside ``scan``.
+      static_argnums: positions of arguments that are no arrays.
+
+    Returns:
+      A function with the arguments and results of `fun`, for ``funcgrad.grad`` and for ``jax.grad``
+      (which keeps, in the place of a cut or a budget, what is not cheap to compute again).
+
+    Raises:
+      errors.BudgetError: when it is differentiated, if the budget is too small; the message says the
+        smallest possible one.
+      errors.InputError: `policy` or `budget` is not one of these.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> layer = funcgrad.checkpoint(lambda w, x: jnp.tanh(w @ x), policy="min-cut")
+      >>> print(funcgrad.grad(lambda w: layer(w, jnp.ones(2)).sum())(jnp.zeros((2, 2))))
+      [[1. 1.]
+       [1. 1.]]
+    """
+    if policy is not None and budget is not None:
+        raise errors.InputError(
+            f"funcgrad.checkpoint was given both policy={policy!r} and budget={budget!r}. A budget "
+            "chooses what to keep itself: leave out one of them."
+        )
+    if isinstance(policy, str) and policy != "min-cut":
+        raise errors.InputError(
+            f"funcgrad.checkpoint was given policy={policy!r}. The one policy that is a string is "
+            "'min-cut'; others are functions, such as jax.checkpoint_policies.dots_saveable."
+        )
+    if policy == "min-cut" or budget is not None:
+        policy = MinCut(None if budget is None else parse_budget(budget))
+
+    def decorate(fun: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.checkpoint(
+            fun, policy=policy, prevent_cse=prevent_cse, static_argnums=static_argnums
+        )
+
+    return decorate if fun is None else decorate(fun)
 
 
 def remat_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
@@ -152,3 +210,18 @@ def delayed(values: list[Any], cts: list[Any]) -> list[Any]:
         return [jnp.where(always, x, jnp.zeros((), x.dtype)) if tie else x for x, tie in pairs]
 
     return jax.lax.platform_dependent(values, ct, cpu=select, default=lambda values, ct: values)
+
+
+def behind_barrier(values: Any) -> Any:
+    """A pytree behind optimisation barriers, one for what varies over the same mesh axes.
+
+    JAX makes operands of one barrier vary over the same axes, and so would change their types.
+    """
+    leaves, tree = jax.tree.flatten(values)
+    kinds = [getattr(jax.typeof(leaf), "mat", None) for leaf in leaves]
+    for kind in dict.fromkeys(kinds):
+        places = [i for i, other in enumerate(kinds) if other == kind]
+        held = jax.lax.optimization_barrier([leaves[i] for i in places])
+        for i, leaf in zip(places, held, strict=True):
+            leaves[i] = leaf
+    return jax.tree.unflatten(tree, leaves)

@@ -21,7 +21,6 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import is_literal, read, variables
-from funcgrad.calls.loop_body import zeros
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.partition.plan import Joint, Plan, Variant, equations_between, meaning
 from funcgrad.partition.split import Split
@@ -92,7 +91,7 @@ class Sum:
 
     def start(self) -> Any:
         """Zeros for what the steps add up; None if that is nothing."""
-        return zeros(self.aval) if self.now else None
+        return _jax.strong_zeros(self.aval) if self.now else None
 
     def of_step(self, values: Sequence[Any]) -> Any:
         """What a step adds, from the values of its terms' variables."""
@@ -413,7 +412,7 @@ def dynamic_update_slice_sum(eqn: Any, values: Sequence[Any], stacked: Sequence[
 
 def _scattered(eqn: Any, indices: Any, updates: Any, dims: Any, mode: Any) -> Any:
     aval = eqn.outvars[0].aval
-    into = zeros(aval).astype(_wide(aval.dtype))
+    into = _jax.strong_zeros(aval).astype(_wide(aval.dtype))
     total = lax.scatter_add(into, indices, updates.astype(into.dtype), dims, mode=mode)
     return total.astype(aval.dtype)
 

@@ -166,7 +166,7 @@ class LoopProgram(StagedPullback):
                 break
             arrived[: len(more)] = more
         ct_carry = [
-            zeros(aval) if flows and ct is None else ct
+            _jax.strong_zeros(aval) if flows and ct is None else ct
             for ct, aval, flows in zip(cts, carry_avals, arrived, strict=False)
         ]
         return consts, ct_carry
@@ -193,7 +193,7 @@ class LoopProgram(StagedPullback):
             for old, new in zip(ct_consts, new_consts, strict=True)
         ]
         new_carry = [
-            zeros(aval) if new is None and old is not None else new
+            _jax.strong_zeros(aval) if new is None and old is not None else new
             for old, new, aval in zip(ct_carry, new_carry, carry_avals, strict=True)
         ]
         return ct_consts, new_carry, ct_xs
@@ -210,8 +210,3 @@ class LoopProgram(StagedPullback):
 
 def _is_one_of(v: Any, there: Collection[Any]) -> bool:
     return not _jax.is_literal(v) and v in there
-
-
-def zeros(aval: Any) -> Any:
-    """A cotangent of nothing but zeros."""
-    return _jax.zeros(_jax.strong(aval))

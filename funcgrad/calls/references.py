@@ -22,10 +22,10 @@ from typing import Any
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
-from funcgrad.calls.custom import TangentTrace
 from funcgrad.partition.split import StagedPullback
 from funcgrad.registry import CallRule, FunctionId, Rules
 from funcgrad.rule_program import cached
+from funcgrad.tangents import TangentTrace
 from funcgrad.tape import Node, TapeTrace, TapeTracer
 
 # --- what references hold

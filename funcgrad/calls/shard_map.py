@@ -16,9 +16,9 @@ from jax.sharding import PartitionSpec
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
-from funcgrad.calls.custom import TangentTrace
+from funcgrad.broadcasting import varying_like
 from funcgrad.registry import Rules
-from funcgrad.rule_program import varying_like
+from funcgrad.tangents import TangentTrace
 from funcgrad.tape import FrozenTape, TapeTrace, TapeTracer, freeze
 
 
@@ -284,18 +284,3 @@ class ShardPullback:
             return varying_like(ct, self.tape.avals[slot])
         names = self.settings.unmentioned(spec)
         return jax.lax.psum(ct, names) if names else ct
-
-
-def behind_barrier(values: Any) -> Any:
-    """A pytree behind optimisation barriers, one for what varies over the same mesh axes.
-
-    JAX makes operands of one barrier vary over the same axes, and so would change their types.
-    """
-    leaves, tree = jax.tree.flatten(values)
-    kinds = [getattr(jax.typeof(leaf), "mat", None) for leaf in leaves]
-    for kind in dict.fromkeys(kinds):
-        places = [i for i, other in enumerate(kinds) if other == kind]
-        held = jax.lax.optimization_barrier([leaves[i] for i in places])
-        for i, leaf in zip(places, held, strict=True):
-            leaves[i] = leaf
-    return jax.tree.unflatten(tree, leaves)

@@ -14,8 +14,8 @@ import jax
 from jax.tree_util import tree_flatten, tree_unflatten
 
 from funcgrad import _jax
-from funcgrad.calls.custom import TangentTrace
 from funcgrad.registry import CallRule
+from funcgrad.tangents import TangentTrace
 from funcgrad.tape import TapeTrace
 
 

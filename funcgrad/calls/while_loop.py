@@ -20,7 +20,7 @@ from jax import lax
 from jax.tree_util import tree_leaves
 
 from funcgrad import _jax, errors
-from funcgrad.calls.loop_body import Division, LoopProgram, cut_body, zeros
+from funcgrad.calls.loop_body import Division, LoopProgram, cut_body
 from funcgrad.calls.snapshots import Slots
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.partition.plan import equations_between
@@ -245,7 +245,7 @@ class WhileProgram(LoopProgram):
         flows, ct_carry = self.start_back(cts)
         const_avals, *_ = self.division.divide(self.cut.split.input_avals)
         zipped = zip(const_avals, flows, strict=True)
-        ct_consts = [zeros(aval) if there else None for aval, there in zipped]
+        ct_consts = [_jax.strong_zeros(aval) if there else None for aval, there in zipped]
         init = last, slots, kept, ct_consts, ct_carry
         *_, ct_consts, ct_carry = lax.while_loop(lambda loop: loop[0] >= 0, back, init)
         everything = [*ct_consts, *ct_carry]

@@ -9,11 +9,10 @@ taken, and what the next larger one keeps is added as long as there is room.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from funcgrad import errors
@@ -25,65 +24,6 @@ from funcgrad.partition.plan import Joint, Plan
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 PRICES = (*np.geomspace(10.0, 1e-4, 11), 0.0)
 """Bytes that one operation is worth: from 10 (to compute again is dear) to nothing."""
-
-
-def checkpoint(
-    fun: Callable[..., Any] | None = None,
-    *,
-    policy: Callable[..., Any] | str | None = None,
-    budget: str | int | float | None = None,
-    prevent_cse: bool = True,
-    static_argnums: int | tuple[int, ...] = (),
-) -> Callable[..., Any]:
-    """Make the backward pass of `fun` compute again what is not kept: ``jax.checkpoint`` and more.
-
-    Args:
-      fun: a function of pytrees of arrays; None to use this as a decorator with options.
-      policy: one of ``jax.checkpoint_policies``, None to keep the inputs only, or ``"min-cut"`` to
-        keep the fewest bytes from which all else is computed again cheaply: by arithmetic,
-        comparisons and moving elements about, never by matrix products or convolutions.
-      budget: memory for the backward pass besides inputs and results: bytes, a string like
-        ``"200MB"`` or ``"1.5GiB"``, or a float up to 1.0, a fraction of what keeping everything
-        takes. What is kept is then chosen so that the estimate (see ``inspect.memory``) stays within
-        the budget with the least computing again. Not to be given with `policy`.
-      prevent_cse: keep XLA from undoing this; False is right inside ``scan``.
-      static_argnums: positions of arguments that are no arrays.
-
-    Returns:
-      A function with the arguments and results of `fun`, for ``funcgrad.grad`` and for ``jax.grad``
-      (which keeps, in the place of a cut or a budget, what is not cheap to compute again).
-
-    Raises:
-      errors.BudgetError: when it is differentiated, if the budget is too small; the message says the
-        smallest possible one.
-      errors.InputError: `policy` or `budget` is not one of these.
-
-    Example:
-      >>> import jax.numpy as jnp, funcgrad
-      >>> layer = funcgrad.checkpoint(lambda w, x: jnp.tanh(w @ x), policy="min-cut")
-      >>> print(funcgrad.grad(lambda w: layer(w, jnp.ones(2)).sum())(jnp.zeros((2, 2))))
-      [[1. 1.]
-       [1. 1.]]
-    """
-    if policy is not None and budget is not None:
-        raise errors.InputError(
-            f"funcgrad.checkpoint was given both policy={policy!r} and budget={budget!r}. A budget "
-            "chooses what to keep itself: leave out one of them."
-        )
-    if isinstance(policy, str) and policy != "min-cut":
-        raise errors.InputError(
-            f"funcgrad.checkpoint was given policy={policy!r}. The one policy that is a string is "
-            "'min-cut'; others are functions, such as jax.checkpoint_policies.dots_saveable."
-        )
-    if policy == "min-cut" or budget is not None:
-        policy = MinCut(None if budget is None else parse_budget(budget))
-
-    def decorate(fun: Callable[..., Any]) -> Callable[..., Any]:
-        return jax.checkpoint(
-            fun, policy=policy, prevent_cse=prevent_cse, static_argnums=static_argnums
-        )
-
-    return decorate if fun is None else decorate(fun)
 
 
 def parse_budget(budget: Any) -> int | float:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from funcgrad.calls.custom import TangentTrace
 from funcgrad.registry import CallRule, Rule, defvjp, zero
+from funcgrad.tangents import TangentTrace
 from funcgrad.tape import TapeTrace
 
 INTEGERS = zero(lax.argmax_p, lax.argmin_p, lax.reduce_and_p, lax.reduce_or_p, lax.reduce_xor_p)

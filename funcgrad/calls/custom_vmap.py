@@ -1,0 +1,99 @@
+"""custom_vmap: batched, its gradient is the gradient of the user's batching rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcgrad.backward import walk
+from funcgrad.calls.checkpoint import RematProgram
+from funcgrad.calls.replayed import inputs_kept, run_replayed
+from funcgrad.partition.split import StagedPullback
+from funcgrad.registry import Rules
+from funcgrad.tape import TapeTrace, record
+
+
+def batched_by_rule(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
+    """A custom_vmap function: batched, its gradient is the gradient of the user's batching rule."""
+
+    def pullback(program: RematProgram, wanted: tuple[int, ...]) -> BatchedByRule:
+        return BatchedByRule(program, wanted, params["rule"], params["in_tree"], trace.rules)
+
+    return run_replayed(trace, primitive, tracers, params, pullback, keep_all=True)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchedByRule(StagedPullback):
+    """The pullback of a custom_vmap function, itself a custom_vmap function.
+
+    Attributes:
+      program: the pullback of one element.
+      wanted: positions of the differentiated operands.
+      rule: the user's batching rule.
+      in_tree: what the operands are leaves of: closed-over values, and the arguments.
+    """
+
+    program: RematProgram
+    wanted: tuple[int, ...]
+    rule: Any
+    in_tree: Any
+    rules: Rules
+    programs: dict[Any, Any] = field(default_factory=dict)
+
+    def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
+        """The operands' cotangents, by a function that knows how to be batched."""
+        backward = jax.custom_batching.custom_vmap(self.backward)
+        backward.def_vmap(self.batched_backward)
+        return backward(residuals, cts)
+
+    def backward(self, primals: list[Any], cts: list[Any]) -> list[Any]:
+        """Cotangents of one element."""
+        kept = inputs_kept(self.program, primals)
+        results = self.program.trace_backward(kept, cts)
+        return self.instantiated(results, primals)
+
+    def instantiated(self, results: Sequence[Any], primals: Sequence[Any]) -> list[Any]:
+        pairs = zip(results, self.wanted, strict=True)
+        return [jnp.zeros_like(primals[i]) if ct is None else ct for ct, i in pairs]
+
+    def batched_backward(
+        self, axis_size: int, in_batched: Any, primals: list[Any], cts: list[Any]
+    ) -> tuple[list[Any], list[bool]]:
+        """Cotangents of a batch: a walk over the tape of the user's batching rule."""
+        batched, cts_batched = in_batched
+        if min(self.wanted) < self.in_tree.children()[0].num_leaves:  # a value closed over
+            axes = jax.tree.map(lambda there: 0 if there else None, [batched, cts_batched])
+            results = jax.vmap(self.backward, axes, axis_size=axis_size)(primals, cts)
+            return results, [True] * len(results)
+
+        def stacked(x: Any) -> Any:
+            return jnp.broadcast_to(x, (axis_size, *jnp.shape(x)))
+
+        mask = [i in self.wanted for i in range(len(primals))]
+        flags = [there or wanted for there, wanted in zip(batched, mask, strict=True)]
+        primals = [
+            stacked(x) if wanted and not there else x
+            for x, there, wanted in zip(primals, batched, mask, strict=True)
+        ]
+        outs_batched: list[bool] = []
+
+        def run(*operands: Any) -> list[Any]:
+            args, which = self.in_tree.unflatten(operands), self.in_tree.unflatten(flags)
+            outs, there = self.rule(axis_size, list(which), *args)
+            outs_batched[:] = jax.tree.leaves(there)
+            return jax.tree.leaves(outs)
+
+        _, slots, tape = record(run, primals, mask, self.rules, "a batching rule")
+        seeds = []
+        for slot, ct, there, expected in zip(slots, cts, cts_batched, outs_batched, strict=True):
+            if ct is not None and expected and not there:
+                ct = stacked(ct)
+            elif ct is not None and there and not expected:
+                ct = jnp.sum(ct, 0)
+            seeds.append((slot, ct))
+        results = walk(tape, seeds, range(len(self.wanted)), consume=True)
+        return self.instantiated(results, primals), [True] * len(results)

@@ -1,0 +1,170 @@
+"""Jacobians and Hessians, of gradients and pullbacks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import tree_flatten, tree_map, tree_structure, tree_unflatten
+
+from funcgrad import _jax
+from funcgrad.arguments import (
+    check_argnums,
+    check_callable,
+    check_inputs,
+    check_output_dtype,
+    resolve_argnums,
+)
+from funcgrad.default import DEFAULT
+from funcgrad.registry import Rules
+from funcgrad.transforms import WRAPPED, grad, on_arguments, vjp
+
+
+def jacrev(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    rules: Rules = DEFAULT,
+    strict: bool = False,
+) -> Callable[..., Any]:
+    """Return a function that computes the Jacobian of `fun`, one row per output element.
+
+    Arguments are those of :func:`grad`, but `fun`'s output may be any pytree of arrays.
+
+    Returns:
+      A function that returns a pytree like the output, in whose leaves' places are pytrees like
+      the argument, with leaves of shape ``output.shape + argument.shape``.
+
+    Raises:
+      errors.InputError, errors.OutputError, errors.ArgnumsError: as :func:`grad`.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> print(funcgrad.jacrev(lambda x: jnp.array([x[0] * x[1], x[1] ** 2]))(jnp.array([2.0, 3.0])))
+      [[3. 2.]
+       [0. 6.]]
+    """
+    check_callable(fun)
+    argnums = check_argnums(argnums)
+
+    @functools.wraps(fun, assigned=WRAPPED)
+    def jacobian(*args: Any, **kwargs: Any) -> Any:
+        positions = resolve_argnums(argnums, args, fun)
+        dynamic = tuple(args[i] for i in positions)
+        check_inputs(dynamic, positions, fun, holomorphic, allow_int)
+
+        on_dynamic = on_arguments(fun, positions, args, kwargs)
+        out, pullback, *aux = vjp(on_dynamic, *dynamic, has_aux=has_aux, rules=rules, strict=strict)
+        for y in tree_flatten(out)[0]:
+            check_output_dtype(y, fun, holomorphic)
+        rows = tree_map(_jax.weak_like, jax.vmap(pullback)(_basis(out)), dynamic)
+        if isinstance(argnums, int):
+            rows = rows[0]
+        result = tree_map(functools.partial(_split_rows, out), rows)
+        result = _transpose_trees(rows, out, result)
+        return (result, aux[0]) if has_aux else result
+
+    return jacobian
+
+
+def hessian(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    *,
+    rules: Rules = DEFAULT,
+    strict: bool = False,
+) -> Callable[..., Any]:
+    """Return a function that computes the Hessian of `fun`: the Jacobian of its Jacobian.
+
+    Arguments and errors are those of :func:`jacrev`.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> print(funcgrad.hessian(lambda x: x[0] ** 2 * x[1])(jnp.array([2.0, 3.0])))
+      [[6. 4.]
+       [4. 0.]]
+    """
+    rules = rules.strict() if strict else rules
+    inner = jacrev(fun, argnums, has_aux, holomorphic, rules=rules)
+    return jacrev(inner, argnums, has_aux, holomorphic, rules=rules)
+
+
+def hvp(
+    fun: Callable[..., Any],
+    primals: Sequence[Any],
+    tangents: Sequence[Any],
+    *,
+    rules: Rules = DEFAULT,
+    strict: bool = False,
+) -> tuple[Any, ...]:
+    """Return the product of the Hessian of a scalar-valued `fun` with a vector.
+
+    The Hessian is symmetric, so the product is the pullback of the gradient applied to the vector:
+    reverse over reverse, at a small multiple of the cost of `fun`.
+
+    Args:
+      fun: maps pytrees of real arrays to a real scalar.
+      primals: `fun`'s arguments, all differentiated.
+      tangents: the vector: one pytree per argument, of the same structure, shapes and dtypes.
+
+    Returns:
+      A tuple with one pytree per argument.
+
+    Raises:
+      errors.CotangentError: `tangents` do not match `primals`.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> f = lambda x: x[0] ** 2 * x[1]
+      >>> print(*funcgrad.hvp(f, (jnp.array([2.0, 3.0]),), (jnp.array([1.0, 0.0]),)))
+      [6. 4.]
+    """
+    rules = rules.strict() if strict else rules
+    gradient = grad(fun, argnums=tuple(range(len(primals))), rules=rules)
+    _, pullback = vjp(gradient, *primals, rules=rules)
+    return pullback(tuple(tangents))
+
+
+def _basis(out: Any) -> Any:
+    """The standard basis of the output space, stacked along a leading axis."""
+    leaves, tree = tree_flatten(out)
+    sizes = [np.size(y) for y in leaves]
+    total = sum(sizes)
+    ends = np.cumsum(sizes)
+    basis = [
+        jnp.eye(total, size, k=int(size - end), dtype=jnp.result_type(y)).reshape(
+            total, *np.shape(y)
+        )
+        for y, size, end in zip(leaves, sizes, ends, strict=True)
+    ]
+    return tree_unflatten(tree, basis)
+
+
+def _split_rows(out: Any, rows: Any) -> list[Any]:
+    """Cut (all output elements, *argument.shape) into one array per output leaf."""
+    leaves = tree_flatten(out)[0]
+    ends = np.cumsum([np.size(y) for y in leaves])[:-1]
+    parts = jnp.split(rows, ends) if len(leaves) > 1 else [rows] * len(leaves)
+    return [
+        part.reshape(*np.shape(y), *rows.shape[1:]) for y, part in zip(leaves, parts, strict=True)
+    ]
+
+
+def _transpose_trees(rows: Any, out: Any, parts: Any) -> Any:
+    """From argument tree of lists over output leaves to output tree of argument trees."""
+    in_tree = tree_structure(rows)
+    out_leaves, out_tree = tree_flatten(out)
+    lists = in_tree.flatten_up_to(parts)
+    return tree_unflatten(
+        out_tree,
+        [tree_unflatten(in_tree, [part[i] for part in lists]) for i in range(len(out_leaves))],
+    )

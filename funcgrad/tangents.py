@@ -1,0 +1,72 @@
+"""A tape of tangents that have a type and no value, for programs that are only run backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from funcgrad import _jax, errors
+from funcgrad.registry import Op
+from funcgrad.tape import TapeTrace, TapeTracer
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A tangent in a program that is only ever run backward: a type without a value."""
+
+    aval: Any
+
+    def to_concrete_value(self) -> None:
+        """There is none, so that Python control flow on it fails as under jit."""
+
+
+class TangentTrace(TapeTrace):
+    """Writes down what a custom_jvp rule does to its tangents, without values for them.
+
+    The rule is linear in the tangents, so no rule of ours reads one when that program is walked
+    backward. What depends on primals alone runs in the parent trace.
+    """
+
+    __slots__ = ()
+
+    def new_tangent(self, aval: Any) -> TapeTracer:
+        return self.new_tracer(Unknown(aval))
+
+    def type_of(self, primal: Any) -> Any:
+        return primal.aval if isinstance(primal, Unknown) else _jax.typeof(primal)
+
+    def evaluate(
+        self, primitive: Any, primals: Sequence[Any], params: dict[str, Any]
+    ) -> Sequence[Any]:
+        out = _jax.abstract_eval(primitive, [self.type_of(x) for x in primals], params)
+        return [Unknown(aval) for aval in (out if primitive.multiple_results else [out])]
+
+    def run_forward(
+        self, forward: Callable[..., Any], primals: Sequence[Any], present: Sequence[bool], op: Op
+    ) -> tuple[list[Any], list[Any]]:
+        """What does not depend on tangents is computed; of the rest there are only types."""
+        results: list[Any] = []
+
+        def staged(*primals: Any) -> list[Any]:
+            outs, residuals = forward(primals)
+            results[:] = outs, residuals
+            return [*outs, *residuals]
+
+        jaxpr, consts = _jax.stage(staged, [self.type_of(x) for x in primals], str(op))
+        outs, residuals = results
+        needed = [not there for there in present] + [True] * len(residuals)
+        jaxpr, used = _jax.prune(jaxpr, needed)
+        read = [x for x, use in zip([*consts, *primals], used, strict=True) if use]
+        self.check_residuals(op, read)
+        values = iter(_jax.eval_jaxpr(jaxpr, read))
+        known = [
+            Unknown(y.aval) if there else next(values)
+            for y, there in zip(outs, present, strict=True)
+        ]
+        return known, list(values)
+
+    def check_residuals(self, op: Op, residuals: Sequence[Any]) -> None:
+        if any(isinstance(x, Unknown) for x in residuals):
+            where = _jax.current_where() or _jax.here()
+            raise errors.NonLinearJvpError(self.description, op, where)
