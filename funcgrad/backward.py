@@ -7,15 +7,13 @@ recursion, so a chain of a million nodes is fine.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
 from funcgrad import _jax, errors
 from funcgrad.broadcasting import unbroadcast
-
-if TYPE_CHECKING:
-    from funcgrad.tape import Tape
+from funcgrad.tape import Tape
 
 LATE_STEPS = 3
 """How many elementwise rules a broadcast cotangent may pass before it is summed. Enough for softmax and
@@ -48,6 +46,7 @@ def walk(
         if slot is not None and ct is not None:
             pending.add(slot, ct)
     nodes: list[Any] = tape.nodes
+    observer = tape.observer
     for index in range(len(nodes) - 1, -1, -1):
         node = nodes[index]
         if consume:
@@ -55,13 +54,16 @@ def walk(
         pullback, operands = node.pullback, node.operands
         steps = pending.steps(node.outputs) if not eager else 0
         late = not eager and pullback.late and len(operands) == 1 and steps < LATE_STEPS
+        late = late and observer is None  # a tool sees cotangents of the values' own shapes
         cts = [pending.take(slot, late) for slot in node.outputs]
         if all(ct is None for ct in cts):
             continue
         try:
             results = pullback(node.residuals, cts, eager)
         except errors.Unlocated as problem:
-            raise problem.at(_jax.where(node.source)) from None
+            raise problem.at(node.where) from problem.__cause__
+        if observer is not None:
+            results = observer.pulled(node, cts, pending.summed(operands, results))
         for slot, ct in zip(operands, results, strict=True):
             if ct is not None:
                 pending.add(slot, ct, steps + 1)
@@ -95,6 +97,11 @@ class Pending:
             other, other_steps = waiting_wide[ct.shape]
             ct, steps = self.add_up(other, ct), max(steps, other_steps)
         waiting_wide[ct.shape] = (ct, steps)
+
+    def summed(self, slots: Sequence[int], cts: Sequence[Any]) -> list[Any]:
+        """Cotangents for these slots, none of them broadcast."""
+        pairs = zip(slots, cts, strict=True)
+        return [None if ct is None else unbroadcast(ct, self.avals[slot]) for slot, ct in pairs]
 
     def steps(self, slots: Iterable[int | None]) -> int:
         """The most rules that a broadcast cotangent waiting at `slots` has passed."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from funcgrad import calls, rules
-from funcgrad.calls import expanded
+from funcgrad import rules
+from funcgrad.calls import CALLS
 from funcgrad.calls.third_party import FOREIGN
 from funcgrad.registry import Rules
 
@@ -16,5 +16,5 @@ FAMILIES = tuple(
 )
 """The modules of rules, one a family of ops."""
 
-DEFAULT = Rules.collect(*FAMILIES, calls, expanded, fallback=FOREIGN)
+DEFAULT = Rules.collect(*FAMILIES, *CALLS, fallback=FOREIGN)
 """Every rule of the package."""

@@ -35,8 +35,43 @@ class NotAnOpError(FuncgradError, TypeError):
     def __init__(self, op: Any):
         super().__init__(
             f"A rule was asked for of {op!r}, which is a {type(op).__name__}. Rules belong to "
-            "JAX primitives (such as jax.lax.sin_p) or to functions that a trace sees as one call: "
-            "jitted, jax.custom_jvp, jax.custom_vjp or funcgrad.op functions."
+            "JAX primitives (such as jax.lax.sin_p) or to functions written in Python: plain, jitted, "
+            "with a custom derivative, or made with funcgrad.op. For a callable object name its method, "
+            "type(object).__call__."
+        )
+
+
+class NotARuleError(FuncgradError, TypeError):
+    """Something other than rules was given where rules are wanted."""
+
+
+class UnusedOverrideWarning(UserWarning):
+    """An override never applied while a function was differentiated."""
+
+
+class UnusedOverrideError(FuncgradError, ValueError):
+    """The same where ``strict=True`` was asked for."""
+
+
+class RuleError(FuncgradError, RuntimeError):
+    """A rule could not be called with an op's cotangent, operands and params, or it raised."""
+
+    def __init__(self, rule: Any, op: Any, problem: str, where: str):
+        super().__init__(
+            f"The rule `{rule.name}` ({rule.source}) of op `{op}`, used at {where}, {problem}"
+        )
+
+
+class UncaughtCallError(FuncgradError, RuntimeError):
+    """A call of an overridden function was met that cannot be given to its rule."""
+
+    def __init__(self, op: Any, rule: Any, where: str):
+        super().__init__(
+            f"`{op}` is overridden by `{rule.name}` ({rule.source}). A call of it at {where} cannot be "
+            "given to the rule: it was traced before the differentiation began, or it is of another "
+            "function with the same definition. Pass to rules.override the function object that is "
+            "called, and let it be called, not its jaxpr, while the gradient is taken; or make the "
+            "function an op with @funcgrad.op."
         )
 
 
@@ -225,4 +260,29 @@ def located_at(where: Callable[[], str | None]) -> Iterator[None]:
     try:
         yield
     except Unlocated as problem:
-        raise problem.at(where()) from None
+        raise problem.at(where()) from problem.__cause__
+
+
+def wrong_signature(signature: Any, args: Any, kwargs: Any) -> str:
+    """What is wrong with a rule that cannot be called with these arguments."""
+    keywords = ", ".join(dict.fromkeys(kwargs))
+    return (
+        f"has the signature {signature}, but is called with ({', '.join(args)}; by name: {keywords}). "
+        "Take the operands by position and `out` and the params by name, or the rest as **params."
+    )
+
+
+def call_rule(rule: Any, op: Any, args: Any, kwargs: Any) -> Any:
+    """Call a rule; an error in it names the rule and the op, and stays the cause."""
+    try:
+        return rule.fn(*args, **kwargs)
+    except (FuncgradError, Unlocated, NotImplementedError):
+        raise
+    except Exception as problem:
+        kind = type(problem).__name__
+        raise Unlocated(RuleError, rule, op, f"raised {kind}: {problem}") from problem
+
+
+def at_worst_unknown() -> contextlib.AbstractContextManager[None]:
+    """Give errors that come out of the block without a place one that says so."""
+    return located_at(lambda: "<unknown line>")

@@ -20,7 +20,7 @@ from funcgrad.arguments import (
     resolve_argnums,
 )
 from funcgrad.default import DEFAULT
-from funcgrad.registry import Rules
+from funcgrad.registry import Rules, check_rules
 from funcgrad.transforms import WRAPPED, grad, on_arguments, vjp
 
 
@@ -52,6 +52,7 @@ def jacrev(
        [0. 6.]]
     """
     check_callable(fun)
+    check_rules(rules)
     argnums = check_argnums(argnums)
 
     @functools.wraps(fun, assigned=WRAPPED)
@@ -93,9 +94,9 @@ def hessian(
       [[6. 4.]
        [4. 0.]]
     """
-    rules = rules.strict() if strict else rules
-    inner = jacrev(fun, argnums, has_aux, holomorphic, rules=rules)
-    return jacrev(inner, argnums, has_aux, holomorphic, rules=rules)
+    check_rules(rules)
+    inner = jacrev(fun, argnums, has_aux, holomorphic, rules=rules, strict=strict)
+    return jacrev(inner, argnums, has_aux, holomorphic, rules=rules, strict=strict)
 
 
 def hvp(
@@ -128,9 +129,9 @@ def hvp(
       >>> print(*funcgrad.hvp(f, (jnp.array([2.0, 3.0]),), (jnp.array([1.0, 0.0]),)))
       [6. 4.]
     """
-    rules = rules.strict() if strict else rules
-    gradient = grad(fun, argnums=tuple(range(len(primals))), rules=rules)
-    _, pullback = vjp(gradient, *primals, rules=rules)
+    check_rules(rules)
+    gradient = grad(fun, argnums=tuple(range(len(primals))), rules=rules, strict=strict)
+    _, pullback = vjp(gradient, *primals, rules=rules, strict=strict)
     return pullback(tuple(tangents))
 
 

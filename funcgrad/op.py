@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import types
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.tree_util import Partial, tree_broadcast, tree_flatten, tree_leaves, tree_unflatten
 
 from funcgrad import _jax, errors
-from funcgrad.registry import Rule, op_key
-from funcgrad.rule_program import Program, program_of
+from funcgrad.catching import caught
+from funcgrad.functions import Call, Form, custom_vjp_of, node_of
+from funcgrad.keys import FunctionId, op_key
+from funcgrad.registry import Rule
 
 
 def op(fn: Callable[..., Any]) -> Op:
     """Make `fn` an op, which has a backward rule of its own.
 
     Positional arguments are operands (arrays); keyword-only arguments are params (static and
-    hashable). Give the op its backward in one of the lecture's two forms:
+    hashable), which the rule is given by name, defaults included. A method can be an op: an object
+    that is not a pytree is then a param ``self``.
+
+    Give the op its backward in one of the lecture's two forms:
 
     - from what it read and wrote, with :meth:`Op.defvjp`;
     - from a context saved by a forward of its own, with :meth:`Op.defforward` and
@@ -30,7 +35,7 @@ def op(fn: Callable[..., Any]) -> Op:
 
     Raises:
       errors.NotAnOpError: `fn` is not a function.
-      errors.InputError: the op is called before it has a backward rule.
+      errors.InputError: the op is called before it has a backward rule, or with an array as a param.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -69,7 +74,6 @@ class Op:
         self._rule: Callable[..., Any] | None = None
         self._forward: Callable[..., Any] | None = None
         self._backward: Callable[..., Any] | None = None
-        self._with_params = functools.lru_cache(maxsize=256)(self._build)
 
     def defvjp(self, rule: Callable[..., Any]) -> Callable[..., Any]:
         """Set the rule ``rule(ct, *operands, out, **params)``; what it reads is derived.
@@ -93,122 +97,82 @@ class Op:
         self._backward = backward
         return backward
 
-    def __call__(self, *operands: Any, **params: Any) -> Any:
-        return self._with_params(tuple(sorted(params.items())))(*operands)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = Call.of(self.__wrapped__, args, kwargs, is_operand)
+        self._check_params(call)
+        now = caught()
+        if now is not None:
+            op, rule, outer = now.rule_of(self, call.agrees)
+            if isinstance(rule, Rule):
+                return node_of(op, rule, call, functools.partial(self._run, outer))
+        return self._with_own_rule(call)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """As a method, the op's first argument is the object."""
+        return self if instance is None else types.MethodType(self, instance)
 
     def __repr__(self) -> str:
         return f"<funcgrad op {getattr(self, '__name__', '?')}>"
+
+    def _run(self, outer: Any, call: Call) -> Any:
+        with _jax.caught_functions(outer):
+            return call.run(self.__wrapped__)
+
+    def _with_own_rule(self, call: Call) -> Any:
+        key = FunctionId(op_key(self).description)
+        if self._rule is not None:
+            form, arrays = Form.of(call)
+
+            def run(operands: Any) -> Any:
+                return call.with_operands(operands).run(self.__wrapped__)
+
+            return custom_vjp_of(key, Rule(self._rule, (key,)), form, run, marked=False)(*arrays)
+        if self._forward is not None and self._backward is not None:
+            custom = self._from_context(call, self._forward, self._backward)
+            return custom(*(a.value for a in call.operands))
+        raise errors.InputError(
+            f"Op `{key}` was called, but it has no backward rule. Give it one with "
+            "@op.defvjp, or with @op.defforward and @op.defbackward."
+        )
+
+    def _from_context(self, call: Call, forward: Any, backward: Any) -> Any:
+        """The second form: the forward says what is kept."""
+
+        def run(*operands: Any) -> Any:
+            return call.with_operands(operands).run(self.__wrapped__)
+
+        def forward_on_operands(*operands: Any) -> Any:
+            return call.with_operands(operands).run(forward)
+
+        def backward_on_saved(saved: Any, ct: Any) -> tuple[Any, ...]:
+            cts = backward(ct, saved, **call.params_for(backward))
+            return tuple(cts) if isinstance(cts, (tuple, list)) else (cts,)
+
+        run.__wrapped__ = self.__wrapped__  # type: ignore[attr-defined]  # JAX names it so
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter("operands", inspect.Parameter.VAR_POSITIONAL)]
+        )
+        custom = jax.custom_vjp(run)
+        custom.defvjp(forward_on_operands, backward_on_saved)
+        return custom
 
     def _check_undefined(self, old: Any, new: Any) -> None:
         if old is not None:
             key = op_key(self)
             raise errors.DuplicateRuleError(key, Rule(old, (key,)), Rule(new, (key,)))
 
-    def _build(self, params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-        """The op with its params fixed, as JAX takes it: with a forward and a backward."""
-        run = functools.partial(self.__wrapped__, **dict(params))
-        if self._rule is not None:
-            forward, backward = self._from_rule(self._rule, run, params)
-        elif self._forward is not None and self._backward is not None:
-            forward, backward = _from_context(self._forward, self._backward, dict(params))
-        else:
-            raise errors.InputError(
-                f"Op `{op_key(self)}` was called, but it has no backward rule. Give it one with "
-                "@op.defvjp, or with @op.defforward and @op.defbackward."
-            )
-        custom = jax.custom_vjp(run)
-        custom.defvjp(forward, backward, symbolic_zeros=self._rule is not None)
-        return custom
-
-    def _from_rule(self, rule: Any, run: Any, params: Any) -> tuple[Any, Any]:
-        """The first form: of operands and outputs, what the rule reads is kept."""
-        flat_rule = functools.lru_cache(maxsize=256)(
-            lambda in_tree, out_tree: self._on_leaves(rule, dict(params), in_tree, out_tree)
-        )
-
-        def forward(*primals: Any) -> Any:
-            leaves, in_tree = tree_flatten(primals)
-            operands = [leaf.value for leaf in leaves]
-            wanted = tuple(i for i, leaf in enumerate(leaves) if leaf.perturbed)
-            out = run(*tree_unflatten(in_tree, operands))
-            outs, out_tree = tree_flatten(out)
-            on_leaves = flat_rule(in_tree, out_tree)
-            with errors.located_at(_jax.here):
-                program = program_of(
-                    on_leaves,
-                    on_leaves.ops[0],
-                    {},
-                    [jax.typeof(x) for x in operands],
-                    [jax.typeof(y) for y in outs],
-                    wanted,
-                    len(outs) > 1,
+    def _check_params(self, call: Call) -> None:
+        for a in call.arguments:
+            if not a.is_operand and _jax.holds_arrays(a.value):
+                raise errors.InputError(
+                    f"Op `{op_key(self)}` was called with an array as `{a.name}`, which is a keyword "
+                    "argument and so a static param. Make it a positional argument of the op to give "
+                    "it a gradient, or pass a Python number."
                 )
-            values = (*operands, *outs)
-            application = _Application(program, in_tree)
-            return out, Partial(application, *(values[i] for i in program.reads))
-
-        def backward(saved: Any, ct: Any) -> tuple[Any, ...]:
-            return saved(tree_leaves(ct, is_leaf=_is_symbolic_zero))
-
-        return forward, backward
-
-    def _on_leaves(self, rule: Any, params: dict[str, Any], in_tree: Any, out_tree: Any) -> Rule:
-        """The op's rule as one over the leaves of its operands and outputs."""
-        key = op_key(self)
-
-        def rule_on_leaves(ct: Any, *leaves: Any, out: Any) -> list[Any]:
-            operands = tree_unflatten(in_tree, leaves)
-            single = out_tree.num_leaves == 1
-            ct, out = (
-                tree_unflatten(out_tree, [value] if single else value) for value in (ct, out)
-            )
-            cts = _as_tuple(rule(ct, *operands, out=out, **params))
-            if len(cts) != len(operands):
-                raise errors.Unlocated(
-                    errors.RuleResultError, flat, key, errors.wrong_count(len(cts), len(operands))
-                )
-            filled = tree_broadcast(cts, operands, is_leaf=_is_none)
-            return tree_leaves(filled, is_leaf=_is_none)
-
-        functools.update_wrapper(rule_on_leaves, rule)
-        flat = Rule(rule_on_leaves, (key,))
-        return flat
 
 
-def _from_context(forward: Any, backward: Any, params: dict[str, Any]) -> tuple[Any, Any]:
-    """The second form: the forward says what is kept."""
-
-    def backward_on_saved(saved: Any, ct: Any) -> tuple[Any, ...]:
-        return _as_tuple(backward(ct, saved, **params))
-
-    return functools.partial(forward, **params), backward_on_saved
-
-
-@dataclass(frozen=True)
-class _Application:
-    """A rule's program together with the structure of its operands."""
-
-    program: Program
-    in_tree: Any
-
-    def __call__(self, *residuals_and_cts: Any) -> tuple[Any, ...]:
-        *residuals, cts = residuals_and_cts
-        cts = [None if _is_symbolic_zero(ct) else ct for ct in cts]
-        eager = _jax.is_eager(_jax.current_trace())
-        found = self.program(residuals, cts, eager)
-        leaves: list[Any] = [None] * self.in_tree.num_leaves
-        for i, ct in zip(self.program.signature.wanted, found, strict=True):
-            leaves[i] = ct
-        return tree_unflatten(self.in_tree, leaves)
-
-
-def _is_none(node: Any) -> bool:
-    return node is None
-
-
-def _is_symbolic_zero(ct: Any) -> bool:
-    return isinstance(ct, _jax.SymbolicZero)
-
-
-def _as_tuple(cts: Any) -> tuple[Any, ...]:
-    return tuple(cts) if isinstance(cts, (tuple, list)) else (cts,)
+def is_operand(parameter: inspect.Parameter, value: Any) -> bool:
+    """Whether an op's argument is an operand: positional, and made of arrays or numbers."""
+    if parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD):
+        return False
+    return all(_jax.is_array_leaf(x) or _jax.is_number(x) for x in jax.tree.leaves(value))

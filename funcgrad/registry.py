@@ -12,40 +12,10 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType, ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from funcgrad import _jax, errors
-
-Op = Any
-"""What a rule is registered for: a primitive, or the :class:`FunctionId` of a function."""
-
-
-@dataclass(frozen=True)
-class FunctionId:
-    """A function as a trace sees it: its name and where it is defined, not its bare name."""
-
-    description: str
-
-    def __str__(self) -> str:
-        return self.description
-
-
-def op_key(op: Any) -> Op:
-    """Return what the registry files `op` under.
-
-    Args:
-      op: a JAX primitive, or a function (plain, jitted, ``custom_jvp``, ``custom_vjp`` or made
-        with ``funcgrad.op``).
-
-    Raises:
-      errors.NotAnOpError: `op` is none of these.
-    """
-    if isinstance(op, (_jax.Primitive, FunctionId)):
-        return op
-    description = _jax.function_description(op)
-    if description is None:
-        raise errors.NotAnOpError(op)
-    return FunctionId(description)
+from funcgrad.keys import FunctionId, Op, op_key
 
 
 @dataclass(frozen=True)
@@ -58,13 +28,19 @@ class Rule:
       broadcasts: the op broadcasts its operands against each other (equal rank with axes of size
         1, or scalars); a cotangent of the broadcast shape is summed by the walk, not by the rule.
       late: the rule is elementwise and linear in `ct`, so it may be given a cotangent that is
-        still broadcast along an axis on which the op's output has size 1.
+        still broadcast along an axis on which the op's output has size 1. The rule's operations are
+        checked for that when it is traced (``rule_program.is_elementwise``).
+      optional: nothing is said if an override by this rule never applies.
+      forward: computes the op's output from ``(*operands, **params)`` where it is differentiated
+        outside other transforms, if that is quicker than the primitive; None for the primitive.
     """
 
     fn: Callable[..., Any]
     ops: tuple[Op, ...]
     broadcasts: bool = False
     late: bool = False
+    optional: bool = False
+    forward: Callable[..., Any] | None = None
 
     def __call__(self, ct: Any, *operands: Any, **kwargs: Any) -> Any:
         """Apply the rule directly, as one would apply the function it was made from."""
@@ -102,7 +78,26 @@ class CallRule:
 Entry = Rule | ZeroRule | CallRule
 
 
-def defvjp(*ops: Any, elementwise: bool = False) -> Callable[[Callable[..., Any]], Rule]:
+class Observer(Protocol):
+    """A tool that is told of each node, when it is recorded and when it is pulled back.
+
+    Both happen when a program is traced: under ``jit``, or in a loop, once for all its runs. So an
+    observer acts through values, by results that it changes or by ``jax.debug.callback``, not by side
+    effects in Python. It must be hashable: it is part of the keys by which programs are cached.
+    """
+
+    def recorded(self, node: Any, outs: Any) -> None:
+        """Called with a node and its outputs, before the outputs are used."""
+        ...
+
+    def pulled(self, node: Any, cts: Any, results: Any) -> Any:
+        """Called with output cotangents and operand cotangents; returns the latter, or others."""
+        ...
+
+
+def defvjp(
+    *ops: Any, elementwise: bool = False, optional: bool = False
+) -> Callable[[Callable[..., Any]], Rule]:
     """Make the decorated function the backward rule of `ops`.
 
     The function takes the output cotangent, then the op's operands by position, then ``out`` and
@@ -115,6 +110,7 @@ def defvjp(*ops: Any, elementwise: bool = False) -> Callable[[Callable[..., Any]
         ignored.
       elementwise: the op works element by element on operands broadcast against each other, and
         the rule only multiplies `ct` by factors or selects from it.
+      optional: say nothing where an override by this rule never applies.
 
     Returns:
       A decorator that returns a :class:`Rule`. Registering is pure: pass the rule to
@@ -132,7 +128,7 @@ def defvjp(*ops: Any, elementwise: bool = False) -> Callable[[Callable[..., Any]
     keys = tuple(op_key(op) for op in ops if op is not None)
 
     def register(fn: Callable[..., Any]) -> Rule:
-        return Rule(fn, keys, broadcasts=elementwise, late=elementwise)
+        return Rule(fn, keys, broadcasts=elementwise, late=elementwise, optional=optional)
 
     return register
 
@@ -187,7 +183,13 @@ class Rules(Mapping[Op, Entry]):
       0.1
     """
 
-    def __init__(self, entries: Iterable[Entry] = (), fallback: Entry | None = None):
+    def __init__(
+        self,
+        entries: Iterable[Entry] = (),
+        fallback: Entry | None = None,
+        overridden: Iterable[Op] = (),
+        observer: Observer | None = None,
+    ):
         table: dict[Op, Entry] = {}
         for entry in entries:
             for op in entry.ops:
@@ -196,7 +198,16 @@ class Rules(Mapping[Op, Entry]):
                 table[op] = entry
         self._table = MappingProxyType(table)
         self._fallback = fallback
-        self._hash = hash((frozenset(table.items()), fallback))
+        self.overridden = tuple(overridden)
+        self.observer = observer
+        self._key = (frozenset(table.items()), fallback, self.functions, observer)
+        self._hash = hash(self._key)
+
+    @property
+    def functions(self) -> tuple[tuple[Any, FunctionId], ...]:
+        """The functions with a rule of the user's, whose calls are caught, with their ops."""
+        ids = [op for op in self.overridden if isinstance(op, FunctionId)]
+        return tuple((op.function, op) for op in ids if op.function is not None)
 
     @classmethod
     def collect(cls, *modules: ModuleType, fallback: Entry | None = None) -> Rules:
@@ -206,32 +217,66 @@ class Rules(Mapping[Op, Entry]):
     def override(self, replacements: Mapping[Any, Rule | Callable[..., Any]]) -> Rules:
         """Return new rules in which `replacements` take the place of what was there.
 
+        A function's rule is given the arrays among the call's arguments by position, and all other
+        arguments by name, defaults included. An override that never applies while a function is
+        differentiated is reported (:class:`funcgrad.errors.UnusedOverrideWarning`; an error with
+        ``strict=True``; nothing for a rule made with ``optional=True``).
+
         Args:
-          replacements: from op (primitive, ``funcgrad.op``, jitted or custom function) to a rule.
-            For a function the operands are its traced array arguments in order.
+          replacements: from op (a primitive, or any function: plain, jitted, with a custom
+            derivative, or a ``funcgrad.op``) to a rule.
 
         Raises:
           errors.NotAnOpError: a key is neither a primitive nor a function.
+          errors.NotARuleError: `replacements` is not a mapping, or a value is not a rule.
         """
+        if not isinstance(replacements, Mapping):
+            raise errors.NotARuleError(
+                f"rules.override was given {replacements!r}, a {type(replacements).__name__}. It takes "
+                "a mapping from op to rule, such as {jax.lax.sin_p: sin_vjp}."
+            )
         table = dict(self._table)
         for op, rule in replacements.items():
             key = op_key(op)
-            table[key] = _replacement(key, rule, table.get(key))
-        return Rules((replace(entry, ops=(op,)) for op, entry in table.items()), self._fallback)
+            table.pop(key, None)  # so that the new key, which knows its function, takes its place
+            table[key] = _replacement(key, rule, self._table.get(key))
+        keys = [op_key(op) for op in replacements]
+        kept = [op for op in self.overridden if op not in keys]
+        return self._with(table, overridden=(*kept, *keys))
 
     def extend(self, *entries: Entry) -> Rules:
         """Return new rules with `entries` added.
 
         Raises:
           errors.DuplicateRuleError: an op has a rule already; use :meth:`override` to replace it.
+          errors.NotARuleError: an entry is not what ``defvjp``, ``partials`` or ``zero`` return.
         """
-        return Rules((*self._unique(), *entries), self._fallback)
+        for entry in entries:
+            if not isinstance(entry, Entry):
+                raise errors.NotARuleError(
+                    f"rules.extend was given {entry!r}, a {type(entry).__name__}. Make a rule of a "
+                    "function with @funcgrad.defvjp(op)."
+                )
+        return Rules((*self._unique(), *entries), self._fallback, self.overridden, self.observer)
 
     def strict(self) -> Rules:
         """Return new rules that never fall back on JAX for primitives of third-party packages."""
-        if self._fallback is None:
+        return self if self._fallback is None else _strict(self)
+
+    def observed_by(self, observer: Observer | None) -> Rules:
+        """Return new rules whose differentiations tell `observer` of each node."""
+        return Rules(self._unique(), self._fallback, self.overridden, observer)
+
+    def within(self, scope: str) -> Rules:
+        """Return the rules for a call in this name scope, whose program is cached by them.
+
+        A program is traced once for all scopes in which a function is called. What depends on the
+        enclosing scope must therefore be part of these rules: an observer that has a method
+        ``within(scope)`` is replaced by what that returns. Without one, these are the same rules.
+        """
+        if not scope or not hasattr(self.observer, "within"):
             return self
-        return _strict(self)
+        return _within(self, scope)
 
     def find(self, op: Op) -> Entry | None:
         """Return the entry of `op`, or None; for a third-party primitive, the fallback."""
@@ -239,6 +284,10 @@ class Rules(Mapping[Op, Entry]):
         if entry is None and self._fallback and isinstance(op, _jax.Primitive):
             return self._fallback if _jax.is_foreign(op) else None
         return entry
+
+    def _with(self, table: Mapping[Op, Entry], overridden: Iterable[Op]) -> Rules:
+        entries = (replace(entry, ops=(op,)) for op, entry in table.items())
+        return Rules(entries, self._fallback, overridden, self.observer)
 
     def _unique(self) -> tuple[Entry, ...]:
         return tuple(replace(entry, ops=(op,)) for op, entry in self._table.items())
@@ -257,12 +306,7 @@ class Rules(Mapping[Op, Entry]):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rules) and (
-            self is other
-            or (
-                self._hash == other._hash
-                and self._table == other._table
-                and self._fallback == other._fallback
-            )
+            self is other or (self._hash == other._hash and self._key == other._key)
         )
 
     def __repr__(self) -> str:
@@ -271,15 +315,48 @@ class Rules(Mapping[Op, Entry]):
 
 @functools.lru_cache(maxsize=64)
 def _strict(rules: Rules) -> Rules:
-    return Rules(rules._unique())
+    return Rules(rules._unique(), None, rules.overridden, rules.observer)
 
 
-def _replacement(key: Op, rule: Rule | Callable[..., Any], old: Entry | None) -> Rule:
+@functools.lru_cache(maxsize=1024)
+def _within(rules: Rules, scope: str) -> Rules:
+    observer: Any = rules.observer
+    return rules.observed_by(observer.within(scope))
+
+
+def check_rules(rules: Any) -> None:
+    """What a transform was given as `rules` must be Rules.
+
+    Raises:
+      errors.NotARuleError: it is something else.
+    """
+    if not isinstance(rules, Rules):
+        raise errors.NotARuleError(
+            f"rules={rules!r} was given, a {type(rules).__name__}. Pass funcgrad.Rules: "
+            "rules=funcgrad.DEFAULT.override({op: rule}) replaces single rules."
+        )
+
+
+def _replacement(key: Op, rule: Any, old: Entry | None) -> Entry:
     """An override keeps the op's broadcasting; it is given summed cotangents unless it asks."""
     if isinstance(rule, Rule):
         return replace(rule, ops=(key,))
+    if isinstance(rule, ZeroRule):
+        return Rule(no_gradient_vjp, (key,))
+    if isinstance(rule, CallRule):
+        return replace(rule, ops=(key,))
+    if not callable(rule):
+        raise errors.NotARuleError(
+            f"rules.override was given {rule!r}, a {type(rule).__name__}, as the rule of `{key}`. A "
+            "rule is a function (ct, *operands, out, **params) that returns the operands' cotangents."
+        )
     broadcasts = isinstance(old, Rule) and old.broadcasts
     return Rule(rule, (key,), broadcasts=broadcasts)
+
+
+def no_gradient_vjp(ct: Any, *operands: Any, **_: Any) -> tuple[None, ...]:
+    """The rule of an op that was declared to have none."""
+    return (None,) * len(operands)
 
 
 def _entries_of(module: ModuleType) -> Iterator[Entry]:

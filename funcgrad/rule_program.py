@@ -8,15 +8,22 @@ nobody needs goes the same way.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jax
+import numpy as np
+from jax import lax
 
 from funcgrad import _jax, errors
 from funcgrad.broadcasting import broadcasts_to, unbroadcast, varying_like
-from funcgrad.registry import Op, Rule
+from funcgrad.keys import Op
+from funcgrad.registry import Rule
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Uncacheable(Exception):
@@ -71,7 +78,9 @@ class Signature:
             ct, out = tuple(cts), tuple(outputs)
         else:
             (ct,), (out,) = cts, outputs
-        result = self.rule(ct, *operands, out=out, **dict(self.params))
+        args, kwargs = (ct, *operands), {"out": out, **dict(self.params)}
+        self.check_signature(args, kwargs)
+        result = errors.call_rule(self.rule, self.op, args, kwargs)
         if not isinstance(result, (tuple, list)):
             result = (result,)
         if len(result) != len(operands):
@@ -82,6 +91,19 @@ class Signature:
                 errors.wrong_count(len(result), len(operands)),
             )
         return [self.checked(i, result[i]) for i in self.wanted]
+
+    def check_signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The rule must take a cotangent, the operands, ``out`` and the params."""
+        try:
+            signature = inspect.signature(self.rule.fn, follow_wrapped=False)
+        except (TypeError, ValueError):
+            return
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError:
+            names = ["ct", *(f"x{i}" for i in range(len(args) - 1))]
+            problem = errors.wrong_signature(signature, names, kwargs)
+            raise errors.Unlocated(errors.RuleError, self.rule, self.op, problem) from None
 
     def checked(self, operand: int, ct: Any) -> Any:
         """A rule's result must have its operand's dtype and shape, up to the op's broadcasting."""
@@ -157,11 +179,19 @@ class Program:
 
     signature: Signature
     reads: tuple[int, ...]
+    late: bool
     variants: dict[Any, Variant] = field(default_factory=dict)
 
     @property
-    def late(self) -> bool:
-        return self.signature.rule.late
+    def inner(self) -> Mapping[str, Any]:
+        """There is no tape inside."""
+        return NOTHING
+
+    @property
+    def reasons(self) -> tuple[tuple[str, int], ...]:
+        """What each residual is to the op: ``("operand", i)`` or ``("output", i)``."""
+        count = len(self.signature.operands)
+        return tuple(("operand", i) if i < count else ("output", i - count) for i in self.reads)
 
     @property
     def closes_over_tracer(self) -> bool:
@@ -215,7 +245,78 @@ def build(signature: Signature) -> Program:
     """Trace the rule and find what it reads when every cotangent arrives."""
     cts = tuple(_jax.cotangent_aval(a) if _jax.is_inexact(a) else None for a in signature.outputs)
     variant = stage(signature, cts)
-    return Program(signature, variant.reads, {cts: variant})
+    first_ct = len(variant.consts)
+    linear_in = variant.jaxpr.invars[first_ct : first_ct + len(variant.cts)]
+    late = signature.rule.late and is_elementwise(variant.jaxpr, linear_in)
+    return Program(signature, variant.reads, late, {cts: variant})
+
+
+def is_elementwise(jaxpr: _jax.Jaxpr, cts: Sequence[Any]) -> bool:
+    """Whether a rule only multiplies cotangents by factors, adds them up, or selects from them.
+
+    Such a rule may be given cotangents that are still broadcast: the sum of its results is its result
+    for the sum.
+    """
+    return _elementwise_results(jaxpr, {*cts}, set()) is not None
+
+
+ADDITIVE = frozenset(
+    {
+        *(lax.add_p, lax.sub_p, lax.neg_p, lax.convert_element_type_p, lax.copy_p, _jax.add_any_p),
+        *(lax.real_p, lax.imag_p, lax.complex_p, lax.conj_p, lax.reduce_precision_p),
+    }
+)
+"""Operations that are linear in all operands together, element by element."""
+
+
+def _elementwise_results(
+    jaxpr: _jax.Jaxpr, linear: set[Any], zero: set[Any]
+) -> tuple[set[Any], set[Any]] | None:
+    """A jaxpr's variables that are linear in cotangents, and those that are zero; None if not so."""
+    for eqn in jaxpr.eqns:
+        is_linear = [_is_in(v, linear) for v in eqn.invars]
+        is_zero = [_is_zero(v, zero) for v in eqn.invars]
+        if eqn.primitive is _jax.jit_p:
+            inner = _jax.close(eqn.params["jaxpr"]).jaxpr
+            masks = (is_linear, is_zero)
+            given = [{v for v, there in zip(inner.invars, m, strict=True) if there} for m in masks]
+            found = _elementwise_results(inner, *given)
+            if found is None:
+                return None
+            results = [[_is_in(r, known) for r in inner.outvars] for known in found]
+        elif any(is_linear):
+            if not _is_linear(eqn, is_linear, is_zero):
+                return None
+            results = [[True] * len(eqn.outvars), [False] * len(eqn.outvars)]
+        else:
+            moved = eqn.primitive in (lax.broadcast_in_dim_p, lax.convert_element_type_p)
+            results = [[False] * len(eqn.outvars), [moved and all(is_zero)] * len(eqn.outvars)]
+        for known, there in zip((linear, zero), results, strict=True):
+            known.update(v for v, is_there in zip(eqn.outvars, there, strict=True) if is_there)
+    return linear, zero
+
+
+def _is_in(v: Any, known: set[Any]) -> bool:
+    return not _jax.is_literal(v) and v in known
+
+
+def _is_zero(v: Any, zero: set[Any]) -> bool:
+    return bool(np.all(v.val == 0)) if _jax.is_literal(v) else v in zero
+
+
+def _is_linear(eqn: Any, is_linear: Sequence[bool], is_zero: Sequence[bool]) -> bool:
+    """Whether an equation is linear, element by element, in some of its operands."""
+    read = [v for v, there in zip(eqn.invars, is_linear, strict=True) if there]
+    if {v.aval.shape for v in read} != {eqn.outvars[0].aval.shape}:
+        return False
+    rest_vanishes = all(a or b for a, b in zip(is_linear[1:], is_zero[1:], strict=True))
+    if eqn.primitive is lax.mul_p:
+        return len(read) == 1
+    if eqn.primitive is lax.div_p:
+        return list(is_linear) == [True, False]
+    if eqn.primitive is lax.select_n_p:
+        return not is_linear[0] and rest_vanishes
+    return eqn.primitive in ADDITIVE and (is_linear[0] or is_zero[0]) and rest_vanishes
 
 
 build_once = cached(_jax.cache())(build)
@@ -236,7 +337,8 @@ def stage(signature: Signature, cts: Sequence[Any]) -> Variant:
         return [ct for ct in results if ct is not None]
 
     avals = [cts[i] for i in arrived] + [*signature.operands, *signature.outputs]
-    jaxpr, consts = _jax.stage(apply, [_jax.strong(a) for a in avals], signature.rule.name)
+    with _jax.caught_functions(None):  # an override is for the function, not for rules
+        jaxpr, consts = _jax.stage(apply, [_jax.strong(a) for a in avals], signature.rule.name)
     jaxpr, used = _jax.prune(jaxpr, [True] * len(jaxpr.outvars))
     used_consts = used[: len(consts)]
     used_cts = used[len(consts) : len(consts) + len(arrived)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from funcgrad import _jax, errors
-from funcgrad.registry import Op
+from funcgrad.keys import Op
 from funcgrad.tape import TapeTrace, TapeTracer
 
 
@@ -42,27 +42,30 @@ class TangentTrace(TapeTrace):
         out = _jax.abstract_eval(primitive, [self.type_of(x) for x in primals], params)
         return [Unknown(aval) for aval in (out if primitive.multiple_results else [out])]
 
+    def forward_of(self, rule: Any) -> None:
+        """Tangents have no values to compute with."""
+
     def run_forward(
-        self, forward: Callable[..., Any], primals: Sequence[Any], present: Sequence[bool], op: Op
-    ) -> tuple[list[Any], list[Any]]:
+        self, program: Any, primals: Sequence[Any], op: Op
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
         """What does not depend on tangents is computed; of the rest there are only types."""
         results: list[Any] = []
 
         def staged(*primals: Any) -> list[Any]:
-            outs, residuals = forward(primals)
+            outs, residuals = program.forward(primals)
             results[:] = outs, residuals
             return [*outs, *residuals]
 
         jaxpr, consts = _jax.stage(staged, [self.type_of(x) for x in primals], str(op))
         outs, residuals = results
-        needed = [not there for there in present] + [True] * len(residuals)
+        needed = [not there for there in program.present] + [True] * len(residuals)
         jaxpr, used = _jax.prune(jaxpr, needed)
         read = [x for x, use in zip([*consts, *primals], used, strict=True) if use]
         self.check_residuals(op, read)
         values = iter(_jax.eval_jaxpr(jaxpr, read))
         known = [
             Unknown(y.aval) if there else next(values)
-            for y, there in zip(outs, present, strict=True)
+            for y, there in zip(outs, program.present, strict=True)
         ]
         return known, list(values)
 

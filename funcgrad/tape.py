@@ -7,15 +7,17 @@ the residuals that its rule reads and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from funcgrad import _jax, errors
-from funcgrad.registry import CallRule, FunctionId, Op, Rule, Rules, ZeroRule
+from funcgrad.keys import FunctionId, Op
+from funcgrad.registry import CallRule, Observer, Rule, Rules, ZeroRule
 from funcgrad.rule_program import program_of
 
 
@@ -25,6 +27,11 @@ class NodePullback(Protocol):
     @property
     def late(self) -> bool:
         """Whether it takes cotangents that are still broadcast."""
+        ...
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """The tapes inside the node, by name, for tools."""
         ...
 
     def __call__(
@@ -54,6 +61,25 @@ class Node:
     residuals: tuple[Any, ...]
     source: Any
 
+    @property
+    def scope(self) -> str:
+        """The name scopes around the op, as far as they were entered in the recorded function."""
+        return _jax.scope_of(self.source)
+
+    @property
+    def where(self) -> str | None:
+        """``file:line (function)`` of the op in the user's source."""
+        return _jax.where(self.source)
+
+    @property
+    def reasons(self) -> tuple[tuple[str, int], ...]:
+        """Why each residual is kept: the rule reads ``("operand", i)`` or ``("output", i)``.
+
+        A residual of a call is ``("residual", i)``: what its backward program reads.
+        """
+        known = getattr(self.pullback, "reasons", None)
+        return known or tuple(("residual", i) for i in range(len(self.residuals)))
+
 
 class Tape:
     """Nodes in the order in which they ran, and the type of every slot.
@@ -61,11 +87,17 @@ class Tape:
     A slot is the place of one differentiated value: an input, or an output of a node.
     """
 
-    __slots__ = ("avals", "nodes")
+    __slots__ = ("avals", "nodes", "observer")
 
-    def __init__(self, nodes: list[Node] | None = None, avals: list[Any] | None = None):
+    def __init__(
+        self,
+        nodes: list[Node] | None = None,
+        avals: list[Any] | None = None,
+        observer: Observer | None = None,
+    ):
         self.nodes = nodes if nodes is not None else []
         self.avals = avals if avals is not None else []
+        self.observer = observer
 
     def new_slot(self, aval: Any) -> int:
         """A slot for a value whose cotangent has type `aval`."""
@@ -86,6 +118,7 @@ class FrozenTape:
 
     nodes: tuple[Node, ...]
     avals: tuple[Any, ...]
+    observer: Observer | None = None
 
     def thaw(self, leaves: Sequence[Any]) -> Tape:
         """The tape with `leaves` as its residuals."""
@@ -94,7 +127,7 @@ class FrozenTape:
             return leaves[residual.index] if isinstance(residual, Place) else residual
 
         nodes = [_with_residuals(node, tuple(map(value, node.residuals))) for node in self.nodes]
-        return Tape(nodes, list(self.avals))
+        return Tape(nodes, list(self.avals), self.observer)
 
 
 def freeze(tape: Tape) -> tuple[FrozenTape, list[Any]]:
@@ -111,13 +144,25 @@ def freeze(tape: Tape) -> tuple[FrozenTape, list[Any]]:
         return places[id(value)]
 
     nodes = tuple(_with_residuals(node, tuple(map(place, node.residuals))) for node in tape.nodes)
-    return FrozenTape(nodes, tuple(tape.avals)), leaves
+    return FrozenTape(nodes, tuple(tape.avals), tape.observer), leaves
 
 
 def _with_residuals(node: Node, residuals: tuple[Any, ...]) -> Node:
     return Node(
         node.op, node.params, node.operands, node.outputs, node.pullback, residuals, node.source
     )
+
+
+NO_TAPES: Mapping[str, FrozenTape] = MappingProxyType({})
+"""What a node has inside that holds no tape."""
+
+
+def walk_nodes(tape: Tape | FrozenTape) -> Iterator[Node]:
+    """All nodes of a tape, each followed by those inside it."""
+    for node in tape.nodes:
+        yield node
+        for inner in node.pullback.inner.values():
+            yield from walk_nodes(inner)
 
 
 @dataclass(frozen=True)
@@ -128,6 +173,11 @@ class MissingRule:
     operands: int
     params: tuple[str, ...]
     late: bool = False
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """There is no tape inside."""
+        return NO_TAPES
 
     def __call__(self, residuals: Any, cts: Any, eager: bool) -> Sequence[Any]:
         raise errors.Unlocated(errors.MissingRuleError, self.op, self.operands, self.params)
@@ -167,7 +217,7 @@ class TapeTrace(_jax.Trace):
         self.contents: dict[int, tuple[Any, int]] = {}
         self.parent_trace = parent
         self.rules = rules
-        self.tape = Tape()
+        self.tape = Tape(observer=rules.observer)
         self.description = description
 
     # --- values
@@ -216,11 +266,15 @@ class TapeTrace(_jax.Trace):
         out = self.bind_in_parent(primitive, primals, params)
         return out if primitive.multiple_results else [out]
 
+    def forward_of(self, rule: Any) -> Callable[..., Any] | None:
+        """The rule's own way to compute its op, where no other differentiation looks on."""
+        return None if isinstance(self.parent_trace, TapeTrace) else rule.forward
+
     def run_forward(
-        self, forward: Callable[..., Any], primals: Sequence[Any], present: Sequence[bool], op: Op
-    ) -> tuple[list[Any], list[Any]]:
-        """Outputs and residuals of a call; `present` are the outputs that carry a gradient."""
-        return forward(primals)
+        self, program: Any, primals: Sequence[Any], op: Op
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Outputs and residuals of a call's program."""
+        return program.forward(primals)
 
     def process_primitive(self, primitive: Any, tracers: Sequence[Any], params: Any, /) -> Any:
         if primitive is _jax.jit_p and params["jaxpr"].consts:
@@ -233,7 +287,11 @@ class TapeTrace(_jax.Trace):
             entry = self.rules.find(_jax.get_p if by_reference else primitive)
             if isinstance(entry, CallRule):
                 return entry.fn(self, primitive, tracers, params)
-            outs = self.evaluate(primitive, primals, params)
+            forward = self.forward_of(entry) if isinstance(entry, Rule) else None
+            if forward is not None:
+                outs = [forward(*primals, **params)]
+            else:
+                outs = self.evaluate(primitive, primals, params)
             if not isinstance(entry, ZeroRule):
                 multiple = primitive.multiple_results
                 outs = self.record_rule(primitive, params, primals, slots, outs, entry, multiple)
@@ -333,11 +391,17 @@ class TapeTrace(_jax.Trace):
             if there:
                 result._line_info = source
         node = Node(op, params, operands, outputs, pullback, tuple(residuals), source)
-        self.tape.nodes.append(node)
+        self.append(node, outs)
         return results
 
+    def append(self, node: Node, outs: Sequence[Any]) -> None:
+        """Put a node on the tape, and tell who observes."""
+        self.tape.nodes.append(node)
+        if self.tape.observer is not None:
+            self.tape.observer.recorded(node, outs)
+
     def check_residuals(self, op: Op, residuals: Sequence[Any]) -> None:
-        """Nothing to object to here; see ``custom.TangentTrace``."""
+        """Nothing to object to here; see ``tangents.TangentTrace``."""
 
 
 def record(

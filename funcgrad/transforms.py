@@ -29,9 +29,11 @@ from funcgrad.arguments import (
     resolve_argnums,
 )
 from funcgrad.backward import walk
+from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
-from funcgrad.registry import Rules
+from funcgrad.registry import Rules, check_rules
 from funcgrad.tape import FrozenTape, Tape, freeze, record
+from funcgrad.unused import reporting
 
 WRAPPED = ("__module__", "__name__", "__qualname__", "__doc__")
 
@@ -111,6 +113,7 @@ def value_and_grad(
       8.0 12.0
     """
     check_callable(fun)
+    check_rules(rules)
     argnums = check_argnums(argnums)
 
     @functools.wraps(fun, assigned=WRAPPED)
@@ -125,11 +128,11 @@ def value_and_grad(
         def on_leaves(*leaves: Any) -> Any:
             return on_dynamic(*tree_unflatten(in_tree, leaves))
 
-        run = _record(on_leaves, leaves, has_aux, rules.strict() if strict else rules, name_of(fun))
+        run = _record(on_leaves, leaves, has_aux, rules, strict, name_of(fun))
         check_scalar(run.outs, fun, holomorphic)
         (out,), (slot,) = run.outs, run.slots
         seed = jax.lax.full_like(out, 1)
-        with errors.located_at(lambda: "<unknown line>"):
+        with errors.at_worst_unknown():
             cts = walk(run.tape, [(slot, seed)], range(len(run.tape_inputs)), consume=True)
         flat = _fill(cts, leaves, run.tape_inputs)
         flat = [_jax.weak_like(ct, x) for ct, x in zip(flat, leaves, strict=True)]
@@ -175,6 +178,7 @@ def vjp(
       0.0 1.0 2.0
     """
     check_callable(fun)
+    check_rules(rules)
     in_tree = tree_structure(primals)
     leaves = [
         check_array(x, fun, f"leaf {keystr(path)} of the primals")
@@ -184,7 +188,7 @@ def vjp(
     def on_leaves(*leaves: Any) -> Any:
         return fun(*tree_unflatten(in_tree, leaves))
 
-    run = _record(on_leaves, leaves, has_aux, rules.strict() if strict else rules, name_of(fun))
+    run = _record(on_leaves, leaves, has_aux, rules, strict, name_of(fun))
     frozen, residuals = freeze(run.tape)
     out_avals = tuple(_jax.typeof(_jax.canonicalize(y)) for y in run.outs)
     in_avals = tuple(_jax.typeof(x) for x in leaves)
@@ -234,7 +238,7 @@ class Pullback:
         cts = check_cotangents(ct, plan.out_tree, plan.out_avals, plan.name)
         tape = plan.tape.thaw(self.residuals)
         seeds = zip(plan.slots, cts, strict=True)
-        with errors.located_at(lambda: "<unknown line>"):
+        with errors.at_worst_unknown():
             found = walk(tape, seeds, range(len(plan.tape_inputs)), consume=True)
         return tree_unflatten(plan.in_tree, _fill(found, plan.in_avals, plan.tape_inputs))
 
@@ -276,7 +280,12 @@ class _Run:
 
 
 def _record(
-    on_leaves: Callable[..., Any], leaves: Sequence[Any], has_aux: bool, rules: Rules, name: str
+    on_leaves: Callable[..., Any],
+    leaves: Sequence[Any],
+    has_aux: bool,
+    rules: Rules,
+    strict: bool,
+    name: str,
 ) -> _Run:
     """Run the function under a tape; auxiliary data comes out without tracers of it."""
     trees: dict[str, Any] = {}
@@ -299,8 +308,10 @@ def _record(
         return [*outs, *aux_leaves]
 
     differentiated = [_jax.is_inexact(_jax.typeof(x)) for x in leaves]
-    with errors.located_at(lambda: "<unknown line>"):
+    rules = rules.strict() if strict else rules
+    with reporting(rules, name, strict) as tapes, errors.at_worst_unknown(), catching(rules):
         results, slots, tape = record(flat, leaves, differentiated, rules, name)
+        tapes.append(tape)
     num_outs = trees["num_outs"]
     return _Run(
         results[:num_outs],

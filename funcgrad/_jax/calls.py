@@ -11,7 +11,7 @@ import jax
 from jax._src import core as _core
 from jax._src import linear_util, tree_util
 from jax._src.ad_checkpoint import remat_p  # noqa: F401
-from jax._src.config import int_state
+from jax._src.config import int_state, string_or_object_state
 from jax._src.interpreters import partial_eval
 from jax._src.named_sharding import UNSPECIFIED
 from jax._src.pjit import jit_p
@@ -23,6 +23,7 @@ from jax._src.shard_map import (
 from jax._src.state.types import RefEffect
 from jax.extend.core import ClosedJaxpr
 
+from funcgrad._jax.ops import wrapped_function
 from funcgrad._jax.values import SymbolicZero, Zero, zeros
 
 WrappedFun = linear_util.WrappedFun
@@ -93,6 +94,16 @@ loop_checkpoints = int_state(
 """A setting of JAX's kind: local to a thread, and part of what programs are cached by."""
 
 
+caught_functions = string_or_object_state(
+    "funcgrad_caught_functions",
+    None,
+    "Functions whose calls funcgrad makes one op each while it records, with their rules.",
+    include_in_jit_key=True,
+    include_in_trace_context=True,
+)
+"""A setting of the same kind: what is traced under it is cached apart."""
+
+
 @dataclass(frozen=True)
 class Saved:
     """What a checkpoint policy says of values that are kept: where they wait, if elsewhere."""
@@ -149,6 +160,22 @@ def call_custom_vjp_backward(
 def description_of_wrapped(fun: WrappedFun) -> str:
     """How the function behind a custom derivative is named: ``name at file:line``."""
     return fun.debug_info.func_src_info
+
+
+def jaxpr_behind(fun: WrappedFun) -> ClosedJaxpr | None:
+    """The jaxpr that a custom derivative's function runs; None if it is a Python function."""
+    held = vars(fun.f).values() if hasattr(fun.f, "__dict__") else ()
+    args = getattr(fun.f, "args", ()) or ()
+    cells = [c.cell_contents for c in getattr(fun.f, "__closure__", None) or ()]
+    return next((x for x in (*args, *cells, *held) if isinstance(x, ClosedJaxpr)), None)
+
+
+def function_behind(fun: WrappedFun) -> Any:
+    """The Python function that a custom derivative's function runs."""
+    found = fun.f
+    while (inner := wrapped_function(found)) is not None:
+        found = inner
+    return found
 
 
 newly_manual_names: Callable[..., tuple[Any, ...]] = _all_newly_manual_mesh_names

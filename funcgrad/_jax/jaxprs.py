@@ -192,7 +192,23 @@ weak_cache: Callable[..., Any] = _util.weakref_lru_cache
 """The same, holding the first argument weakly."""
 
 
+FUNCTIONS = {
+    jit_p: "jaxpr",
+    custom_jvp_call_p: "call_jaxpr",
+    custom_vjp_call_p: "call_jaxpr",
+}
+"""Primitives that call a function as jit and custom derivatives do, with the param that holds it."""
+
+
 def called_function(eqn: Any) -> str | None:
     """How the function is named that an equation calls as jit and custom derivatives do."""
-    names = {jit_p: "jaxpr", custom_jvp_call_p: "call_jaxpr", custom_vjp_call_p: "call_jaxpr"}
-    return function_of(eqn.params[names[eqn.primitive]]) if eqn.primitive in names else None
+    name = FUNCTIONS.get(eqn.primitive)
+    return None if name is None else function_of(eqn.params[name])
+
+
+def called_functions(jaxpr: Jaxpr) -> set[str]:
+    """How all functions are named that a jaxpr calls so, at any depth."""
+    found = {name for eqn in jaxpr.eqns if (name := called_function(eqn))}
+    return found.union(
+        *(called_functions(j) for eqn in jaxpr.eqns for j in inner_jaxprs(eqn.params))
+    )

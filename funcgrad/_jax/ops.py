@@ -8,7 +8,6 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -54,6 +53,16 @@ def current_where() -> str | None:
     return where(current_source())
 
 
+def scope_of(source: Any) -> str:
+    """The name scopes around an operation: ``encoder/layer_0``, or an empty string."""
+    return str(source.name_stack)
+
+
+def current_scope() -> str:
+    """The name scopes around the current operation."""
+    return scope_of(current_source())
+
+
 def here() -> str:
     """``file:line (function)`` of the user's frame that is running."""
     with source_info_util.user_context(None):
@@ -82,17 +91,64 @@ def is_foreign(primitive: Primitive) -> bool:
     return not any(value is primitive for m in list(own) for value in list(vars(m).values()))
 
 
+def wrapped_function(fn: Any) -> Any | None:
+    """The function behind one of JAX's wrappers that change nothing of what it computes.
+
+    These are jit, custom derivatives, ufuncs, checkpoint and named_call; None for anything else, such
+    as a vmapped function, which is a function of its own.
+    """
+    if isinstance(fn, (jax.custom_jvp, jax.custom_vjp)):
+        return fn.fun
+    if isinstance(fn, jax.numpy.ufunc):
+        props = fn._ufunc__static_props  # type: ignore[attr-defined]
+        return props["call"] or props["func"]
+    wrapped = getattr(fn, "__wrapped__", None)
+    if inspect.isfunction(fn):
+        return wrapped if wrapped is not None and _is_transparent(fn) else None
+    return wrapped
+
+
+TRANSPARENT = ("ad_checkpoint.py", "source_info_util.py")
+"""The files of JAX's wrappers that leave a function's results as they are."""
+
+
+def _is_transparent(fn: Any) -> bool:
+    """Whether a Python function is JAX's wrapper of checkpoint or named_call."""
+    cells = [cell.cell_contents for cell in fn.__closure__ or () if _is_filled(cell)]
+    codes = [fn.__code__, *(c.__code__ for c in cells if inspect.isfunction(c))]
+    return any(
+        os.path.basename(code.co_filename) in TRANSPARENT and _JAX_FOLDER in code.co_filename
+        for code in codes
+    )
+
+
+_JAX_FOLDER = os.path.dirname(jax.__file__)
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def primitive_of(fn: Any) -> Primitive | None:
+    """The primitive that a function of ``jax.lax`` stands for: ``exp_p`` of ``lax.exp``."""
+    name = getattr(fn, "__name__", "")
+    if name in ("scan", "cond"):  # functions that call others, with signatures of their own
+        return None
+    for module in (jax.lax, jax.lax.linalg):
+        if getattr(module, name, None) is fn:
+            found = getattr(module, f"{name}_p", None)
+            return found if isinstance(found, Primitive) else None
+    return None
+
+
 def function_description(fn: Any) -> str | None:
     """How a trace names `fn`: ``name at file:line``; None for what is no function."""
-    while not inspect.isfunction(fn):
-        if isinstance(fn, partial):
-            fn = fn.func
-        elif isinstance(fn, (jax.custom_jvp, jax.custom_vjp)):
-            fn = fn.fun
-        elif hasattr(fn, "__wrapped__"):
-            fn = fn.__wrapped__
-        else:
-            return None
+    if not inspect.isfunction(inspect.unwrap(fn)):
+        return None
     return api_util.fun_sourceinfo(fn)
 
 

@@ -77,6 +77,21 @@ def is_array_type(x: Any) -> bool:
         return False
 
 
+def holds_arrays(x: Any) -> bool:
+    """Whether a pytree has a leaf that is an array or a traced value, not a Python number."""
+    return any(is_array_leaf(leaf) for leaf in jax.tree.leaves(x))
+
+
+def is_array_leaf(x: Any) -> bool:
+    """Whether a leaf is an array or a traced value, not a Python number."""
+    return isinstance(x, (jax.Array, np.ndarray, np.generic, Tracer))
+
+
+def is_number(x: Any) -> bool:
+    """Whether a leaf is a Python number."""
+    return isinstance(x, (int, float, complex))
+
+
 def is_array(x: Any) -> bool:
     """Whether a value is an array of numbers: no key, no token, no reference."""
     dtype = getattr(typeof(x), "dtype", dtypes.float0)

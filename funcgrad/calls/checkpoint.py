@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from funcgrad import _jax, errors
+from funcgrad.calls.entering import defprogramcall, of_jaxpr
 from funcgrad.partition.budget import MinCut, parse_budget
 from funcgrad.partition.plan import Cut, Plan, joint_of, whole_backward
 from funcgrad.partition.split import Split, StagedPullback, split_of
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
-from funcgrad.tangents import TangentTrace
-from funcgrad.tape import TapeTrace
+from funcgrad.tape import FrozenTape
 
 
 def checkpoint(
@@ -83,22 +83,13 @@ def checkpoint(
     return decorate if fun is None else decorate(fun)
 
 
-def remat_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """Run a checkpointed function and write it down with a backward program that recomputes."""
-    primals, slots = trace.split(tracers)
-    jaxpr = params["jaxpr"]
-    if isinstance(trace, TangentTrace):
-        with _jax.set_current_trace(trace):
-            return _jax.eval_jaxpr(jaxpr, tracers)
-    differentiated = tuple(slot is not None for slot in slots)
-    with errors.located_at(_jax.current_where):
-        program = program_of_remat(
-            jaxpr, differentiated, trace.rules, params["policy"], params["prevent_cse"]
-        )
-    outs, residuals = program.forward(primals)
-    if not any(program.split.present):
-        return outs
-    return trace.record(primitive, params, slots, outs, program.split.present, program, residuals)
+@defprogramcall(_jax.remat_p, function=of_jaxpr())
+def remat_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> RematProgram:
+    """A checkpointed function's forward program, and a backward program that recomputes."""
+    policy, barrier = params["policy"], params["prevent_cse"]
+    return program_of_remat(params["jaxpr"], differentiated, rules, policy, barrier)
 
 
 @cached(_jax.weak_cache)
@@ -148,6 +139,16 @@ class RematProgram(StagedPullback):
     @property
     def split(self) -> Split:
         return self.cut.split
+
+    @property
+    def present(self) -> list[bool]:
+        """Which outputs carry a gradient."""
+        return self.split.present
+
+    @property
+    def inner(self) -> dict[str, FrozenTape]:
+        """The function's own tape."""
+        return {"body": self.split.tape}
 
     @property
     def plan(self) -> Plan:

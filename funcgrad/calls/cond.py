@@ -13,27 +13,25 @@ from functools import cached_property
 from typing import Any
 
 import jax
+from jax import lax
 
-from funcgrad import _jax, errors
+from funcgrad import _jax
+from funcgrad.calls.entering import defprogramcall
 from funcgrad.partition.cut import cut_of
 from funcgrad.partition.plan import Cut
 from funcgrad.partition.split import Split, StagedPullback, split_of
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
-from funcgrad.tape import TapeTrace
+from funcgrad.tape import FrozenTape
 
 
-def cond_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """Run the branch's forward program and write down the switch with its backward programs."""
-    primals, (_, *slots) = trace.split(tracers)
-    differentiated = tuple(slot is not None for slot in slots)
-    with errors.located_at(_jax.current_where):
-        first, *others = params["branches"]
-        program = program_of_branches(first, tuple(others), differentiated, trace.rules)
-    outs, residuals = trace.run_forward(program.forward, primals, program.present, primitive)
-    if not any(program.present):
-        return outs
-    return trace.record(primitive, params, slots, outs, program.present, program, residuals)
+@defprogramcall(lax.cond_p)
+def cond_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> BranchProgram:
+    """A cond's or a switch's forward and backward switches; its first operand is the index."""
+    first, *others = params["branches"]
+    return program_of_branches(first, tuple(others), differentiated[1:], rules)
 
 
 @cached(_jax.weak_cache)
@@ -120,6 +118,11 @@ class BranchProgram(StagedPullback):
     def present(self) -> list[bool]:
         """Which outputs carry a gradient, by some branch."""
         return [any(there) for there in zip(*(b.present for b in self.branches), strict=True)]
+
+    @property
+    def inner(self) -> dict[str, FrozenTape]:
+        """The branches' tapes."""
+        return {f"branch {i}": b.cut.split.tape for i, b in enumerate(self.branches)}
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Outputs, and residuals: index, all operands that a branch reads, the united ones."""

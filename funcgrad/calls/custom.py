@@ -7,123 +7,162 @@ tape is walked backward. (Differentiating the function's body instead would be w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
-from funcgrad.registry import FunctionId
+from funcgrad.calls.entering import defprogramcall, of_wrapped
+from funcgrad.registry import Rules
 from funcgrad.tangents import TangentTrace
-from funcgrad.tape import FrozenTape, TapeTrace, freeze
+from funcgrad.tape import NO_TAPES, FrozenTape, freeze
 
 
-def custom_jvp_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """Run a custom_jvp function and write it down with the transpose of its rule."""
+@defprogramcall(_jax.custom_jvp_call_p, function=of_wrapped)
+def custom_jvp_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> CustomJvpProgram:
+    """A custom_jvp function, and the transpose of its rule."""
     fun, jvp = params["subfuns"]
-    if isinstance(trace, TangentTrace):
-        return inline(trace, fun, tracers)
-    primals, slots = trace.split(tracers)
-    op = FunctionId(_jax.description_of_wrapped(fun))
-    rule = trace.rules.find(op)
-    if rule is not None:
-        return trace.record_function(op, rule, primitive, primals, slots, params)
-    symbolic = params["symbolic_zeros"]
-    inner = TangentTrace(trace.parent_trace, trace.rules, str(op))
-    tangents = [
-        _jax.instantiate(None, _jax.tangent_aval(x), symbolic)
-        if slot is None
-        else inner.new_tangent(_jax.tangent_aval(x))
-        for x, slot in zip(primals, slots, strict=True)
-    ]
-    try:
-        with _jax.set_current_trace(inner):
-            outs = jvp.call_wrapped(*primals, *tangents)
-        primal_outs, tangent_outs = outs[: len(outs) // 2], outs[len(outs) // 2 :]
-        out_slots = tuple(inner.split(tangent_outs)[1])
-    finally:
-        inner.invalidate()
-    frozen, leaves = freeze(inner.tape)
-    pullback = TapePullback(frozen, out_slots, sum(slot is not None for slot in slots))
-    present = [slot is not None for slot in out_slots]
-    return trace.record(op, {}, slots, primal_outs, present, pullback, leaves)
+    name = _jax.description_of_wrapped(fun)
+    return CustomJvpProgram(jvp, name, params["symbolic_zeros"], differentiated, rules)
 
 
-def custom_vjp_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """Run a custom_vjp function's forward and write it down with its backward."""
-    fun, fwd, bwd = params["subfuns"]
-    if isinstance(trace, TangentTrace):
-        return inline(trace, fun, tracers)
-    primals, slots = trace.split(tracers)
-    op = FunctionId(_jax.description_of_wrapped(fun))
-    rule = trace.rules.find(op)
-    if rule is not None:
-        return trace.record_function(op, rule, primitive, primals, slots, params)
-    pairs = zip(primals, slots, strict=True)
-    results = fwd.call_wrapped(*(item for x, slot in pairs for item in (x, slot is not None)))
-    _, residual_tree, forwarded = params["out_trees"]()
-    num_new = residual_tree.num_leaves - sum(index is not None for index in forwarded)
-    new, outs = iter(results[:num_new]), results[num_new:]
-    residuals = [next(new) if index is None else primals[index] for index in forwarded]
-    wanted = tuple(i for i, slot in enumerate(slots) if slot is not None)
-    ct_avals = tuple(_jax.tangent_aval(y) for y in outs)
-    pullback = CustomVjpPullback(bwd, ct_avals, wanted, params["symbolic_zeros"])
-    present = [_jax.is_inexact(_jax.typeof(y)) for y in outs]
-    return trace.record(op, {}, slots, outs, present, pullback, residuals)
+@dataclass(eq=False)
+class CustomJvpProgram:
+    """Runs the user's rule forward, and walks the tape of its tangents backward."""
 
-
-def custom_linear_call(
-    trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]
-) -> Any:
-    """What ``jax.jvp`` makes of a custom_vjp function: known only backward, by the user's backward."""
-    primals, slots = trace.split(tracers)
-    num_residuals = params["num_res"]
-    outs = trace.evaluate(primitive, primals, params)
-    places = [i for i, zero in enumerate(params["in_zeros"]) if not zero]
-    pairs = zip(places, slots[num_residuals:], strict=True)
-    wanted = tuple(i for i, slot in pairs if slot is not None)
-    ct_avals = tuple(_jax.tangent_aval(aval) for aval in params["out_avals"])
-    residuals = primals[:num_residuals]
-    trace.check_residuals(primitive, residuals)
-    if any(slot is not None for slot in slots[:num_residuals]):
-        raise errors.NonLinearJvpError(trace.description, primitive, _jax.here())
-    pullback = CustomVjpPullback(params["bwd"], ct_avals, wanted, params["symbolic_zeros"])
-    present = [_jax.is_inexact(aval) for aval in ct_avals]
-    return trace.record(primitive, {}, slots, outs, present, pullback, residuals)
-
-
-def inline(trace: TangentTrace, fun: Any, tracers: Any) -> Any:
-    """A function applied to tangents is linear in them: its own program says all."""
-    with _jax.set_current_trace(trace):
-        return fun.call_wrapped(*tracers)
-
-
-@dataclass(frozen=True, eq=False)
-class TapePullback:
-    """Walks a tape of its own: that of a custom_jvp rule's tangents, whose inputs come first."""
-
-    tape: FrozenTape
-    outputs: tuple[int | None, ...]
-    num_inputs: int
-    late: bool = False
-
-    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
-        seeds = zip(self.outputs, cts, strict=True)
-        return walk(self.tape.thaw(residuals), seeds, range(self.num_inputs), consume=True)
-
-
-@dataclass(frozen=True, eq=False)
-class CustomVjpPullback:
-    """Calls the backward function of a jax.custom_vjp."""
-
-    bwd: Any
-    ct_avals: tuple[Any, ...]
-    wanted: tuple[int, ...]
+    jvp: Any
+    name: str
     symbolic_zeros: bool
+    differentiated: tuple[bool, ...]
+    rules: Rules
+    tape: FrozenTape | None = None
+    outputs: tuple[int | None, ...] = ()
+    present: list[bool] | None = None
     late: bool = False
 
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """The tape of the tangents."""
+        return NO_TAPES if self.tape is None else {"tangents": self.tape}
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs, and what the tape of the tangents reads."""
+        trace = TangentTrace(_jax.current_trace(), self.rules, self.name)
+        tangents = [
+            trace.new_tangent(_jax.tangent_aval(x))
+            if there
+            else _jax.instantiate(None, _jax.tangent_aval(x), self.symbolic_zeros)
+            for x, there in zip(primals, self.differentiated, strict=True)
+        ]
+        try:
+            with _jax.set_current_trace(trace):
+                outs = self.jvp.call_wrapped(*primals, *tangents)
+            primal_outs, tangent_outs = outs[: len(outs) // 2], outs[len(outs) // 2 :]
+            self.outputs = tuple(trace.split(tangent_outs)[1])
+        finally:
+            trace.invalidate()
+        self.present = [slot is not None for slot in self.outputs]
+        self.tape, leaves = freeze(trace.tape)
+        return list(primal_outs), leaves
+
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
+        assert self.tape is not None
+        seeds = zip(self.outputs, cts, strict=True)
+        inputs = range(sum(self.differentiated))
+        return walk(self.tape.thaw(residuals), seeds, inputs, consume=True)
+
+
+@defprogramcall(_jax.custom_vjp_call_p, function=of_wrapped)
+def custom_vjp_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> CustomVjpProgram:
+    """A custom_vjp function's forward, and its backward."""
+    return CustomVjpProgram(params, differentiated)
+
+
+@dataclass(eq=False)
+class CustomVjpProgram:
+    """Runs the user's forward and backward as they are."""
+
+    params: dict[str, Any]
+    differentiated: tuple[bool, ...]
+    ct_avals: tuple[Any, ...] = ()
+    present: list[bool] | None = None
+    late: bool = False
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """There is no tape inside."""
+        return NO_TAPES
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs, and what the user's backward is given."""
+        _, fwd, _ = self.params["subfuns"]
+        pairs = zip(primals, self.differentiated, strict=True)
+        results = fwd.call_wrapped(*(item for pair in pairs for item in pair))
+        _, residual_tree, forwarded = self.params["out_trees"]()
+        num_new = residual_tree.num_leaves - sum(index is not None for index in forwarded)
+        new, outs = iter(results[:num_new]), results[num_new:]
+        self.ct_avals = tuple(_jax.tangent_aval(y) for y in outs)
+        self.present = [_jax.is_inexact(_jax.typeof(y)) for y in outs]
+        residuals = [next(new) if index is None else primals[index] for index in forwarded]
+        return list(outs), residuals
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
+        *_, bwd = self.params["subfuns"]
+        symbolic = self.params["symbolic_zeros"]
+        results = _jax.call_custom_vjp_backward(bwd, residuals, cts, self.ct_avals, symbolic)
+        return [ct for ct, there in zip(results, self.differentiated, strict=True) if there]
+
+
+@defprogramcall(_jax.custom_lin_p)
+def custom_linear_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> CustomLinearProgram:
+    """What ``jax.jvp`` makes of a custom_vjp function: known only backward, by the user's backward."""
+    return CustomLinearProgram(primitive, params, differentiated)
+
+
+@dataclass(frozen=True, eq=False)
+class CustomLinearProgram:
+    """Linear in all operands but the residuals of the user's backward, which come first."""
+
+    primitive: Any
+    params: dict[str, Any]
+    differentiated: tuple[bool, ...]
+    late: bool = False
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """There is no tape inside."""
+        return NO_TAPES
+
+    @property
+    def ct_avals(self) -> tuple[Any, ...]:
+        """The types of the outputs' cotangents."""
+        return tuple(_jax.tangent_aval(aval) for aval in self.params["out_avals"])
+
+    @property
+    def present(self) -> list[bool]:
+        """Which outputs carry a gradient."""
+        return [_jax.is_inexact(aval) for aval in self.ct_avals]
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs, and the residuals of the user's backward."""
+        num_residuals = self.params["num_res"]
+        if any(self.differentiated[:num_residuals]):
+            raise errors.NonLinearJvpError("custom_vjp", self.primitive, _jax.here())
+        outs = self.primitive.bind(*primals, **self.params)
+        return list(outs), list(primals[:num_residuals])
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
+        params = self.params
         results = _jax.call_custom_vjp_backward(
-            self.bwd, residuals, cts, self.ct_avals, self.symbolic_zeros
+            params["bwd"], residuals, cts, self.ct_avals, params["symbolic_zeros"]
         )
-        return [results[i] for i in self.wanted]
+        places = [i for i, zero in enumerate(params["in_zeros"]) if not zero]
+        pairs = zip(places, self.differentiated[params["num_res"] :], strict=True)
+        return [results[i] for i, there in pairs if there]

@@ -2,47 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from funcgrad import _jax
 from funcgrad.backward import walk
 from funcgrad.calls.checkpoint import RematProgram
-from funcgrad.calls.replayed import inputs_kept, run_replayed
+from funcgrad.calls.entering import defprogramcall, of_jaxpr
+from funcgrad.calls.replayed import inputs_kept, replay_of
 from funcgrad.partition.split import StagedPullback
 from funcgrad.registry import Rules
-from funcgrad.tape import TapeTrace, record
+from funcgrad.tape import FrozenTape, record
 
 
-def batched_by_rule(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """A custom_vmap function: batched, its gradient is the gradient of the user's batching rule."""
-
-    def pullback(program: RematProgram, wanted: tuple[int, ...]) -> BatchedByRule:
-        return BatchedByRule(program, wanted, params["rule"], params["in_tree"], trace.rules)
-
-    return run_replayed(trace, primitive, tracers, params, pullback, keep_all=True)
+@defprogramcall(_jax.primitive("custom_vmap_p", "custom_batching"), function=of_jaxpr())
+def custom_vmap_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> CustomVmapProgram:
+    """A custom_vmap function, and a pullback that is one too."""
+    wanted = tuple(i for i, there in enumerate(differentiated) if there)
+    replay = replay_of(params, differentiated, rules)
+    return CustomVmapProgram(replay, wanted, primitive, params, rules)
 
 
 @dataclass(frozen=True, eq=False)
-class BatchedByRule(StagedPullback):
-    """The pullback of a custom_vmap function, itself a custom_vmap function.
+class CustomVmapProgram(StagedPullback):
+    """The user's call; its pullback is itself a custom_vmap function.
 
     Attributes:
       program: the pullback of one element.
       wanted: positions of the differentiated operands.
-      rule: the user's batching rule.
-      in_tree: what the operands are leaves of: closed-over values, and the arguments.
+      primitive: the user's call, with its params.
     """
 
     program: RematProgram
     wanted: tuple[int, ...]
-    rule: Any
-    in_tree: Any
+    primitive: Any
+    params: dict[str, Any]
     rules: Rules
     programs: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def present(self) -> list[bool]:
+        """Which outputs carry a gradient."""
+        return self.program.present
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """The function's own tape."""
+        return self.program.inner
+
+    @property
+    def rule(self) -> Any:
+        """The user's batching rule."""
+        return self.params["rule"]
+
+    @property
+    def in_tree(self) -> Any:
+        """What the operands are leaves of: closed-over values, and the arguments."""
+        return self.params["in_tree"]
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs of the user's call, and all operands."""
+        return list(self.primitive.bind(*primals, **self.params)), list(primals)
 
     def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The operands' cotangents, by a function that knows how to be batched."""

@@ -37,7 +37,7 @@ def defprogram(*ops: Any, constants: Callable[[int], int] | None = None) -> Any:
                 _refuse_initial_values(primitive, slots[len(slots) - constants(len(slots)) :])
             items = tuple(params.items())
             run = compiled(items) if _is_hashable(items) else _with_params(program, items)
-            with _jax.set_current_trace(trace):
+            with _jax.set_current_trace(trace), _jax.caught_functions(None):
                 return run(*tracers)
 
         return defcall(*ops)(call)

@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from funcgrad import _jax, errors
+from funcgrad import _jax
+from funcgrad.calls.entering import defprogramcall, of_jaxpr
 from funcgrad.partition.split import Call, Split, split_of
-from funcgrad.registry import FunctionId
-from funcgrad.tangents import TangentTrace
-from funcgrad.tape import TapeTrace
+from funcgrad.registry import Rules
+from funcgrad.tape import FrozenTape
 
 
-def jit_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """Run a jitted function's forward program and write it down with its backward program."""
-    closed = params["jaxpr"]
-    primals, slots = trace.split(tracers)
-    op = FunctionId(_jax.function_of(closed))
-    rule = trace.rules.find(op)
-    if rule is not None:
-        return trace.record_function(op, rule, primitive, primals, slots, params)
-    staged = not _jax.is_eager(trace.parent_trace)
-    if isinstance(trace, TangentTrace) or (_jax.is_inlined(params) and staged):
-        with _jax.set_current_trace(trace):
-            return _jax.eval_closed_jaxpr(closed, tracers, own_lines=False)
-    wanted = tuple(slot is not None for slot in slots)
-    with errors.located_at(_jax.current_where):
-        split = split_of(closed, wanted, trace.rules)
-    outs, residuals = split.run_forward(primals, params)
-    if not any(split.present):
-        return outs
-    pullback = JitPullback(split, params)
-    return trace.record(op, {}, slots, outs, split.present, pullback, residuals)
+def inlined_when_staged(params: dict[str, Any], staged: bool) -> bool:
+    """A jitted function marked ``inline`` is inlined when staging, as JAX does."""
+    return staged and _jax.is_inlined(params)
+
+
+@defprogramcall(_jax.jit_p, function=of_jaxpr(own_lines=False), inlined=inlined_when_staged)
+def jit_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> JitProgram:
+    """A jitted function's forward program and its backward program."""
+    return JitProgram(split_of(params["jaxpr"], differentiated, rules), params)
 
 
 @dataclass(frozen=True, eq=False)
-class JitPullback:
-    """Calls the backward program of a jitted function, jitted."""
+class JitProgram:
+    """Calls the forward and the backward program of a jitted function, both jitted."""
 
     split: Split
     params: dict[str, Any]
     late: bool = False
+
+    @property
+    def present(self) -> list[bool]:
+        """Which outputs carry a gradient."""
+        return self.split.present
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """The function's own tape."""
+        return {"body": self.split.tape}
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs, and what the backward program reads."""
+        return self.split.run_forward(primals, self.params)
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
         def run(call: Call, args: Sequence[Any]) -> list[Any]:

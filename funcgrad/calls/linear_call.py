@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,44 +10,54 @@ from jax.custom_derivatives import linear_call as jax_linear_call
 
 from funcgrad import _jax
 from funcgrad.backward import walk
+from funcgrad.calls.entering import defprogramcall
 from funcgrad.registry import Rules
-from funcgrad.tape import TapeTrace, record
+from funcgrad.tape import NO_TAPES, FrozenTape, record
 
 
-def linear_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """Run a linear function and write it down with the transpose that its user gave."""
-    primals, slots = trace.split(tracers)
-    outs = trace.evaluate(primitive, primals, params)
+@defprogramcall(_jax.primitive("linear_call_p", "custom_derivatives"))
+def linear_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> LinearProgram:
+    """A linear function, and the transpose that its user gave."""
     num_consts = params["num_callee_consts"]
     first = num_consts + params["num_res"]
     transpose, consts = params["transpose_thunk"]()
-    wanted = tuple(i for i, slot in enumerate(slots) if slot is not None)
+    wanted = tuple(i for i, there in enumerate(differentiated) if there)
     by_residuals = any(i < first for i in wanted)
-    known = primals if by_residuals else primals[:first]
-    residuals = [*known, *trace.split(consts)[0]]
-    trace.check_residuals(primitive, residuals)
-    out_avals = tuple(_jax.tangent_aval(trace.type_of(y)) for y in outs)
-    pullback = LinearPullback(
-        params["callee"], transpose, num_consts, first, len(known), wanted, out_avals, trace.rules
+    num_known = len(differentiated) if by_residuals else first
+    out_avals = tuple(_jax.tangent_aval(aval) for aval in params["callee"].out_avals)
+    return LinearProgram(
+        primitive,
+        params,
+        transpose,
+        tuple(consts),
+        num_consts,
+        first,
+        num_known,
+        wanted,
+        out_avals,
+        rules,
     )
-    present = [_jax.is_inexact(aval) for aval in out_avals]
-    return trace.record(primitive, params, slots, outs, present, pullback, residuals)
 
 
 @dataclass(frozen=True, eq=False)
-class LinearPullback:
+class LinearProgram:
     """Calls the transpose of y = f(r, x), linear in x; the cotangent of r is that of f's own tape.
 
     Attributes:
-      callee: f, with what it closes over, then r, then x.
+      params: of the call; its callee is f, with what it closes over, then r, then x.
       transpose: with what it closes over, then r, then the cotangents of y.
+      consts: what the transpose closes over.
       num_consts: how many values f closes over.
       first: position of the first linear operand.
       num_known: how many operands are residuals; what the transpose closes over follows them.
     """
 
-    callee: Any
+    primitive: Any
+    params: dict[str, Any]
     transpose: Any
+    consts: tuple[Any, ...]
     num_consts: int
     first: int
     num_known: int
@@ -55,6 +65,21 @@ class LinearPullback:
     out_avals: tuple[Any, ...]
     rules: Rules
     late: bool = False
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """There is no tape inside."""
+        return NO_TAPES
+
+    @property
+    def present(self) -> list[bool]:
+        """Which outputs carry a gradient."""
+        return [_jax.is_inexact(aval) for aval in self.out_avals]
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs; what the transpose, and f if it is differentiated by r, read."""
+        outs = self.primitive.bind(*primals, **self.params)
+        return list(outs), [*primals[: self.num_known], *self.consts]
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         known, t_consts = residuals[: self.num_known], residuals[self.num_known :]
@@ -79,7 +104,7 @@ class LinearPullback:
 
         def back(known: Any, xs: Any) -> Any:
             consts, res, _ = known
-            return tuple(_jax.eval_closed_jaxpr(self.callee, [*consts, *res, *xs]))
+            return tuple(_jax.eval_closed_jaxpr(self.params["callee"], [*consts, *res, *xs]))
 
         residuals = known[: self.num_consts], known[self.num_consts :], t_consts
         return list(jax_linear_call(run, back, residuals, tuple(cts)))
@@ -90,7 +115,7 @@ class LinearPullback:
         mask = [i in wanted for i in range(len(known))]
 
         def run(*operands: Any) -> list[Any]:
-            return _jax.eval_closed_jaxpr(self.callee, operands)
+            return _jax.eval_closed_jaxpr(self.params["callee"], operands)
 
         _, slots, tape = record(run, known, mask, self.rules, "a linear call")
         results = walk(tape, zip(slots, cts, strict=True), range(len(wanted)), consume=True)

@@ -6,7 +6,7 @@ what A is made of are those of -A x at ct_b.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,45 +14,64 @@ from jax import lax
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
+from funcgrad.calls.entering import defprogramcall
 from funcgrad.registry import Rules
-from funcgrad.tape import TapeTrace, record
+from funcgrad.tape import NO_TAPES, FrozenTape, record
 
 
+@defprogramcall(lax.linear_solve_p)
 def linear_solve_call(
-    trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]
-) -> Any:
-    """Solve, and write it down with the solve of the transposed system."""
-    primals, slots = trace.split(tracers)
-    lengths = params["const_lengths"]
-    num_consts = sum(lengths)
-    outs = list(trace.evaluate(primitive, primals, params))
-    wanted = tuple(i for i, slot in enumerate(slots) if slot is not None)
-    by_matrix = any(i < num_consts for i in wanted)
-    solution = outs[: len(primals) - num_consts] if by_matrix else []
-    out_avals = tuple(_jax.tangent_aval(trace.type_of(y)) for y in outs)
-    pullback = SolvePullback(params["jaxprs"], lengths, wanted, out_avals, trace.rules)
-    residuals = [*primals[:num_consts], *solution]
-    trace.check_residuals(primitive, residuals)
-    num_solved = len(primals) - num_consts
-    present = [i < num_solved and _jax.is_inexact(aval) for i, aval in enumerate(out_avals)]
-    return trace.record(primitive, params, slots, outs, present, pullback, residuals)
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> SolveProgram:
+    """A solve, and the solve of the transposed system."""
+    wanted = tuple(i for i, there in enumerate(differentiated) if there)
+    num_operands = len(differentiated)
+    return SolveProgram(params["jaxprs"], params["const_lengths"], wanted, num_operands, rules)
 
 
 @dataclass(frozen=True, eq=False)
-class SolvePullback:
+class SolveProgram:
     """Solves the transposed system; see the module."""
 
     jaxprs: Any
     lengths: Any
     wanted: tuple[int, ...]
-    out_avals: tuple[Any, ...]
+    num_operands: int
     rules: Rules
     late: bool = False
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """There is no tape inside."""
+        return NO_TAPES
+
+    @property
+    def num_consts(self) -> int:
+        """How many operands the four functions close over."""
+        return sum(self.lengths)
+
+    @property
+    def out_avals(self) -> list[Any]:
+        """The types of the outputs' cotangents."""
+        return [_jax.tangent_aval(aval) for aval in self.jaxprs.solve.out_avals]
+
+    @property
+    def present(self) -> list[bool]:
+        """Which outputs carry a gradient."""
+        num_solved = self.num_operands - self.num_consts
+        return [i < num_solved and _jax.is_inexact(a) for i, a in enumerate(self.out_avals)]
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The solution and auxiliary outputs; what the matrix is made of, and the solution if read."""
+        outs = lax.linear_solve_p.bind(*primals, const_lengths=self.lengths, jaxprs=self.jaxprs)
+        by_matrix = any(i < self.num_consts for i in self.wanted)
+        solution = outs[: self.num_operands - self.num_consts] if by_matrix else []
+        return list(outs), [*primals[: self.num_consts], *solution]
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         if self.jaxprs.transpose_solve is None:
             raise errors.Unlocated(errors.TransposeSolveError)
-        num_consts = sum(self.lengths)
+        num_consts = self.num_consts
         consts, solution = residuals[:num_consts], residuals[num_consts:]
         num_solved = len(self.jaxprs.matvec.out_avals)
         given = [

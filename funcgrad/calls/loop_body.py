@@ -14,6 +14,7 @@ from funcgrad.partition.cut import cut_of
 from funcgrad.partition.plan import Cut, Plan
 from funcgrad.partition.split import StagedPullback, split_of
 from funcgrad.registry import Rules
+from funcgrad.tape import FrozenTape
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,11 @@ class LoopProgram(StagedPullback):
     def closes_over_tracer(self) -> bool:
         """Whether no cache may keep this."""
         return self.cut.split.closes_over_tracer
+
+    @property
+    def inner(self) -> dict[str, FrozenTape]:
+        """The body's tape."""
+        return {"body": self.cut.split.tape}
 
     @property
     def plan(self) -> Plan:

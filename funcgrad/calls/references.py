@@ -15,18 +15,19 @@ References that live and die within a jaxpr are replaced by values once its tape
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
+from funcgrad.keys import FunctionId
 from funcgrad.partition.split import StagedPullback
-from funcgrad.registry import CallRule, FunctionId, Rules
+from funcgrad.registry import CallRule, Rules, defcall
 from funcgrad.rule_program import cached
 from funcgrad.tangents import TangentTrace
-from funcgrad.tape import Node, TapeTrace, TapeTracer
+from funcgrad.tape import NO_TAPES, FrozenTape, Node, TapeTrace, TapeTracer
 
 # --- what references hold
 
@@ -61,6 +62,7 @@ def reject_tangents(trace: TapeTrace, op: Any) -> None:
 # --- operations on references
 
 
+@defcall(_jax.new_ref_p)
 def new_reference(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
     """new_ref: a reference that holds a differentiated value."""
     reject_tangents(trace, primitive)
@@ -70,6 +72,7 @@ def new_reference(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[s
     return ref
 
 
+@defcall(_jax.get_p, _jax.swap_p, _jax.addupdate_p, _jax.freeze_p, _jax.free_ref_p)
 def reference_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
     """Any operation of which an operand is a reference."""
     reject_tangents(trace, primitive)
@@ -109,7 +112,8 @@ def access(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any
     outputs = ((loaded,) if returns else ()) + ((new,) if writes else ())
     source = _jax.current_source()
     residuals = tuple(primals[2:] if writes else primals[1:])
-    trace.tape.nodes.append(Node(primitive, params, operands, outputs, pullback, residuals, source))
+    node = Node(primitive, params, operands, outputs, pullback, residuals, source)
+    trace.append(node, [out] if returns else [])
     set_content(trace, ref, new)
     return at_slot(trace, out, loaded) if returns else out
 
@@ -141,6 +145,11 @@ class AccessPullback(StagedPullback):
     wanted: tuple[bool, bool]
     rules: Rules
     programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """There is no tape inside."""
+        return NO_TAPES
 
     @property
     def closes_over_tracer(self) -> bool:

@@ -5,44 +5,64 @@ The forward is the user's own, untouched, so that what recognises it still does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from funcgrad import _jax, errors
+from funcgrad import _jax
 from funcgrad.calls.checkpoint import RematProgram, program_of_remat
-from funcgrad.calls.wrapped import inlined_or_by_rule
-from funcgrad.registry import FunctionId
-from funcgrad.tape import TapeTrace
+from funcgrad.calls.entering import defprogramcall, of_jaxpr
+from funcgrad.registry import Rules
+from funcgrad.tape import FrozenTape
 
 
-def replayed(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """A call that is run as it is: what is derived of it computes again what it reads."""
-    return run_replayed(trace, primitive, tracers, params, lambda program, _: program)
+@defprogramcall(
+    _jax.primitive("composite_p", "lax.lax"),
+    _jax.primitive("custom_partitioning_p", "custom_partitioning"),
+    function=of_jaxpr(),
+)
+def replayed_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> ReplayedProgram:
+    """composite and custom_partitioning."""
+    return ReplayedProgram(replay_of(params, differentiated, rules), primitive, params)
 
 
-def run_replayed(
-    trace: TapeTrace,
-    primitive: Any,
-    tracers: Any,
-    params: dict[str, Any],
-    pullback_of: Callable[[RematProgram, tuple[int, ...]], Any],
-    keep_all: bool = False,
-) -> Any:
-    """Run a call as it is, and write it down with a pullback that reads operands only."""
+def replay_of(
+    params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> RematProgram:
+    """The backward program that starts from a call's operands."""
+    closed = _jax.close(params[_jax.jaxpr_param(params)])
+    return program_of_remat(closed.jaxpr, differentiated, rules, None, False)
 
-    def derived(closed: _jax.ClosedJaxpr, op: FunctionId, primals: Any, slots: Any) -> Any:
-        wanted = tuple(i for i, slot in enumerate(slots) if slot is not None)
-        mask = tuple(slot is not None for slot in slots)
-        with errors.located_at(_jax.current_where):
-            program = program_of_remat(closed.jaxpr, mask, trace.rules, None, False)
-        outs = trace.evaluate(primitive, primals, params)
-        if not any(program.split.present):
-            return outs
-        pullback = pullback_of(program, wanted)
-        residuals = primals if keep_all else inputs_kept(program, primals)
-        return trace.record(op, params, slots, outs, program.split.present, pullback, residuals)
 
-    return inlined_or_by_rule(trace, primitive, tracers, params, derived)
+@dataclass(frozen=True, eq=False)
+class ReplayedProgram:
+    """The user's call, and a backward program that computes its function again."""
+
+    replay: RematProgram
+    primitive: Any
+    params: dict[str, Any]
+    late: bool = False
+
+    @property
+    def present(self) -> list[bool]:
+        """Which outputs carry a gradient."""
+        return self.replay.present
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """The function's own tape."""
+        return self.replay.inner
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs of the user's call, and the operands that the backward program reads."""
+        outs = self.primitive.bind(*primals, **self.params)
+        outs = outs if self.primitive.multiple_results else [outs]
+        return list(outs), inputs_kept(self.replay, primals)
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
+        return self.replay(residuals, cts, eager)
 
 
 def inputs_kept(program: RematProgram, primals: Sequence[Any]) -> list[Any]:

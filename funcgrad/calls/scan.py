@@ -13,14 +13,15 @@ from functools import cached_property
 from typing import Any
 
 import jax
+from jax import lax
 
-from funcgrad import _jax, errors
+from funcgrad import _jax
+from funcgrad.calls.entering import defprogramcall
 from funcgrad.calls.late_sums import Deferral, bytes_without_cut, deferral_of
 from funcgrad.calls.loop_body import Division, LoopProgram, Shift, cut_body
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
-from funcgrad.tape import TapeTrace
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,13 @@ class ScanSettings(Division):
         return jax.lax.scan(body, init, xs, length=self.length, reverse=reverse, unroll=self.unroll)
 
 
-def scan_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """Run a scan's forward program and write it down with its backward program."""
-    primals, slots = trace.split(tracers)
+@defprogramcall(lax.scan_p)
+def scan_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> ScanProgram:
+    """A scan's forward and backward scans."""
     settings = ScanSettings(*_jax.scan_settings(params))
-    differentiated = tuple(slot is not None for slot in slots)
-    with errors.located_at(_jax.current_where):
-        program = program_of_scan(params["jaxpr"], differentiated, trace.rules, settings)
-    outs, residuals = trace.run_forward(program.forward, primals, program.present, primitive)
-    if not any(program.present):
-        return outs
-    return trace.record(primitive, params, slots, outs, program.present, program, residuals)
+    return program_of_scan(params["jaxpr"], differentiated, rules, settings)
 
 
 @cached(_jax.weak_cache)

@@ -6,7 +6,7 @@ them a missing rule is an error. ``grad(..., strict=True)`` leaves this file out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from jax.tree_util import tree_flatten, tree_unflatten
 from funcgrad import _jax
 from funcgrad.registry import CallRule
 from funcgrad.tangents import TangentTrace
-from funcgrad.tape import TapeTrace
+from funcgrad.tape import NO_TAPES, FrozenTape, TapeTrace
 
 
 def foreign_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
@@ -63,6 +63,11 @@ class ForeignPullback:
     out_avals: tuple[Any, ...]
     late: bool = False
 
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """There is no tape inside."""
+        return NO_TAPES
+
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         pullback: Callable[..., Any] = tree_unflatten(self.tree, residuals)
         return list(pullback(_instantiated(cts, self.out_avals)))
@@ -78,6 +83,11 @@ class ForeignTranspose:
     in_avals: tuple[Any, ...]
     out_avals: tuple[Any, ...]
     late: bool = False
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """There is no tape inside."""
+        return NO_TAPES
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         where = [i for i, aval in enumerate(self.out_avals) if _jax.is_inexact(aval)]

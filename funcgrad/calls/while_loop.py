@@ -20,13 +20,13 @@ from jax import lax
 from jax.tree_util import tree_leaves
 
 from funcgrad import _jax, errors
+from funcgrad.calls.entering import defprogramcall
 from funcgrad.calls.loop_body import Division, LoopProgram, cut_body
 from funcgrad.calls.snapshots import Slots
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.partition.plan import equations_between
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
-from funcgrad.tape import TapeTrace
 
 
 @contextlib.contextmanager
@@ -63,23 +63,19 @@ def loops(*, checkpoints: int) -> Iterator[None]:
         yield
 
 
-def while_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """Run a while loop's forward program and write it down with its backward program."""
-    primals, slots = trace.split(tracers)
-    differentiated = tuple(slot is not None for slot in slots)
-    with errors.located_at(_jax.current_where):
-        program = program_of_while(
-            params["body_jaxpr"],
-            params["cond_jaxpr"],
-            params["body_nconsts"],
-            differentiated,
-            trace.rules,
-            _jax.loop_checkpoints.value,
-        )
-    if not any(program.carried):
-        return trace.evaluate(primitive, primals, params)
-    outs, residuals = trace.run_forward(program.forward, primals, program.carried, primitive)
-    return trace.record(primitive, params, slots, outs, program.carried, program, residuals)
+@defprogramcall(lax.while_p)
+def while_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> WhileProgram:
+    """A while loop's forward and backward loops."""
+    return program_of_while(
+        params["body_jaxpr"],
+        params["cond_jaxpr"],
+        params["body_nconsts"],
+        differentiated,
+        rules,
+        _jax.loop_checkpoints.value,
+    )
 
 
 @cached(_jax.weak_cache)
@@ -149,6 +145,11 @@ class WhileProgram(LoopProgram):
     test: Any = None
     num_tests: int = 0
     checkpoints: int = 0
+
+    @property
+    def present(self) -> list[bool]:
+        """Which outputs carry a gradient."""
+        return self.carried
 
     @cached_property
     def state(self) -> list[int]:

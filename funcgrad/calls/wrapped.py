@@ -1,48 +1,84 @@
-"""Calls that mean what their jaxpr means, and say something to the compiler or to vmap besides.
-
-A *wrapped* call's forward and backward programs are calls of the same primitive. A *replayed* call's
-forward is the user's own, untouched, so that what recognises it still does; its backward program begins
-by computing again what it reads.
-"""
+"""Calls that say something to the compiler besides: their programs are calls of the same primitive."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from funcgrad import _jax, errors
+from funcgrad import _jax
+from funcgrad.calls.entering import ProgramOf, defprogramcall, of_jaxpr
 from funcgrad.partition.split import Call, Split, split_of
-from funcgrad.registry import FunctionId
-from funcgrad.tangents import TangentTrace
-from funcgrad.tape import TapeTrace
+from funcgrad.registry import Rules
+from funcgrad.tape import FrozenTape
 
 Settings = Callable[[dict[str, Any], Call, bool], dict[str, Any]]
 """Params of the forward program's call (if true) or of the backward program's, from the user's."""
 
 
-def as_jitted(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """A call that says nothing besides: its programs are jitted functions."""
+@dataclass(frozen=True, eq=False)
+class WrappedProgram:
+    """Calls a primitive with the forward and the backward program of its function.
 
-    def run(call: Call, args: Sequence[Any], forward: bool) -> list[Any]:
-        return call.jitted(*call.consts, *args)
+    Attributes:
+      split: the function, cut in two.
+      primitive: what is called; None for a call that says nothing besides, which is jitted.
+      params: of the user's call.
+      settings: what the programs' calls have in the place of some of these.
+    """
 
-    return run_split(trace, primitive, tracers, params, run)
+    split: Split
+    primitive: Any
+    params: dict[str, Any]
+    settings: Settings
+    late: bool = False
+
+    @property
+    def present(self) -> list[bool]:
+        """Which outputs carry a gradient."""
+        return self.split.present
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """The function's own tape."""
+        return {"body": self.split.tape}
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs, and what the backward program reads."""
+        results = self.run(self.split.forward, primals, True)
+        return self.split.find_residuals(primals, results)
+
+    def run(self, call: Call, args: Sequence[Any], forward: bool) -> list[Any]:
+        """Call one of the two programs."""
+        if self.primitive is None:
+            return call.jitted(*call.consts, *args)
+        own = {
+            _jax.jaxpr_param(self.params): call.closed,
+            **self.settings(self.params, call, forward),
+        }
+        return self.primitive.bind(*call.consts, *args, **{**self.params, **own})
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
+        return self.split.apply_backward(
+            residuals, cts, lambda call, args: self.run(call, args, False)
+        )
 
 
-def wrapped(settings: Settings) -> Callable[..., Any]:
-    """A call whose programs are calls of the same primitive, with `settings` of their own."""
+def wrapped(settings: Settings | None) -> ProgramOf:
+    """A call whose programs have `settings` of their own; None: whose programs are jitted."""
 
-    def wrapped_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-        name = _jax.jaxpr_param(params)
+    def program_of(
+        primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+    ) -> WrappedProgram:
+        closed = _jax.close(params[_jax.jaxpr_param(params)])
+        split = split_of(closed, differentiated, rules)
+        return WrappedProgram(split, primitive if settings else None, params, settings or _none)
 
-        def run(call: Call, args: Sequence[Any], forward: bool) -> list[Any]:
-            own = {**params, name: call.closed, **settings(params, call, forward)}
-            return primitive.bind(*call.consts, *args, **own)
+    return program_of
 
-        return run_split(trace, primitive, tracers, params, run)
 
-    return wrapped_call
+def _none(params: dict[str, Any], call: Call, forward: bool) -> dict[str, Any]:
+    return {}
 
 
 def with_memory_spaces(params: dict[str, Any], call: Call, forward: bool) -> dict[str, Any]:
@@ -67,59 +103,18 @@ def with_excluded(params: dict[str, Any], call: Call, forward: bool) -> dict[str
     return {"exclude_mask": (*(False,) * (num_inputs - len(mask)), *mask)}
 
 
-def run_split(
-    trace: TapeTrace,
-    primitive: Any,
-    tracers: Any,
-    params: dict[str, Any],
-    run: Callable[[Call, Sequence[Any], bool], list[Any]],
-) -> Any:
-    """Run the forward program by `run` and write it down with the backward program."""
-
-    def derived(closed: _jax.ClosedJaxpr, op: FunctionId, primals: Any, slots: Any) -> Any:
-        with errors.located_at(_jax.current_where):
-            split = split_of(closed, tuple(slot is not None for slot in slots), trace.rules)
-        outs, residuals = split.find_residuals(primals, run(split.forward, primals, True))
-        if not any(split.present):
-            return outs
-        pullback = WrappedPullback(split, run)
-        return trace.record(op, params, slots, outs, split.present, pullback, residuals)
-
-    return inlined_or_by_rule(trace, primitive, tracers, params, derived)
-
-
-def inlined_or_by_rule(
-    trace: TapeTrace,
-    primitive: Any,
-    tracers: Any,
-    params: dict[str, Any],
-    derived: Callable[[_jax.ClosedJaxpr, FunctionId, Any, Any], Any],
-) -> Any:
-    """A call by its function's rule, if it has one, or by what is `derived` of its jaxpr.
-
-    Applied to tangents it is linear in them: its operations say all.
-    """
-    closed = _jax.close(params[_jax.jaxpr_param(params)])
-    if isinstance(trace, TangentTrace):
-        with _jax.set_current_trace(trace):
-            return _jax.eval_closed_jaxpr(closed, tracers)
-    primals, slots = trace.split(tracers)
-    op = FunctionId(_jax.function_of(closed))
-    rule = trace.rules.find(op)
-    if rule is not None:
-        return trace.record_function(op, rule, primitive, primals, slots, params)
-    return derived(closed, op, primals, slots)
-
-
-@dataclass(frozen=True, eq=False)
-class WrappedPullback:
-    """Runs a call's backward program as its forward program was run."""
-
-    split: Split
-    run: Callable[[Call, Sequence[Any], bool], list[Any]]
-    late: bool = False
-
-    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
-        return self.split.apply_backward(
-            residuals, cts, lambda call, args: self.run(call, args, False)
-        )
+plain_call = defprogramcall(
+    _jax.primitive("eval_jaxpr_p", "interpreters.partial_eval")
+    or _jax.primitive("eval_jaxpr_p", "lax.eval_jaxpr"),
+    _jax.primitive("remat_opt_p", "custom_derivatives"),
+    function=of_jaxpr(),
+)(wrapped(None))
+compute_on_call = defprogramcall(_jax.primitive("compute_on_p", "compute_on"), function=of_jaxpr())(
+    wrapped(with_memory_spaces)
+)
+xla_metadata_call = defprogramcall(
+    _jax.primitive("xla_metadata_call_p", "xla_metadata"), function=of_jaxpr()
+)(wrapped(with_metadata))
+program_order_call = defprogramcall(
+    _jax.primitive("program_order_p", "program_order"), function=of_jaxpr()
+)(wrapped(with_excluded))

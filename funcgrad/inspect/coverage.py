@@ -11,7 +11,8 @@ import jax
 
 from funcgrad import _jax
 from funcgrad.default import DEFAULT
-from funcgrad.registry import FunctionId, Op, Rule, Rules, ZeroRule
+from funcgrad.keys import FunctionId, Op
+from funcgrad.registry import Rule, Rules, ZeroRule
 
 KINDS = {
     "rule": "a backward rule of the registry",

@@ -14,9 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from funcgrad.registry import CallRule, Rule, defvjp, zero
-from funcgrad.tangents import TangentTrace
-from funcgrad.tape import TapeTrace
+from funcgrad.registry import Rule, defvjp, zero
 
 INTEGERS = zero(lax.argmax_p, lax.argmin_p, lax.reduce_and_p, lax.reduce_or_p, lax.reduce_xor_p)
 
@@ -146,27 +144,17 @@ def cumlogsumexp_vjp(ct: Any, x: Any, *, out: Any, axis: int, reverse: bool, **_
     return weight * total
 
 
-def _by_parallel_scan(primitive: Any, combine: Any, rule: Callable[..., Any]) -> CallRule:
+def _by_parallel_scan(primitive: Any, combine: Any, rule: Callable[..., Any]) -> Rule:
     """The rule reads the output; where that is computed for it, it is by a parallel scan.
 
     JAX's lowering on a CPU, by windows as long as the axis, takes up to thirty times as long.
     """
 
     @partial(jax.jit, static_argnames=("axis", "reverse"))
-    def scan(x: Any, axis: int, reverse: bool) -> Any:
+    def forward(x: Any, axis: int, reverse: bool) -> Any:
         return lax.associative_scan(combine, x, reverse=reverse, axis=axis)
 
-    def call(trace: Any, primitive: Any, tracers: Any, params: Any) -> Any:
-        primals, slots = trace.split(tracers)
-        if isinstance(trace, TangentTrace) or isinstance(trace.parent_trace, TapeTrace):
-            outs = trace.evaluate(primitive, primals, params)
-        else:
-            outs = [scan(*primals, params["axis"], params["reverse"])]
-        (out,) = trace.record_rule(primitive, params, primals, slots, outs, vjp, False)
-        return out
-
-    vjp = Rule(rule, (primitive,))
-    return CallRule(call, (primitive,))
+    return Rule(rule, (primitive,), forward=forward)
 
 
 CUMULATIVE = (

@@ -14,8 +14,9 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from funcgrad import _jax, errors
 from funcgrad.arguments import check_output, name_of
 from funcgrad.default import DEFAULT
+from funcgrad.keys import FunctionId, op_key
 from funcgrad.op import Op
-from funcgrad.registry import FunctionId, Rule, Rules, op_key
+from funcgrad.registry import Rule, Rules
 from funcgrad.testing.compare import as_double
 from funcgrad.testing.problem import (
     Fixed,

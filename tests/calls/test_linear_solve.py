@@ -59,5 +59,5 @@ def test_without_a_transposed_solve_it_says_so():
     def fun(b):
         return jnp.sum(lax.custom_linear_solve(lambda v: 2 * v, b, lambda matvec, b: b / 2))
 
-    with pytest.raises(errors.TransposeSolveError, match=r"test_solves.py.*transpose_solve"):
+    with pytest.raises(errors.TransposeSolveError, match=r"test_linear_solve.py.*transpose_solve"):
         funcgrad.grad(fun)(jnp.ones(3))

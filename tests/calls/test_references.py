@@ -332,7 +332,7 @@ def test_custom_vjp_given_a_reference_in_a_loop():
         return lax.scan(step, x, None, length=3)[0]
 
     assert_same(funcgrad.grad(fun)(1.5, False), jnp.asarray(8.0), weak=False)
-    with pytest.raises(errors.MutableReferenceError, match=r"`scan` at .*test_refs.py:\d+"):
+    with pytest.raises(errors.MutableReferenceError, match=r"`scan` at .*test_references.py:\d+"):
         funcgrad.grad(fun)(1.5, True)
 
 
@@ -347,7 +347,7 @@ def test_rule_for_a_function_that_is_given_a_reference():
         return ref[...]
 
     rules = funcgrad.DEFAULT.override({store: lambda ct, *operands, out, **_: (ct, ct)})
-    with pytest.raises(errors.MutableReferenceError, match=r"`store at .*test_refs.py:\d+"):
+    with pytest.raises(errors.MutableReferenceError, match=r"`store at .*test_references.py:\d+"):
         funcgrad.grad(fun, rules=rules)(1.0)
 
 
@@ -363,7 +363,9 @@ def doubled_jvp(primals, tangents):
 
 
 def test_tangent_stored():
-    with pytest.raises(errors.MutableReferenceError, match=r"`new_ref` at .*test_refs.py:\d+"):
+    with pytest.raises(
+        errors.MutableReferenceError, match=r"`new_ref` at .*test_references.py:\d+"
+    ):
         funcgrad.grad(doubled)(1.0)
 
 

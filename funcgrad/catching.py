@@ -1,0 +1,195 @@
+"""Catching a function's calls while a differentiation records.
+
+A function that a trace does not see as one call (``jax.nn.softmax``, ``jnp.mean``, a plain ``def`` in
+somebody else's module) is one node if a rule for it is in use. For the length of the recording its
+code is replaced by a call of :func:`dispatch` with the same signature, so that every reference to the
+function, whoever imported it, leads there. Another thread, or a call outside the recording, runs the
+original code: which functions are caught, and by which rules, is a setting of JAX's kind, local to a
+thread and part of what JAX caches traced programs by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from funcgrad import _jax, errors
+from funcgrad.functions import Call, node_of
+from funcgrad.keys import FunctionId
+from funcgrad.registry import Rule, Rules
+
+
+@dataclass(frozen=True)
+class Caught:
+    """The functions that are caught, each with its ops and their rules.
+
+    Attributes:
+      rules: of the innermost recording that catches functions.
+      outer: what was caught around it.
+    """
+
+    rules: Rules
+    outer: Caught | None
+
+    def rule_of(self, function: Any, agrees: Callable[[FunctionId], bool]) -> tuple[Any, Any, Any]:
+        """The op of a call, its rule, and what is caught inside the function; None without a rule."""
+        level: Caught | None = self
+        while level is not None:
+            for caught, op in reversed(level.rules.functions):
+                if caught is function and agrees(op):
+                    return op, level.rules.find(op), level.outer
+            level = level.outer
+        return None, None, None
+
+
+@contextlib.contextmanager
+def catching(rules: Rules) -> Iterator[None]:
+    """Catch the calls of the functions that `rules` override, in this thread, for a block."""
+    functions = [f for f, _ in rules.functions if inspect.isfunction(f)]
+    if not rules.functions:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        for function in functions:
+            stack.enter_context(replaced_code(function))
+        caught = Caught(rules, _jax.caught_functions.value)
+        stack.enter_context(_jax.caught_functions(caught))
+        yield
+
+
+def caught() -> Caught | None:
+    """What is caught in this thread at the moment."""
+    return _jax.caught_functions.value
+
+
+# --- replacing a function's code
+
+
+@dataclass
+class Replacement:
+    """A function's own code, and in how many recordings it is replaced."""
+
+    code: types.CodeType
+    users: int = 0
+
+
+@dataclass
+class Replacements:
+    """The functions whose code is replaced at the moment, in all threads."""
+
+    of: dict[Any, Replacement] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+REPLACED = Replacements()
+
+
+@contextlib.contextmanager
+def replaced_code(function: types.FunctionType) -> Iterator[None]:
+    """Let calls of `function` go through :func:`dispatch` for a block; blocks may overlap."""
+    with REPLACED.lock:
+        entry = REPLACED.of.setdefault(function, Replacement(function.__code__))
+        if not entry.users:
+            function.__code__ = forwarding_code(function)
+        entry.users += 1
+    try:
+        yield
+    finally:
+        with REPLACED.lock:
+            entry.users -= 1
+            if not entry.users:
+                function.__code__ = REPLACED.of.pop(function).code
+
+
+MARK = "funcgrad.catching.dispatch"
+
+
+def forwarding_code(function: types.FunctionType) -> types.CodeType:
+    """Code with the signature, name and place of `function` that calls :func:`dispatch`."""
+    original = function.__code__
+    if original.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE):
+        raise errors.NotAnOpError(function)
+    copy = types.FunctionType(
+        original,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return dispatch(function, copy, args, kwargs)
+
+    parameters, arguments = _parameter_list(original)
+    source = f"def forwarding({parameters}):\n return {MARK!r}({arguments})"
+    namespace: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # a string is called, until it is replaced
+        exec(compile(source, original.co_filename, "exec"), namespace)
+    code = namespace["forwarding"].__code__
+    return code.replace(
+        co_consts=tuple(forward if const == MARK else const for const in code.co_consts),
+        co_name=original.co_name,
+        co_qualname=original.co_qualname,
+        co_firstlineno=original.co_firstlineno,
+        co_freevars=original.co_freevars,
+    )
+
+
+def _parameter_list(code: types.CodeType) -> tuple[str, str]:
+    """A function's parameters as they stand in a definition, and in a call that hands them on."""
+    names = list(code.co_varnames)
+    positional, keyword_only = code.co_argcount, code.co_kwonlyargcount
+    parameters, arguments = names[:positional], names[:positional]
+    if code.co_posonlyargcount:
+        parameters = [
+            *names[: code.co_posonlyargcount],
+            "/",
+            *names[code.co_posonlyargcount : positional],
+        ]
+    variadic = positional + keyword_only
+    if code.co_flags & inspect.CO_VARARGS:
+        parameters, arguments = (
+            [*parameters, f"*{names[variadic]}"],
+            [*arguments, f"*{names[variadic]}"],
+        )
+        variadic += 1
+    elif keyword_only:
+        parameters = [*parameters, "*"]
+    for name in names[positional : positional + keyword_only]:
+        parameters, arguments = [*parameters, name], [*arguments, f"{name}={name}"]
+    if code.co_flags & inspect.CO_VARKEYWORDS:
+        parameters, arguments = (
+            [*parameters, f"**{names[variadic]}"],
+            [*arguments, f"**{names[variadic]}"],
+        )
+    return ", ".join(parameters), ", ".join(arguments)
+
+
+def dispatch(function: Any, original: Any, args: Any, kwargs: Any) -> Any:
+    """A call of a function whose code is replaced: by its rule where this thread catches it."""
+    now = caught()
+    if now is None or not _jax.holds_arrays((args, kwargs)):
+        return original(*args, **kwargs)
+    return call_with_rule(now, function, original, args, kwargs)
+
+
+def call_with_rule(now: Caught, function: Any, original: Any, args: Any, kwargs: Any) -> Any:
+    """Make a call one node, if a rule for it is in use."""
+    call = Call.of(original, args, kwargs)
+    op, rule, outer = now.rule_of(function, call.agrees)
+    if not isinstance(rule, Rule):
+        return original(*args, **kwargs)
+
+    def run(call: Call) -> Any:
+        with _jax.caught_functions(outer):
+            return call.run(original)
+
+    return node_of(op, rule, call, run)

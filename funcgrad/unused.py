@@ -1,0 +1,90 @@
+"""Overrides that never applied while a function was differentiated: reported, never dropped."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import difflib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from funcgrad import errors
+from funcgrad.keys import FunctionId, Op
+from funcgrad.registry import Rule, Rules
+from funcgrad.tape import Tape, walk_nodes
+
+_used: contextvars.ContextVar[tuple[set[Op], ...]] = contextvars.ContextVar("used", default=())
+
+
+@contextlib.contextmanager
+def reporting(rules: Rules, name: str, strict: bool) -> Iterator[list[Tape]]:
+    """Report the overrides in `rules` that no node of the tapes put into the list has used.
+
+    What a differentiation inside this one has used counts: the inner one sees the function first.
+
+    Raises:
+      errors.UnusedOverrideError: there is one, and `strict` was asked for.
+    """
+    tapes: list[Tape] = []
+    if not rules.overridden:
+        yield tapes
+        return
+    inside: set[Op] = set()
+    token = _used.set((*_used.get(), inside))
+    try:
+        yield tapes
+    finally:
+        _used.reset(token)
+    occurred = {node.op for tape in tapes for node in walk_nodes(tape)}
+    for enclosing in _used.get():
+        enclosing |= occurred | inside
+    unused = [
+        op for op in rules.overridden if op not in occurred | inside and not _optional(rules, op)
+    ]
+    if unused and tapes:
+        _report(unused, rules, occurred, name, strict)
+
+
+def _optional(rules: Rules, op: Op) -> bool:
+    entry = rules.find(op)
+    return isinstance(entry, Rule) and entry.optional
+
+
+def _report(unused: list[Op], rules: Rules, occurred: set[Op], name: str, strict: bool) -> None:
+    lines = [_line(op, rules, occurred) for op in unused]
+    message = (
+        f"`{name}` was differentiated, and {len(lines)} override(s) in its rules never applied:\n"
+        + "\n".join(lines)
+        + "\nAn override applies where a differentiated value passes through its op while the function "
+        "is run or traced. It cannot reach what was traced before (a jaxpr, a compiled function) or "
+        "is not written in Python. Make a rule with optional=True to be told nothing."
+    )
+    if strict:
+        raise errors.UnusedOverrideError(message)
+    warnings.warn(message, errors.UnusedOverrideWarning, stacklevel=8)
+
+
+def _line(op: Op, rules: Rules, occurred: set[Op]) -> str:
+    entry: Any = rules.find(op)
+    by = f"`{entry.name}` ({entry.source})" if isinstance(entry, Rule) else "a rule"
+    near = near_misses(op, occurred)
+    hint = f"; ops that did occur: {', '.join(near)}" if near else "; no op occurred"
+    return f"- `{op}`, by {by}{hint}"
+
+
+def near_misses(op: Op, occurred: set[Op], most: int = 4) -> list[str]:
+    """The ops that occurred, those with names like the wanted one first."""
+    names = {str(found): short_name(found) for found in sorted(occurred, key=str)}
+    wanted = short_name(op)
+    close = difflib.get_close_matches(wanted, list(names.values()), n=most, cutoff=0.5)
+    containing = [s for s in names.values() if wanted in s or s in wanted]
+    ranked = dict.fromkeys([*containing, *close, *names.values()])
+    shown = list(ranked)[:most]
+    more = len(set(names.values())) - len(shown)
+    return [f"`{s}`" for s in shown] + ([f"and {more} more"] if more > 0 else [])
+
+
+def short_name(op: Op) -> str:
+    """An op's bare name."""
+    return op.description.split(" at ")[0] if isinstance(op, FunctionId) else str(op)
