@@ -27,9 +27,10 @@ class Rule:
       ops: what it is registered for.
       broadcasts: the op broadcasts its operands against each other (equal rank with axes of size
         1, or scalars); a cotangent of the broadcast shape is summed by the walk, not by the rule.
-      late: the rule is elementwise and linear in `ct`, so it may be given a cotangent that is
-        still broadcast along an axis on which the op's output has size 1. The rule's operations are
-        checked for that when it is traced (``rule_program.is_elementwise``).
+      late: the rule may be given a cotangent that is still broadcast along an axis on which the op's
+        output has size 1.
+      elementwise: `late` was declared because the rule is linear in `ct`, element by element; its
+        operations are checked for that when it is traced (``rule_program.is_elementwise``).
       optional: nothing is said if an override by this rule never applies.
       forward: computes the op's output from ``(*operands, **params)`` where it is differentiated
         outside other transforms, if that is quicker than the primitive; None for the primitive.
@@ -39,6 +40,7 @@ class Rule:
     ops: tuple[Op, ...]
     broadcasts: bool = False
     late: bool = False
+    elementwise: bool = False
     optional: bool = False
     forward: Callable[..., Any] | None = None
 
@@ -128,7 +130,8 @@ def defvjp(
     keys = tuple(op_key(op) for op in ops if op is not None)
 
     def register(fn: Callable[..., Any]) -> Rule:
-        return Rule(fn, keys, broadcasts=elementwise, late=elementwise, optional=optional)
+        promise = dict.fromkeys(("broadcasts", "late", "elementwise"), elementwise)
+        return Rule(fn, keys, **promise, optional=optional)
 
     return register
 
@@ -148,7 +151,7 @@ def partials(table: Mapping[Any, Callable[[Any, Any], Any]]) -> tuple[Rule, ...]
         return unary_vjp
 
     return tuple(
-        Rule(chain(dydx, str(op)), (op_key(op),), broadcasts=True, late=True)
+        Rule(chain(dydx, str(op)), (op_key(op),), broadcasts=True, late=True, elementwise=True)
         for op, dydx in table.items()
         if op is not None
     )
@@ -188,6 +191,7 @@ class Rules(Mapping[Op, Entry]):
         entries: Iterable[Entry] = (),
         fallback: Entry | None = None,
         overridden: Iterable[Op] = (),
+        caught: Iterable[FunctionId] = (),
         observer: Observer | None = None,
     ):
         table: dict[Op, Entry] = {}
@@ -199,15 +203,15 @@ class Rules(Mapping[Op, Entry]):
         self._table = MappingProxyType(table)
         self._fallback = fallback
         self.overridden = tuple(overridden)
+        self.caught = tuple(caught)
         self.observer = observer
-        self._key = (frozenset(table.items()), fallback, self.functions, observer)
+        self._key = (frozenset(table.items()), fallback, self.overridden, self.functions, observer)
         self._hash = hash(self._key)
 
     @property
     def functions(self) -> tuple[tuple[Any, FunctionId], ...]:
         """The functions with a rule of the user's, whose calls are caught, with their ops."""
-        ids = [op for op in self.overridden if isinstance(op, FunctionId)]
-        return tuple((op.function, op) for op in ids if op.function is not None)
+        return tuple((op.function, op) for op in self.caught if op.function is not None)
 
     @classmethod
     def collect(cls, *modules: ModuleType, fallback: Entry | None = None) -> Rules:
@@ -241,8 +245,11 @@ class Rules(Mapping[Op, Entry]):
             table.pop(key, None)  # so that the new key, which knows its function, takes its place
             table[key] = _replacement(key, rule, self._table.get(key))
         keys = [op_key(op) for op in replacements]
+        entries = (replace(entry, ops=(op,)) for op, entry in table.items())
         kept = [op for op in self.overridden if op not in keys]
-        return self._with(table, overridden=(*kept, *keys))
+        caught = [op for op in self.caught if op not in keys]
+        caught += [op for op in keys if isinstance(op, FunctionId)]
+        return Rules(entries, self._fallback, (*kept, *keys), caught, self.observer)
 
     def extend(self, *entries: Entry) -> Rules:
         """Return new rules with `entries` added.
@@ -257,7 +264,10 @@ class Rules(Mapping[Op, Entry]):
                     f"rules.extend was given {entry!r}, a {type(entry).__name__}. Make a rule of a "
                     "function with @funcgrad.defvjp(op)."
                 )
-        return Rules((*self._unique(), *entries), self._fallback, self.overridden, self.observer)
+        keys = [op for entry in entries for op in entry.ops]
+        caught = (*self.caught, *(op for op in keys if isinstance(op, FunctionId)))
+        everything = (*self._unique(), *entries)
+        return Rules(everything, self._fallback, self.overridden, caught, self.observer)
 
     def strict(self) -> Rules:
         """Return new rules that never fall back on JAX for primitives of third-party packages."""
@@ -265,7 +275,7 @@ class Rules(Mapping[Op, Entry]):
 
     def observed_by(self, observer: Observer | None) -> Rules:
         """Return new rules whose differentiations tell `observer` of each node."""
-        return Rules(self._unique(), self._fallback, self.overridden, observer)
+        return Rules(self._unique(), self._fallback, self.overridden, self.caught, observer)
 
     def within(self, scope: str) -> Rules:
         """Return the rules for a call in this name scope, whose program is cached by them.
@@ -284,10 +294,6 @@ class Rules(Mapping[Op, Entry]):
         if entry is None and self._fallback and isinstance(op, _jax.Primitive):
             return self._fallback if _jax.is_foreign(op) else None
         return entry
-
-    def _with(self, table: Mapping[Op, Entry], overridden: Iterable[Op]) -> Rules:
-        entries = (replace(entry, ops=(op,)) for op, entry in table.items())
-        return Rules(entries, self._fallback, overridden, self.observer)
 
     def _unique(self) -> tuple[Entry, ...]:
         return tuple(replace(entry, ops=(op,)) for op, entry in self._table.items())
@@ -315,7 +321,7 @@ class Rules(Mapping[Op, Entry]):
 
 @functools.lru_cache(maxsize=64)
 def _strict(rules: Rules) -> Rules:
-    return Rules(rules._unique(), None, rules.overridden, rules.observer)
+    return Rules(rules._unique(), None, rules.overridden, rules.caught, rules.observer)
 
 
 @functools.lru_cache(maxsize=1024)

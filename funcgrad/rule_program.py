@@ -247,7 +247,9 @@ def build(signature: Signature) -> Program:
     variant = stage(signature, cts)
     first_ct = len(variant.consts)
     linear_in = variant.jaxpr.invars[first_ct : first_ct + len(variant.cts)]
-    late = signature.rule.late and is_elementwise(variant.jaxpr, linear_in)
+    late = signature.rule.late
+    if late and signature.rule.elementwise:
+        late = is_elementwise(variant.jaxpr, linear_in)
     return Program(signature, variant.reads, late, {cts: variant})
 
 

@@ -10,17 +10,26 @@ from typing import Any
 import jax
 
 from funcgrad import _jax
+from funcgrad.calls.checkpoint import RematProgram
+from funcgrad.calls.custom import CustomJvpProgram, CustomVjpProgram
+from funcgrad.calls.jit import JitProgram
+from funcgrad.calls.third_party import ForeignPullback, ForeignTranspose
+from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
+from funcgrad.functions import unmarked
+from funcgrad.inspect.observe import tape_of
 from funcgrad.keys import FunctionId, Op
 from funcgrad.registry import Rule, Rules, ZeroRule
+from funcgrad.rule_program import Program
+from funcgrad.tape import FrozenTape, MissingRule, Node
 
 KINDS = {
     "rule": "a backward rule of the registry",
     "call": "differentiated through the function that it calls",
     "custom": "the user's own jax.custom_jvp or jax.custom_vjp",
     "zero": "its derivative is zero or undefined by nature",
-    "integer": "no rule, and nothing that could have a gradient",
     "fallback": "JAX's derivative of a third-party primitive",
+    "integer": "no rule, and nothing that could have a gradient",
     "missing": "no rule: a gradient through it is an error",
 }
 """What an op's row can say."""
@@ -74,6 +83,9 @@ def coverage(
 ) -> Coverage:
     """Say for every op in `fun` which rule differentiates it, or that none does.
 
+    The table says what a differentiation by all floating-point leaves of the arguments did; an op that
+    no gradient passes through is listed by what the rules have for it.
+
     Args:
       fun: a function of pytrees of arrays.
       *args: its arguments, or ``jax.ShapeDtypeStruct`` in their place: `fun` is traced, not run.
@@ -89,44 +101,77 @@ def coverage(
       >>> [(str(row.op), row.kind, row.rule) for row in found.rows]
       [('reduce_sum', 'rule', 'reduce_sum_vjp'), ('sin', 'rule', 'sin_vjp')]
     """
+    counts = Counter(_recorded(tape_of(fun, *args, rules=rules, strict=strict), rules))
+    recorded = {op for op, _ in counts}
+    with catching(rules):
+        closed = jax.make_jaxpr(fun)(*args)
     rules = rules.strict() if strict else rules
-    counts: Counter[tuple[Op, str]] = Counter()
-    closed = jax.make_jaxpr(fun)(*args)
-    counts.update((op, kind) for op, kind in _uses(closed.jaxpr, rules))
+    counts.update(use for use in _applied(closed.jaxpr, rules) if use[0] not in recorded)
     rows = [_row(op, kind, count, rules) for (op, kind), count in counts.items()]
     return Coverage(tuple(sorted(rows, key=lambda row: (str(row.op), row.kind))))
 
 
-def _uses(jaxpr: Any, rules: Rules) -> Iterator[tuple[Op, str]]:
-    """Every op that is applied, with how it is differentiated."""
+def _recorded(tape: FrozenTape, rules: Rules) -> Iterator[tuple[Op, str]]:
+    """Every op that was recorded, with how it is differentiated."""
+    for node in tape.nodes:
+        kind = _kind(node, rules)
+        yield node.op if kind != "call" else _primitive(node), kind
+        if kind == "call":
+            for inner in node.pullback.inner.values():
+                yield from _recorded(inner, rules)
+
+
+def _primitive(node: Node) -> Op:
+    """The primitive of a call, whose op may be the function that it calls."""
+    known = {JitProgram: _jax.jit_p, RematProgram: _jax.remat_p}
+    if not isinstance(node.op, FunctionId):
+        return node.op
+    return known.get(type(node.pullback)) or getattr(node.pullback, "primitive", None) or node.op
+
+
+def _applied(jaxpr: Any, rules: Rules) -> Iterator[tuple[Op, str]]:
+    """Every op of a jaxpr, by what the rules have for it, if a gradient passes through it or not."""
     for eqn in jaxpr.eqns:
-        function = FunctionId(_jax.called_function(eqn) or "")
-        if rules.find(function) is not None:
-            yield function, _kind(function, eqn, rules)
-            continue
-        if eqn.primitive in (_jax.custom_jvp_call_p, _jax.custom_vjp_call_p):
+        name, mark = unmarked(_jax.called_function(eqn) or "")
+        function = FunctionId(name)
+        if mark or rules.find(function) is not None:
+            yield function, "rule"
+        elif eqn.primitive in (_jax.custom_jvp_call_p, _jax.custom_vjp_call_p):
             yield function, "custom"
-            continue
-        yield eqn.primitive, _kind(eqn.primitive, eqn, rules)
-        for inner in _jax.inner_jaxprs(eqn.params):
-            yield from _uses(inner, rules)
+        else:
+            yield eqn.primitive, _available(eqn, rules)
+            for inner in _jax.inner_jaxprs(eqn.params):
+                yield from _applied(inner, rules)
 
 
-def _kind(op: Op, eqn: Any, rules: Rules) -> str:
-    entry = rules.find(op)
+def _available(eqn: Any, rules: Rules) -> str:
+    """What the rules have for an equation's primitive."""
+    entry = rules.find(eqn.primitive)
     if isinstance(entry, Rule):
         return "rule"
     if isinstance(entry, ZeroRule):
         return "zero"
     if entry is not None:
-        return "call" if op in rules else "fallback"
+        return "call" if eqn.primitive in rules else "fallback"
     outputs = any(_jax.is_inexact(v.aval) for v in eqn.outvars)
     inputs = any(_jax.is_inexact(v.aval) for v in eqn.invars)
     return "missing" if inputs and outputs else "integer"
 
 
+def _kind(node: Node, rules: Rules) -> str:
+    """How a node's pullback came about."""
+    pullback = node.pullback
+    if isinstance(pullback, MissingRule):
+        return "missing"
+    if isinstance(pullback, (ForeignPullback, ForeignTranspose)):
+        return "fallback"
+    if isinstance(pullback, Program) or isinstance(rules.find(node.op), Rule):
+        return "rule"
+    return "custom" if isinstance(pullback, (CustomJvpProgram, CustomVjpProgram)) else "call"
+
+
 def _row(op: Op, kind: str, count: int, rules: Rules) -> Row:
     entry = rules.find(op)
-    if kind == "custom" or entry is None or isinstance(entry, ZeroRule):
+    if kind in ("custom", "zero", "missing") or entry is None or isinstance(entry, ZeroRule):
         return Row(op, count, kind, "", "")
     return Row(op, count, kind, entry.fn.__name__, _jax.source_of(entry.fn))

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from funcgrad import _jax
-from funcgrad.calls.checkpoint import program_of_remat
+from funcgrad.calls.checkpoint import RematProgram
 from funcgrad.default import DEFAULT
+from funcgrad.inspect.observe import tape_of
 from funcgrad.partition.budget import Estimate, Search
 from funcgrad.registry import Rules
+from funcgrad.tape import FrozenTape, walk_nodes
 from funcgrad.transforms import vjp
 
 
@@ -79,11 +81,11 @@ def memory(fun: Callable[..., Any], *args: Any, rules: Rules = DEFAULT) -> Memor
         out, pullback = vjp(fun, *args, rules=rules)
         return pullback(jax.tree.map(_one, out))
 
-    closed = jax.make_jaxpr(fun)(*args)
+    tape = tape_of(fun, *args, rules=rules)
     compiled = jax.jit(gradient).lower(*args).compile()
     analysis = compiled.memory_analysis()
     return Memory(
-        tuple(_regions(closed.jaxpr, rules)),
+        tuple(_regions(tape)),
         None if analysis is None else analysis.temp_size_in_bytes,
     )
 
@@ -93,15 +95,11 @@ def _one(y: Any) -> Any:
     return jnp.ones_like(y) if _jax.is_inexact(aval) else _jax.zero_cotangent(y)
 
 
-def _regions(jaxpr: Any, rules: Rules) -> Iterator[Region]:
-    for eqn in jaxpr.eqns:
-        if eqn.primitive is not _jax.remat_p:
-            for inner in _jax.inner_jaxprs(eqn.params):
-                yield from _regions(inner, rules)
-            continue
-        inner, policy = eqn.params["jaxpr"], eqn.params["policy"]
-        wanted = tuple(_jax.is_inexact(v.aval) for v in inner.invars)
-        program = program_of_remat(inner, wanted, rules, policy, eqn.params["prevent_cse"])
-        search = Search(program.plan.joint, program.inputs)
-        name = _jax.function_of(_jax.close(inner))
-        yield Region(name, search.estimate(program.plan), search.estimate(search.everything()))
+def _regions(tape: FrozenTape) -> Iterator[Region]:
+    """The checkpointed functions that were recorded, in order."""
+    for node in walk_nodes(tape):
+        program = node.pullback
+        if isinstance(program, RematProgram):
+            search = Search(program.plan.joint, program.inputs)
+            everything = search.estimate(search.everything())
+            yield Region(str(node.op), search.estimate(program.plan), everything)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcgrad.inspect.blame import origin_of_nonfinite
 from funcgrad.testing import compare
 from funcgrad.testing.compare import Index, as_double, show
 from funcgrad.testing.numerical import (
@@ -24,7 +25,6 @@ from funcgrad.testing.numerical import (
     pair,
     sum_of_sizes,
 )
-from funcgrad.testing.origin import origin_of_infinite
 from funcgrad.testing.problem import Problem, compiled, eps_of, size_of
 from funcgrad.testing.report import Check, failed, first_line, not_run, passed
 
@@ -106,6 +106,18 @@ def check_numerical(problem: Problem, name: str, gradient: Sequence[Any]) -> lis
     return found
 
 
+def _where_it_begins(problem: Problem) -> str:
+    """The op at which a gradient ceases to be finite, and its line, in words; nothing if unknown."""
+    try:
+        origin = origin_of_nonfinite(problem.fun, problem.xs, problem.cts, problem.rules)
+    except Exception:  # the gradient is wrong whether or not its origin can be found
+        return ""
+    if origin is None:
+        return ""
+    op, place = origin
+    return f"; it begins at `{op}` ({place or 'of unknown place'})"
+
+
 def _check_leaf(
     points: Sample, name: str, leaf: int, ct_x: np.ndarray
 ) -> tuple[list[Check], float | None]:
@@ -133,7 +145,7 @@ def _check_leaf(
             source = f"differences in {problem.precision}"
             detail = element_message(what, place, ct_x[place], expected, source)
             if not np.isfinite(ct_x[place]):
-                detail += origin_of_infinite(problem)
+                detail += _where_it_begins(problem)
             return [*rows, failed(label, detail, outcome.share, problem.cts)], None
         if outcome.share is not None:
             best = max(best or 0.0, outcome.share)
