@@ -157,8 +157,11 @@ def partials(table: Mapping[Any, Callable[[Any, Any], Any]]) -> tuple[Rule, ...]
     )
 
 
-def defcall(*ops: Any) -> Callable[[Callable[..., Any]], CallRule]:
-    """Make the decorated function say how the call primitives `ops` are differentiated."""
+def defrecord(*ops: Any) -> Callable[[Callable[..., Any]], CallRule]:
+    """Make the decorated function run and record the primitives `ops`, by means of the trace.
+
+    For a call, ``funcgrad.extend.defcall`` is the way: it needs no trace.
+    """
 
     def register(fn: Callable[..., Any]) -> CallRule:
         return CallRule(fn, tuple(op_key(op) for op in ops if op is not None))

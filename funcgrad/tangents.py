@@ -8,7 +8,7 @@ from typing import Any
 
 from funcgrad import _jax, errors
 from funcgrad.keys import Op
-from funcgrad.tape import TapeTrace, TapeTracer
+from funcgrad.tape import Node, TapeTrace, TapeTracer
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,10 @@ class TangentTrace(TapeTrace):
             for y, there in zip(outs, program.present, strict=True)
         ]
         return known, list(values)
+
+    def append(self, node: Node, outs: Sequence[Any]) -> None:
+        """Who observes is shown a tangent's type in the place of its value."""
+        super().append(node, [y.aval if isinstance(y, Unknown) else y for y in outs])
 
     def check_residuals(self, op: Op, residuals: Sequence[Any]) -> None:
         if any(isinstance(x, Unknown) for x in residuals):

@@ -72,6 +72,55 @@ def test_only_one_file_imports_jax_internals(path):
         assert internal_imports(path.read_text()) == []
 
 
+FLOORS = [
+    {"errors", "_jax"},
+    {"keys"},
+    {"registry", "broadcasting"},
+    {"rules"},
+    {"rule_program"},
+    {"tape"},
+    {"tangents", "backward", "functions"},
+    {"catching", "unused"},
+    {"op"},
+    {"partition"},
+    {"calls"},
+    {"default"},
+    {"arguments"},
+    {"transforms"},
+    {"jacobians"},
+    {"drop_in"},
+    {"inspect", "surgery"},
+    {"testing"},
+    {"extend", "__init__"},
+]
+"""Modules at the root and folders, from the ground up: each imports from below itself alone."""
+
+FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+
+
+def imported(path: Path) -> set[str]:
+    """The root modules and folders of funcgrad that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "funcgrad":
+            inside = (node.module or "").split(".")[1:]
+            found |= {inside[0]} if inside else {a.name for a in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_imports_go_down(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    others = imported(path) - {own}
+    assert {name for name in others if FLOOR_OF[name] >= FLOOR_OF[own]} == set()
+
+
+def test_rules_know_no_tape():
+    files = [path for path in FILES if path.parent.name == "rules"]
+    known = set().union(*map(imported, files))
+    assert known <= {"registry", "rules", "errors", "_jax", "keys"}
+
+
 @pytest.mark.parametrize("path", FILES, ids=names)
 def test_files_are_short(path):
     assert len(path.read_text().splitlines()) <= 500

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from funcgrad import _jax, errors
-from funcgrad.calls.entering import defprogramcall, of_jaxpr
+from funcgrad.calls.entering import defcall, of_jaxpr
 from funcgrad.partition.budget import MinCut, parse_budget
 from funcgrad.partition.plan import Cut, Plan, joint_of, whole_backward
 from funcgrad.partition.split import Split, StagedPullback, split_of
@@ -83,7 +83,7 @@ def checkpoint(
     return decorate if fun is None else decorate(fun)
 
 
-@defprogramcall(_jax.remat_p, function=of_jaxpr())
+@defcall(_jax.remat_p, function=of_jaxpr())
 def remat_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> RematProgram:

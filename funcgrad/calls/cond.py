@@ -16,7 +16,7 @@ import jax
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad.calls.entering import defprogramcall
+from funcgrad.calls.entering import defcall
 from funcgrad.partition.cut import cut_of
 from funcgrad.partition.plan import Cut
 from funcgrad.partition.split import Split, StagedPullback, split_of
@@ -25,7 +25,7 @@ from funcgrad.rule_program import cached
 from funcgrad.tape import FrozenTape
 
 
-@defprogramcall(lax.cond_p)
+@defcall(lax.cond_p)
 def cond_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> BranchProgram:

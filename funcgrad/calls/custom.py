@@ -13,13 +13,13 @@ from typing import Any
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
-from funcgrad.calls.entering import defprogramcall, of_wrapped
+from funcgrad.calls.entering import defcall, of_wrapped
 from funcgrad.registry import Rules
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import NO_TAPES, FrozenTape, freeze
 
 
-@defprogramcall(_jax.custom_jvp_call_p, function=of_wrapped)
+@defcall(_jax.custom_jvp_call_p, function=of_wrapped, apart=False)
 def custom_jvp_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> CustomJvpProgram:
@@ -75,7 +75,7 @@ class CustomJvpProgram:
         return walk(self.tape.thaw(residuals), seeds, inputs, consume=True)
 
 
-@defprogramcall(_jax.custom_vjp_call_p, function=of_wrapped)
+@defcall(_jax.custom_vjp_call_p, function=of_wrapped, apart=False)
 def custom_vjp_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> CustomVjpProgram:
@@ -118,7 +118,7 @@ class CustomVjpProgram:
         return [ct for ct, there in zip(results, self.differentiated, strict=True) if there]
 
 
-@defprogramcall(_jax.custom_lin_p)
+@defcall(_jax.custom_lin_p)
 def custom_linear_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> CustomLinearProgram:

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from funcgrad import _jax
 from funcgrad.backward import walk
 from funcgrad.calls.checkpoint import RematProgram
-from funcgrad.calls.entering import defprogramcall, of_jaxpr
+from funcgrad.calls.entering import defcall, of_jaxpr
 from funcgrad.calls.replayed import inputs_kept, replay_of
 from funcgrad.partition.split import StagedPullback
 from funcgrad.registry import Rules
 from funcgrad.tape import FrozenTape, record
 
 
-@defprogramcall(_jax.primitive("custom_vmap_p", "custom_batching"), function=of_jaxpr())
+@defcall(_jax.primitive("custom_vmap_p", "custom_batching"), function=of_jaxpr())
 def custom_vmap_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> CustomVmapProgram:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from funcgrad import _jax, errors
 from funcgrad.functions import mark_of, unmarked
 from funcgrad.keys import FunctionId
-from funcgrad.registry import CallRule, Rule, Rules, ZeroRule, defcall
+from funcgrad.registry import CallRule, Rule, Rules, ZeroRule, defrecord
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import FrozenTape, TapeTrace
 
@@ -103,10 +103,11 @@ def _marked_calls(jaxpr: Any) -> set[str]:
     return {name for name, mark in names if mark}
 
 
-def defprogramcall(
+def defcall(
     *ops: Any,
     function: Callable[[Params], CalledFunction] | None = None,
     inlined: Callable[[Params, bool], bool] | None = None,
+    apart: bool = True,
 ) -> Callable[[ProgramOf], CallRule]:
     """Make the decorated function say how the call primitives `ops` are differentiated.
 
@@ -116,46 +117,51 @@ def defprogramcall(
         if the call calls no function of the user's, as a loop.
       inlined: from a call's params, and whether operations are being staged, whether the function's
         operations are recorded in the place of the call.
+      apart: the function's operations are traced by themselves, so that they know only the name
+        scopes inside the function, and the rules are narrowed to the scope of the call.
     """
 
     def register(program_of: ProgramOf) -> CallRule:
-        def call(trace: TapeTrace, primitive: Any, tracers: Sequence[Any], params: Params) -> Any:
-            return enter(trace, primitive, tracers, params, program_of, function, inlined)
+        how = How(program_of, function, inlined, apart)
 
-        return defcall(*ops)(call)
+        def call(trace: TapeTrace, primitive: Any, tracers: Sequence[Any], params: Params) -> Any:
+            return enter(trace, primitive, tracers, params, how)
+
+        return defrecord(*ops)(call)
 
     return register
 
 
+@dataclass(frozen=True)
+class How:
+    """How a call is differentiated; see :func:`defcall`."""
+
+    program_of: ProgramOf
+    function: Callable[[Params], CalledFunction] | None = None
+    inlined: Callable[[Params, bool], bool] | None = None
+    apart: bool = True
+
+
 def enter(
-    trace: TapeTrace,
-    primitive: Any,
-    tracers: Sequence[Any],
-    params: Params,
-    program_of: ProgramOf,
-    function: Callable[[Params], CalledFunction] | None = None,
-    inlined: Callable[[Params, bool], bool] | None = None,
+    trace: TapeTrace, primitive: Any, tracers: Sequence[Any], params: Params, how: How
 ) -> Any:
     """Run a call and write it down."""
     primals, slots = trace.split(tracers)
     op = primitive
-    if function is not None:
-        called = function(params)
+    if how.function is not None:
+        called = how.function(params)
         staged = not _jax.is_eager(trace.parent_trace)
         op, found = rule_of(called, trace.rules)
-        if (
-            isinstance(trace, TangentTrace)
-            or found is INLINED
-            or (inlined and inlined(params, staged))
-        ):
+        inlined = how.inlined is not None and how.inlined(params, staged)
+        if isinstance(trace, TangentTrace) or found is INLINED or inlined:
             with _jax.set_current_trace(trace):
                 return called.run(*tracers)
         if isinstance(found, (Rule, ZeroRule)):
             return trace.record_function(op, found, primitive, primals, slots, params)
     differentiated = tuple(slot is not None for slot in slots)
     with errors.located_at(_jax.current_where):
-        rules = trace.rules.within(_jax.current_scope())
-        program = program_of(primitive, params, differentiated, rules)
+        rules = trace.rules.within(_jax.current_scope()) if how.apart else trace.rules
+        program = how.program_of(primitive, params, differentiated, rules)
     if program.present is not None and not any(program.present):
         return trace.evaluate(primitive, primals, params)
     outs, residuals = trace.run_forward(program, primals, op)

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from funcgrad import _jax, errors
-from funcgrad.registry import CallRule, defcall
+from funcgrad.registry import CallRule, defrecord
 from funcgrad.rules.windows import UNROLLED, Windows, windows_of
 
 Array = Any
@@ -40,7 +40,7 @@ def defprogram(*ops: Any, constants: Callable[[int], int] | None = None) -> Any:
             with _jax.set_current_trace(trace), _jax.caught_functions(None):
                 return run(*tracers)
 
-        return defcall(*ops)(call)
+        return defrecord(*ops)(call)
 
     return register
 

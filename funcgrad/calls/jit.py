@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from funcgrad import _jax
-from funcgrad.calls.entering import defprogramcall, of_jaxpr
+from funcgrad.calls.entering import defcall, of_jaxpr
 from funcgrad.partition.split import Call, Split, split_of
 from funcgrad.registry import Rules
 from funcgrad.tape import FrozenTape
@@ -18,7 +18,7 @@ def inlined_when_staged(params: dict[str, Any], staged: bool) -> bool:
     return staged and _jax.is_inlined(params)
 
 
-@defprogramcall(_jax.jit_p, function=of_jaxpr(own_lines=False), inlined=inlined_when_staged)
+@defcall(_jax.jit_p, function=of_jaxpr(own_lines=False), inlined=inlined_when_staged)
 def jit_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> JitProgram:

@@ -10,12 +10,12 @@ from jax.custom_derivatives import linear_call as jax_linear_call
 
 from funcgrad import _jax
 from funcgrad.backward import walk
-from funcgrad.calls.entering import defprogramcall
+from funcgrad.calls.entering import defcall
 from funcgrad.registry import Rules
 from funcgrad.tape import NO_TAPES, FrozenTape, record
 
 
-@defprogramcall(_jax.primitive("linear_call_p", "custom_derivatives"))
+@defcall(_jax.primitive("linear_call_p", "custom_derivatives"))
 def linear_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> LinearProgram:

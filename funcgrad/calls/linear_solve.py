@@ -14,12 +14,12 @@ from jax import lax
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
-from funcgrad.calls.entering import defprogramcall
+from funcgrad.calls.entering import defcall
 from funcgrad.registry import Rules
 from funcgrad.tape import NO_TAPES, FrozenTape, record
 
 
-@defprogramcall(lax.linear_solve_p)
+@defcall(lax.linear_solve_p)
 def linear_solve_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> SolveProgram:

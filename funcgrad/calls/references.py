@@ -24,7 +24,7 @@ from funcgrad import _jax, errors
 from funcgrad.backward import walk
 from funcgrad.keys import FunctionId
 from funcgrad.partition.split import StagedPullback
-from funcgrad.registry import CallRule, Rules, defcall
+from funcgrad.registry import CallRule, Rules, defrecord
 from funcgrad.rule_program import cached
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import NO_TAPES, FrozenTape, Node, TapeTrace, TapeTracer
@@ -62,7 +62,7 @@ def reject_tangents(trace: TapeTrace, op: Any) -> None:
 # --- operations on references
 
 
-@defcall(_jax.new_ref_p)
+@defrecord(_jax.new_ref_p)
 def new_reference(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
     """new_ref: a reference that holds a differentiated value."""
     reject_tangents(trace, primitive)
@@ -72,7 +72,7 @@ def new_reference(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[s
     return ref
 
 
-@defcall(_jax.get_p, _jax.swap_p, _jax.addupdate_p, _jax.freeze_p, _jax.free_ref_p)
+@defrecord(_jax.get_p, _jax.swap_p, _jax.addupdate_p, _jax.freeze_p, _jax.free_ref_p)
 def reference_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
     """Any operation of which an operand is a reference."""
     reject_tangents(trace, primitive)

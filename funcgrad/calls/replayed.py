@@ -11,12 +11,12 @@ from typing import Any
 
 from funcgrad import _jax
 from funcgrad.calls.checkpoint import RematProgram, program_of_remat
-from funcgrad.calls.entering import defprogramcall, of_jaxpr
+from funcgrad.calls.entering import defcall, of_jaxpr
 from funcgrad.registry import Rules
 from funcgrad.tape import FrozenTape
 
 
-@defprogramcall(
+@defcall(
     _jax.primitive("composite_p", "lax.lax"),
     _jax.primitive("custom_partitioning_p", "custom_partitioning"),
     function=of_jaxpr(),

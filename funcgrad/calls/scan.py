@@ -16,7 +16,7 @@ import jax
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad.calls.entering import defprogramcall
+from funcgrad.calls.entering import defcall
 from funcgrad.calls.late_sums import Deferral, bytes_without_cut, deferral_of
 from funcgrad.calls.loop_body import Division, LoopProgram, Shift, cut_body
 from funcgrad.partition.costs import size_in_bytes
@@ -38,7 +38,7 @@ class ScanSettings(Division):
         return jax.lax.scan(body, init, xs, length=self.length, reverse=reverse, unroll=self.unroll)
 
 
-@defprogramcall(lax.scan_p)
+@defcall(lax.scan_p)
 def scan_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> ScanProgram:

@@ -17,12 +17,12 @@ from jax.sharding import PartitionSpec
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
 from funcgrad.broadcasting import varying_like
-from funcgrad.registry import Rules, defcall
+from funcgrad.registry import Rules, defrecord
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import FrozenTape, TapeTrace, TapeTracer, freeze
 
 
-@defcall(_jax.shard_map_p)
+@defrecord(_jax.shard_map_p)
 def shard_map_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
     """Run a shard_map's forward program and write it down with its backward program."""
     if isinstance(trace, TangentTrace):

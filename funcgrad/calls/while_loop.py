@@ -20,7 +20,7 @@ from jax import lax
 from jax.tree_util import tree_leaves
 
 from funcgrad import _jax, errors
-from funcgrad.calls.entering import defprogramcall
+from funcgrad.calls.entering import defcall
 from funcgrad.calls.loop_body import Division, LoopProgram, cut_body
 from funcgrad.calls.snapshots import Slots
 from funcgrad.partition.costs import size_in_bytes
@@ -63,7 +63,7 @@ def loops(*, checkpoints: int) -> Iterator[None]:
         yield
 
 
-@defprogramcall(lax.while_p)
+@defcall(lax.while_p)
 def while_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> WhileProgram:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from funcgrad import _jax
-from funcgrad.calls.entering import ProgramOf, defprogramcall, of_jaxpr
+from funcgrad.calls.entering import ProgramOf, defcall, of_jaxpr
 from funcgrad.partition.split import Call, Split, split_of
 from funcgrad.registry import Rules
 from funcgrad.tape import FrozenTape
@@ -103,18 +103,18 @@ def with_excluded(params: dict[str, Any], call: Call, forward: bool) -> dict[str
     return {"exclude_mask": (*(False,) * (num_inputs - len(mask)), *mask)}
 
 
-plain_call = defprogramcall(
+plain_call = defcall(
     _jax.primitive("eval_jaxpr_p", "interpreters.partial_eval")
     or _jax.primitive("eval_jaxpr_p", "lax.eval_jaxpr"),
     _jax.primitive("remat_opt_p", "custom_derivatives"),
     function=of_jaxpr(),
 )(wrapped(None))
-compute_on_call = defprogramcall(_jax.primitive("compute_on_p", "compute_on"), function=of_jaxpr())(
+compute_on_call = defcall(_jax.primitive("compute_on_p", "compute_on"), function=of_jaxpr())(
     wrapped(with_memory_spaces)
 )
-xla_metadata_call = defprogramcall(
+xla_metadata_call = defcall(
     _jax.primitive("xla_metadata_call_p", "xla_metadata"), function=of_jaxpr()
 )(wrapped(with_metadata))
-program_order_call = defprogramcall(
+program_order_call = defcall(
     _jax.primitive("program_order_p", "program_order"), function=of_jaxpr()
 )(wrapped(with_excluded))
