@@ -63,6 +63,7 @@ def custom(x):
 
 custom.defjvp(lambda primals, tangents: (jnp.sin(primals[0]), tangents[0] * jnp.cos(primals[0])))
 
+
 def repeated(x):
     return lax.scan(lambda c, _: (jax.checkpoint(jnp.sin)(c), None), x, None, length=1)[0]
 
@@ -76,14 +77,10 @@ CALLS = {
     "jit": jax.jit(lambda x: jnp.sin(x)),
     "scan": lambda x: lax.scan(lambda c, _: (jnp.sin(c), None), x, None, length=1)[0],
     "while": once,
-        lambda c: c[0] < 1, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, x)
-    )[1],
     "cond": lambda x: lax.cond(True, jnp.sin, lambda x: x, x),
     "checkpoint": jax.checkpoint(jnp.sin),
     "vmap": jax.vmap(jnp.sin),
     "nested": jax.jit(repeated),
-        lambda x: lax.scan(lambda c, _: (jax.checkpoint(jnp.sin)(c), None), x, None, length=1)[0]
-    ),
 }
 
 
