@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import funcgrad
-from funcgrad.calls.snapshots import Slots
+from funcgrad.calls.snapshots import Snapshots
 from tests.compare import assert_same
 from tests.programs import normal
 
@@ -268,7 +268,7 @@ def repeats(count, units):
     """How often each unit is run again when all are walked back over, by the slots alone."""
 
     def schedule(units):
-        slots = Slots.empty(count, [jnp.float64(0)])
+        slots = Snapshots.empty(count, [jnp.float64(0)])
         slots = lax.fori_loop(0, units, lambda t, s: put_if(True, s, jnp.int32(t)), slots)
 
         def back(loop):
