@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from funcgrad import _jax, errors
 from funcgrad._jax import Cotangent, Mask, Value, Var
 from funcgrad.partition.budget import MinCut, parse_budget
-from funcgrad.partition.plan import Cut, Plan, joint_of
+from funcgrad.partition.cut import Cut
+from funcgrad.partition.plan import Plan, joint_of
 from funcgrad.partition.split import Split, StagedPullback, split_of
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached

@@ -21,8 +21,7 @@ import jax
 from funcgrad import _jax, errors
 from funcgrad._jax import Aval, Cotangent, Mask, Positions, Value
 from funcgrad.masks import mask_of, select, spread
-from funcgrad.partition.cut import cut_of
-from funcgrad.partition.plan import Cut
+from funcgrad.partition.cut import Cut, cut_of
 from funcgrad.partition.split import StagedPullback, split_of
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached

@@ -7,9 +7,9 @@ loop needs. Where their values lie:
 | a kept variable                                  | its values                                   |
 |--------------------------------------------------|----------------------------------------------|
 | is a constant, an element of an `xs` or a `ys`   | are at hand: the loop's operands and results |
-| depends on constants alone                       | are computed before the loop: `Kept.once`    |
-| is a carry that the neighbouring step stacks     | are read from that stack: `Kept.shifted`     |
-| is any other                                     | are stacked: `Kept.stacked`                  |
+| depends on constants alone                       | are computed before the loop: `Storage.once`    |
+| is a carry that the neighbouring step stacks     | are read from that stack: `Storage.shifted`     |
+| is any other                                     | are stacked: `Storage.stacked`                  |
 
 An example, `h, y = tanh(h @ w + x), h**2`: the backward step needs w (a constant), the old h and the
 new h. The new h is stacked. The old h is the new h of the step before.
@@ -20,19 +20,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
 from funcgrad import _jax
 from funcgrad._jax import Atom, Cotangent, Mask, Var, variables
-from funcgrad.masks import either, mask_of, only, select, spread
-from funcgrad.partition.cut import cut_of
-from funcgrad.partition.plan import Cut, Plan
+from funcgrad.masks import either, mask_of, only, spread
+from funcgrad.partition.cut import Cut, cut_of
+from funcgrad.partition.plan import Plan
 from funcgrad.partition.split import Split, StagedPullback, split_of
 from funcgrad.registry import Rules
-
-T = TypeVar("T")
 
 
 class Divided(NamedTuple):
@@ -126,8 +124,8 @@ class Shift(NamedTuple):
     ahead: bool
 
 
-@dataclass(frozen=True)
-class Kept:
+@dataclass(frozen=True, eq=False)
+class Storage:
     """Where the values of a plan's kept variables lie; see the table at the top of this file.
 
     Attributes:
@@ -145,7 +143,7 @@ class Kept:
     per_step: frozenset[Var]
 
 
-def kept_of(cut: Cut, body: BodyVariables, in_order: bool) -> Kept:
+def storage_of(cut: Cut, body: BodyVariables, in_order: bool) -> Storage:
     """Where the values of a cut's kept variables are to lie."""
     plan, ys = cut.plan, variables(body.ys)
     once = tuple(v for v in plan.kept if v in cut.fixed and v not in body.consts)
@@ -153,7 +151,7 @@ def kept_of(cut: Cut, body: BodyVariables, in_order: bool) -> Kept:
     shifted = shifted_of({*plan.kept} - at_hand, body) if in_order else {}
     stacked = tuple(v for v in plan.kept if v not in at_hand and v not in shifted)
     per_step = frozenset({*body.xs, *stacked, *ys} - {*body.consts, *once})
-    return Kept(once, shifted, stacked, per_step)
+    return Storage(once, shifted, stacked, per_step)
 
 
 def shifted_of(kept: set[Var], body: BodyVariables) -> dict[Var, Shift]:
@@ -177,13 +175,13 @@ class LoopProgram(StagedPullback):
 
     Attributes:
       cut: the body, cut in two.
-      wanted: which of the body's inputs are differentiated.
-      differentiated: which of the loop's operands are.
+      inside: which of the body's inputs are differentiated.
+      differentiated: which of the loop's operands are: not a carry that only becomes differentiated.
       division: how both divide.
     """
 
     cut: Cut
-    wanted: Mask
+    inside: Mask
     differentiated: Mask
     division: Division
     programs: dict[Any, Any] = field(default_factory=dict)
@@ -204,14 +202,14 @@ class LoopProgram(StagedPullback):
         return variables_of(self.cut.split, self.division)
 
     @cached_property
-    def kept(self) -> Kept:
+    def storage(self) -> Storage:
         """Where the values of the plan's kept variables lie."""
-        return kept_of(self.cut, self.body, self.division.in_order)
+        return storage_of(self.cut, self.body, self.division.in_order)
 
     @property
     def carried(self) -> Mask:
         """Which carries are differentiated."""
-        return tuple(self.division.divide(self.wanted).carries)
+        return tuple(self.division.divide(self.inside).carries)
 
     @property
     def present(self) -> Mask:
@@ -233,10 +231,10 @@ class LoopProgram(StagedPullback):
         """
         carries, ys = arrived[: self.division.num_carry], arrived[self.division.num_carry :]
         while True:
-            inputs = self.of_inputs(self.cut.present_inputs((*carries, *ys)), False)
-            more = either(carries, inputs.carries)
+            inputs = self.of_inputs(self.cut.present_inputs((*carries, *ys)))
+            more = either(carries, map(bool, inputs.carries))
             if more == carries:
-                return tuple(inputs.consts), carries
+                return tuple(map(bool, inputs.consts)), carries
             carries = more
 
     def start_back(self, cts: Sequence[Cotangent]) -> tuple[Mask, list[Cotangent]]:
@@ -267,12 +265,6 @@ class LoopProgram(StagedPullback):
         avals = only(self.ct_avals.carries, mask_of(ct_carry))
         return Divided(ct_consts, _jax.instantiated(new.carries, avals), new.xs)
 
-    def of_wanted(self, everything: Sequence[T]) -> list[T]:
-        """Of something for each of the body's inputs, that for the differentiated ones."""
-        return select(everything, self.wanted)
-
-    def of_inputs(self, results: Sequence[Any], otherwise: Any = None) -> Divided:
-        """Something for each differentiated input, divided; `otherwise` for the other inputs."""
-        found = spread(results, self.wanted)
-        pairs = zip(found, self.wanted, strict=True)
-        return self.division.divide([x if there else otherwise for x, there in pairs])
+    def of_inputs(self, results: Sequence[Any]) -> Divided:
+        """Something for each differentiated input, divided; None for the other inputs."""
+        return self.division.divide(spread(results, self.inside))

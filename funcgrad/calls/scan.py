@@ -69,8 +69,8 @@ def program_of_scan(
     closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules, settings: ScanSettings
 ) -> ScanProgram:
     """The programs of a scan over this body."""
-    cut, wanted = cut_body(closed, differentiated, rules, settings)
-    return ScanProgram(cut, wanted, differentiated, settings)
+    cut, inside = cut_body(closed, differentiated, rules, settings)
+    return ScanProgram(cut, inside, differentiated, settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,28 +88,28 @@ class ScanProgram(LoopProgram):
         loop.
         """
         outs, once, stacked = self.jitted_forward(*primals)
-        body, kept, operands = self.body, self.kept, self.division.divide(primals)
+        body, storage, operands = self.body, self.storage, self.division.divide(primals)
         of_steps = _by_variable(body.ys, outs[self.division.num_carry :])
-        of_steps |= _by_variable(kept.stacked, stacked)
+        of_steps |= _by_variable(storage.stacked, stacked)
         found = {
             **of_steps,
-            **_by_variable(kept.once, once),
+            **_by_variable(storage.once, once),
             **_by_variable(body.xs, operands.xs),
             **_by_variable(body.consts, operands.consts),
-            **{v: of_steps[shift.source] for v, shift in kept.shifted.items()},
+            **{v: of_steps[shift.source] for v, shift in storage.shifted.items()},
         }
         ends = [
             (outs if shift.ahead else operands.carries)[shift.carry]
-            for shift in kept.shifted.values()
+            for shift in storage.shifted.values()
         ]
         return outs, [*(found[v] for v in self.plan.kept), *ends]
 
     def trace_forward(self, *primals: Value) -> tuple[list[Value], list[Value], list[Value]]:
         """The forward scan: outputs, values that are kept once, and stacks."""
-        body, kept, operands = self.body, self.kept, self.division.divide(primals)
+        body, storage, operands = self.body, self.storage, self.division.divide(primals)
         known = _by_variable(body.consts, operands.consts)
-        once = self.plan.compute(known, kept.once, effects=False)
-        targets = [*body.carries_out, *body.ys, *kept.stacked]
+        once = self.plan.compute(known, storage.once, effects=False)
+        targets = [*body.carries_out, *body.ys, *storage.stacked]
         num_carry, num_outs = len(body.carries), len(body.carries) + len(body.ys)
 
         def step(carry: list[Value], x: list[Value]) -> tuple[list[Value], Any]:
@@ -126,7 +126,7 @@ class ScanProgram(LoopProgram):
         """The backward scan, from the last step to the first, and then the sums that were put off."""
         num_kept = len(self.plan.kept)
         kept = dict(zip(self.plan.kept, residuals[:num_kept], strict=True))
-        ends = dict(zip(self.kept.shifted, residuals[num_kept:], strict=True))
+        ends = dict(zip(self.storage.shifted, residuals[num_kept:], strict=True))
         ct_ys = cts[self.division.num_carry :]
         _, ct_carry = self.start_back(cts)
         arrived = mask_of(self.cut.taken([*ct_carry, *ct_ys]))
@@ -134,8 +134,8 @@ class ScanProgram(LoopProgram):
         added, stacks = BackwardScan(self, sums, kept, ends).run(ct_carry, ct_ys)
         stacks |= {v: ct_ys[i] for v, i in self.ct_variables(arrived).items()}
         known = {**sums.plan.joint.constants, **kept}
-        results = sums.end(self.of_wanted(added), stacks, known)
-        return select(results, self.of_wanted(self.differentiated))
+        results = sums.end(select(added, self.inside), stacks, known)
+        return select(results, select(self.differentiated, self.inside))
 
     def ct_variables(self, arrived: Mask) -> dict[Var, int]:
         """The variables of the cotangents of `ys`, and which `ys` each is of."""
@@ -150,12 +150,14 @@ class ScanProgram(LoopProgram):
     def deferral(self, arrived: Mask) -> Deferral:
         """The sums that are left for after the backward scan, for a pattern of cotangents."""
         plan = self.cut.plan_for(arrived) or self.plan
-        is_const = self.of_wanted([i < len(self.body.consts) for i in range(len(self.wanted))])
-        stacks = frozenset({*self.kept.per_step, *self.kept.shifted, *self.ct_variables(arrived)})
+        is_const = [i < len(self.body.consts) for i, inside in enumerate(self.inside) if inside]
+        stacks = frozenset(
+            {*self.storage.per_step, *self.storage.shifted, *self.ct_variables(arrived)}
+        )
         known = frozenset({*self.plan.kept, *plan.joint.constants} - stacks)
         at_hand = {*self.cut.fixed, *self.body.xs, *variables(self.body.ys)}
         room = bytes_without_cut(self.cut.split, at_hand)
-        room -= sum(size_in_bytes(v.aval) for v in self.kept.stacked)
+        room -= sum(size_in_bytes(v.aval) for v in self.storage.stacked)
         available = Available(stacks, known, self.division.length, room)
         return deferral_of(plan, is_const, available)
 
@@ -182,8 +184,8 @@ class BackwardScan:
         """The cotangents of the body's inputs, late sums left out, and all stacks."""
         program = self.program
         ct_consts = program.of_inputs(self.sums.start()).consts
-        stacks = {v: stack for v, stack in self.kept.items() if v in program.kept.per_step}
-        shifted = {v: s for v, s in program.kept.shifted.items() if v in self.sums.kept}
+        stacks = {v: stack for v, stack in self.kept.items() if v in program.storage.per_step}
+        shifted = {v: s for v, s in program.storage.shifted.items() if v in self.sums.kept}
 
         def body(carry: Any, x: Any) -> Any:
             ct_ys, step, index = x
@@ -196,7 +198,7 @@ class BackwardScan:
         (ct_consts, ct_carry), (ct_xs, more) = program.division.run(
             body, (ct_consts, ct_carry), (ct_ys, [*stacks.values()], indices), backward=True
         )
-        stacks |= {v: self.in_all_steps(v, s) for v, s in program.kept.shifted.items()}
+        stacks |= {v: self.in_all_steps(v, s) for v, s in program.storage.shifted.items()}
         stacks |= dict(zip(self.sums.stacked, more, strict=True))
         return [*ct_consts, *ct_carry, *ct_xs], stacks
 

@@ -110,8 +110,8 @@ def program_of_while(
     division = Division(num_consts, len(body.out_avals))
     num_tests = num_consts - num_body_consts
     closed = body_of_all(body, test, num_tests)
-    cut, wanted = cut_body(closed, differentiated, rules, division)
-    return WhileProgram(cut, wanted, differentiated, division, {}, test, num_tests, checkpoints)
+    cut, inside = cut_body(closed, differentiated, rules, division)
+    return WhileProgram(cut, inside, differentiated, division, {}, test, num_tests, checkpoints)
 
 
 def body_of_all(body: _jax.ClosedJaxpr, test: _jax.ClosedJaxpr, num_tests: int) -> _jax.ClosedJaxpr:
@@ -196,7 +196,7 @@ class WhileProgram(LoopProgram):
         """The carries that a snapshot must have, so that the stacked values can be computed from it."""
         found: Positions = ()
         while True:
-            reads = self.inputs_read([*self.kept.stacked, *self.state_out(found)])
+            reads = self.inputs_read([*self.storage.stacked, *self.state_out(found)])
             more = tuple(i for i, v in enumerate(self.body.carries) if v in reads)
             if more == found:
                 return found
@@ -209,14 +209,14 @@ class WhileProgram(LoopProgram):
     def inputs_read(self, targets: Sequence[Atom]) -> set[Var]:
         """The body's inputs from which the targets are computed."""
         joint = self.plan.joint
-        known = {*self.body.consts, *self.body.carries, *self.kept.once, *joint.constants}
+        known = {*self.body.consts, *self.body.carries, *self.storage.once, *joint.constants}
         eqns = equations_between(joint.equations, known, variables(targets))
         return {v for eqn in eqns for v in variables(eqn.invars)} | {*variables(targets)}
 
     @cached_property
     def consts_read(self) -> Positions:
         """The constants that the backward loop reads, to run steps again or to go back."""
-        reads = self.inputs_read([*self.kept.stacked, *self.state_out(self.state)])
+        reads = self.inputs_read([*self.storage.stacked, *self.state_out(self.state)])
         reads |= {*self.plan.kept, *variables(self.plan.joint.results)}
         return tuple(i for i, v in enumerate(self.body.consts) if v in reads)
 
@@ -224,7 +224,7 @@ class WhileProgram(LoopProgram):
     def unit(self) -> int:
         """Steps in a unit: as many as fit into the memory of the snapshots."""
         snapshot = sum(size_in_bytes(self.body.carries[i].aval) for i in self.state)
-        step = sum(size_in_bytes(v.aval) for v in self.kept.stacked)
+        step = sum(size_in_bytes(v.aval) for v in self.storage.stacked)
         return max(1, min(self.checkpoints, self.checkpoints * snapshot // max(1, step)))
 
     # --- forward
@@ -240,13 +240,10 @@ class WhileProgram(LoopProgram):
         operands = self.division.divide(primals)
         known = dict(zip(self.body.consts, operands.consts, strict=True))
         init = operands.carries
-        once = self.plan.compute(known, self.kept.once, effects=False)
+        once = self.plan.compute(known, self.storage.once, effects=False)
 
         def goes_on(carry: list[Value]) -> Value:
-            (going,) = _jax.eval_closed_jaxpr(
-                self.test, [*operands.consts[: self.num_tests], *carry]
-            )
-            return jnp.any(going)
+            return self.goes_on(operands.consts, carry)
 
         def step(now: Progress) -> Progress:
             carry, stacked = self.step(known, now.carry)
@@ -261,18 +258,23 @@ class WhileProgram(LoopProgram):
             now = lax.while_loop(lambda now: now.going & (now.steps < end), step, now)
             return now, snapshots
 
-        unit = [_jax.blank(v.aval, self.unit) for v in self.kept.stacked]
+        unit = [_jax.blank(v.aval, self.unit) for v in self.storage.stacked]
         start = Progress(goes_on(init), jnp.int32(0), list(init), unit)
         snapshots = Snapshots.empty(self.checkpoints, [init[i] for i in self.state])
         now, snapshots = lax.while_loop(lambda loop: loop[0].going, run_unit, (start, snapshots))
         return now.carry, tree_leaves([once, now.steps, snapshots, now.unit])
+
+    def goes_on(self, consts: Sequence[Value], carry: Sequence[Value]) -> Value:
+        """Whether the loop, or the loop of any example of a batch, goes on from this carry."""
+        (going,) = _jax.eval_closed_jaxpr(self.test, [*consts[: self.num_tests], *carry])
+        return jnp.any(going)
 
     def step(
         self, known: dict[Var, Value], carry: Sequence[Value]
     ) -> tuple[list[Value], list[Value]]:
         """A step forward, with its effects: the next carry, and what is kept of this step."""
         values = {**known, **dict(zip(self.body.carries, carry, strict=True))}
-        results = self.plan.compute(values, [*self.body.carries_out, *self.kept.stacked])
+        results = self.plan.compute(values, [*self.body.carries_out, *self.storage.stacked])
         return results[: len(carry)], results[len(carry) :]
 
     # --- backward
@@ -300,7 +302,7 @@ class WhileProgram(LoopProgram):
 
     def unpack(self, residuals: Sequence[Value]) -> Left:
         """What the forward loop left, from the node's residuals."""
-        fixed = [*(self.body.consts[i] for i in self.consts_read), *self.kept.once]
+        fixed = [*(self.body.consts[i] for i in self.consts_read), *self.storage.once]
         values = iter(residuals)
         known = {v: next(values) for v in fixed}
         steps, times, levels = (next(values) for _ in range(3))
@@ -315,7 +317,7 @@ class WhileProgram(LoopProgram):
         def step(i: Value, cts: Any) -> Any:
             ct_consts, ct_carry = cts
             stacked = _read(unit, count - 1 - i)
-            now = known | dict(zip(self.kept.stacked, stacked, strict=True))
+            now = known | dict(zip(self.storage.stacked, stacked, strict=True))
             results = self.cut.pull_back([now[v] for v in self.plan.kept], ct_carry)
             return self.after_step(ct_consts, ct_carry, results)[:2]
 
@@ -357,7 +359,7 @@ class WhileProgram(LoopProgram):
     ) -> tuple[list[Value], list[Value]]:
         """A step once more, without its effects: the next state, and what is kept of this step."""
         values = known | {self.body.carries[i]: x for i, x in zip(self.state, state, strict=True)}
-        targets = [*self.state_out(self.state), *self.kept.stacked]
+        targets = [*self.state_out(self.state), *self.storage.stacked]
         results = self.plan.compute(values, targets, effects=False)
         return results[: len(state)], results[len(state) :]
 

@@ -1,4 +1,4 @@
-"""Which residuals to keep: a minimum cut over bytes.
+"""A split jaxpr with a plan of what to keep, and the plan that costs least: a minimum cut over bytes.
 
 The forward program, and that part of the backward program which depends on no cotangent, form one
 graph. A variable can be kept, at the cost of its bytes, or computed again from others, if the table of
@@ -9,16 +9,114 @@ minimum cut (as in PyTorch's AOTAutograd partitioner), which SciPy finds.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from funcgrad._jax import Equation, Var, variables
+from funcgrad._jax import Cotangent, Equation, Mask, Value, Var, variables
+from funcgrad.masks import both, filled, mask_of, only
 from funcgrad.partition.costs import CHEAP_ONLY, WORTHWHILE, Prices, size_in_bytes
-from funcgrad.partition.plan import Cut, depending_only_on, joint_of
-from funcgrad.partition.split import Split
+from funcgrad.partition.plan import (
+    Delay,
+    Plan,
+    depending_only_on,
+    equations_between,
+    joint_of,
+    joint_of_pattern,
+)
+from funcgrad.partition.split import Backward, Split
 
-UNCUTTABLE = 2**30
-"""The capacity of an edge that cannot be cut; all costs together stay below it."""
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A split jaxpr with a plan of what it keeps, and the way back for each pattern of cotangents.
+
+    The kept variables are chosen for the pattern in which every cotangent arrives. A cotangent that
+    does not arrive is not replaced by zeros where that can be helped: zero times infinity is not zero.
+
+    Attributes:
+      split: the jaxpr, split by what the rules read.
+      plan: the plan for the pattern in which every cotangent arrives.
+      fixed: variables that depend on constants and fixed inputs alone.
+      plans: plans that keep the same, by the pattern of cotangents.
+    """
+
+    split: Split
+    plan: Plan
+    fixed: frozenset[Var] = frozenset()
+    plans: dict[Mask, Plan | None] = field(default_factory=dict)
+
+    # --- forward
+
+    @property
+    def computed(self) -> list[Var]:
+        """The kept variables that are not inputs."""
+        inputs = {*self.split.inputs}
+        return [v for v in self.plan.kept if v not in inputs]
+
+    def run_forward(self, primals: Sequence[Value]) -> tuple[list[Value], list[Value]]:
+        """The outputs, and the values of the kept variables that are not inputs."""
+        known = dict(zip(self.split.inputs, primals, strict=True))
+        outputs = self.split.outputs
+        results = self.plan.compute(known, [*outputs, *self.computed])
+        return results[: len(outputs)], results[len(outputs) :]
+
+    def residuals(self, inputs: Mapping[Var, Value], computed: Sequence[Value]) -> list[Value]:
+        """The values of all kept variables, from those of inputs and of the others."""
+        found = {**inputs, **dict(zip(self.computed, computed, strict=True))}
+        return [found[v] for v in self.plan.kept]
+
+    # --- backward
+
+    def taken(self, cts: Sequence[Cotangent]) -> list[Cotangent]:
+        """The outputs' cotangents without those of outputs that carry no gradient."""
+        return only(cts, self.split.present)
+
+    def plan_for(self, arrived: Mask) -> Plan | None:
+        """The plan for a pattern of cotangents; None if it needs what was not kept."""
+        if arrived == self.split.present:
+            return self.plan
+        if arrived in self.plans:
+            return self.plans[arrived]
+        program = self.split.backward(arrived)
+        found = None if program is None else self.specialised(program)
+        if program is None or not program.call.closes_over_tracer:
+            self.plans[arrived] = found
+        return found
+
+    def specialised(self, program: Backward) -> Plan | None:
+        """The plan with this backward program in the place of the one for all cotangents."""
+        joint = joint_of_pattern(self.split, program, self.plan.joint)
+        known = {*self.plan.kept, *joint.constants}
+        try:
+            replayed = equations_between(joint.equations, known, joint.targets)
+        except KeyError:
+            return None
+        return Plan(joint, self.plan.kept, tuple(replayed))
+
+    def present_inputs(self, arrived: Mask) -> Mask:
+        """Which differentiated inputs get a cotangent, by the outputs whose cotangents arrive."""
+        arrived = both(arrived, self.split.present)
+        if not any(arrived):
+            return (False,) * self.split.recording.num_inputs
+        return (self.plan_for(arrived) or self.plan).joint.present
+
+    def pull_back(
+        self, kept: Sequence[Value], cts: Sequence[Cotangent], delay: Delay | None = None
+    ) -> list[Cotangent]:
+        """Cotangents of the differentiated inputs, None where there is none."""
+        cts = self.taken(cts)
+        if not any(mask_of(cts)):
+            return [None] * self.split.recording.num_inputs
+        plan, given = self.resolved(cts)
+        return plan.by_input(plan.run_backward(kept, given, delay))
+
+    def resolved(self, cts: Sequence[Cotangent]) -> tuple[Plan, list[Value]]:
+        """The plan for these cotangents, None for one that did not arrive; and those that it takes."""
+        plan = self.plan_for(mask_of(cts))
+        if plan is not None:
+            return plan, filled(cts)
+        return self.plan, filled(self.split.instantiated(cts))
 
 
 def cut_of(
@@ -42,6 +140,10 @@ def cut_of(
     costs |= dict.fromkeys([*free, *joint.constants], 0)
     kept = minimum_cut(joint.equations, joint.targets, costs, WORTHWHILE)
     return Cut(split, joint.keeping(kept), frozenset(once))
+
+
+UNCUTTABLE = 2**30
+"""The capacity of an edge that cannot be cut; all costs together stay below it."""
 
 
 def minimum_cut(

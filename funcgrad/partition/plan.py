@@ -18,15 +18,15 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import Atom, Cotangent, Equation, Mask, Value, Var, variables
-from funcgrad.masks import both, filled, mask_of, only, spread
+from funcgrad._jax import Atom, Equation, Mask, Value, Var, variables
+from funcgrad.masks import spread
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.partition.split import Backward, Split
 
@@ -274,98 +274,6 @@ def _hashable(value: Any) -> Any:
     except TypeError:
         return id(value)
     return value
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """A split jaxpr with a plan of what it keeps, and the way back for each pattern of cotangents.
-
-    The kept variables are chosen for the pattern in which every cotangent arrives. A cotangent that
-    does not arrive is not replaced by zeros where that can be helped: zero times infinity is not zero.
-
-    Attributes:
-      split: the jaxpr, split by what the rules read.
-      plan: the plan for the pattern in which every cotangent arrives.
-      fixed: variables that depend on constants and fixed inputs alone.
-      plans: plans that keep the same, by the pattern of cotangents.
-    """
-
-    split: Split
-    plan: Plan
-    fixed: frozenset[Var] = frozenset()
-    plans: dict[Mask, Plan | None] = field(default_factory=dict)
-
-    # --- forward
-
-    @property
-    def computed(self) -> list[Var]:
-        """The kept variables that are not inputs."""
-        inputs = {*self.split.inputs}
-        return [v for v in self.plan.kept if v not in inputs]
-
-    def run_forward(self, primals: Sequence[Value]) -> tuple[list[Value], list[Value]]:
-        """The outputs, and the values of the kept variables that are not inputs."""
-        known = dict(zip(self.split.inputs, primals, strict=True))
-        outputs = self.split.outputs
-        results = self.plan.compute(known, [*outputs, *self.computed])
-        return results[: len(outputs)], results[len(outputs) :]
-
-    def residuals(self, inputs: Mapping[Var, Value], computed: Sequence[Value]) -> list[Value]:
-        """The values of all kept variables, from those of inputs and of the others."""
-        found = {**inputs, **dict(zip(self.computed, computed, strict=True))}
-        return [found[v] for v in self.plan.kept]
-
-    # --- backward
-
-    def taken(self, cts: Sequence[Cotangent]) -> list[Cotangent]:
-        """The outputs' cotangents without those of outputs that carry no gradient."""
-        return only(cts, self.split.present)
-
-    def plan_for(self, arrived: Mask) -> Plan | None:
-        """The plan for a pattern of cotangents; None if it needs what was not kept."""
-        if arrived == self.split.present:
-            return self.plan
-        if arrived in self.plans:
-            return self.plans[arrived]
-        program = self.split.backward(arrived)
-        found = None if program is None else self.specialised(program)
-        if program is None or not program.call.closes_over_tracer:
-            self.plans[arrived] = found
-        return found
-
-    def specialised(self, program: Backward) -> Plan | None:
-        """The plan with this backward program in the place of the one for all cotangents."""
-        joint = joint_of_pattern(self.split, program, self.plan.joint)
-        known = {*self.plan.kept, *joint.constants}
-        try:
-            replayed = equations_between(joint.equations, known, joint.targets)
-        except KeyError:
-            return None
-        return Plan(joint, self.plan.kept, tuple(replayed))
-
-    def present_inputs(self, arrived: Mask) -> Mask:
-        """Which differentiated inputs get a cotangent, by the outputs whose cotangents arrive."""
-        arrived = both(arrived, self.split.present)
-        if not any(arrived):
-            return (False,) * self.split.recording.num_inputs
-        return (self.plan_for(arrived) or self.plan).joint.present
-
-    def pull_back(
-        self, kept: Sequence[Value], cts: Sequence[Cotangent], delay: Delay | None = None
-    ) -> list[Cotangent]:
-        """Cotangents of the differentiated inputs, None where there is none."""
-        cts = self.taken(cts)
-        if not any(mask_of(cts)):
-            return [None] * self.split.recording.num_inputs
-        plan, given = self.resolved(cts)
-        return plan.by_input(plan.run_backward(kept, given, delay))
-
-    def resolved(self, cts: Sequence[Cotangent]) -> tuple[Plan, list[Value]]:
-        """The plan for these cotangents, None for one that did not arrive; and those that it takes."""
-        plan = self.plan_for(mask_of(cts))
-        if plan is not None:
-            return plan, filled(cts)
-        return self.plan, filled(self.split.instantiated(cts))
 
 
 def equations_between(
