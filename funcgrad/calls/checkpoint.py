@@ -1,8 +1,8 @@
-"""jax.checkpoint: the backward program computes again what the forward program did not save.
+"""jax.checkpoint: the backward program computes again the values that were not saved.
 
 The function is split as a jitted one is. A policy of JAX's, or a minimum cut (`partition/budget.py`),
-says what is saved besides the inputs. From the saved values the backward program replays the operations
-that lead to the values that it reads.
+says which values are saved besides the inputs. From the saved values the backward program replays the
+operations that lead to the values that it reads.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def remat_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str,
 def program_of_remat(
     jaxpr: _jax.Jaxpr, differentiated: Mask, rules: Rules, policy: Any, barrier: Any
 ) -> RematProgram:
-    """Split the function and find what must be kept and what can be computed again."""
+    """Split the function, and plan which values are kept and which are computed again."""
     closed = _jax.close(jaxpr if policy is None else _jax.without_inner_jits(jaxpr))
     split = split_of(closed, differentiated, rules)
     by_cut = isinstance(policy, MinCut)
@@ -120,7 +120,7 @@ def program_of_remat(
 
 
 def plan_by_policy(split: Split, policy: Any) -> tuple[Plan, dict[Var, Any]]:
-    """The plan that keeps what a policy of JAX's saves, and where offloaded variables wait."""
+    """The plan that keeps the values that a policy of JAX's saves, and where offloaded ones wait."""
     cases = [(eqn, _jax.saved_by(policy, eqn)) for eqn in split.forward.closed.jaxpr.eqns]
     saved = {v: case for eqn, case in cases if case for v in eqn.outvars}
     plan = joint_of(split).keeping([*split.inputs, *saved])
@@ -150,7 +150,7 @@ class RematProgram(StagedPullback):
 
     @property
     def plan(self) -> Plan:
-        """The plan of what is kept, and of what is computed again."""
+        """The plan of which values are kept, and which are computed again."""
         return self.cut.plan
 
     @property
@@ -180,7 +180,7 @@ class RematProgram(StagedPullback):
         return outs, [self.moved[v].away(x) if v in self.moved else x for v, x in pairs]
 
     def trace_backward(self, residuals: list[Value], cts: list[Cotangent]) -> list[Cotangent]:
-        """The operands' cotangents, after computing again what was not kept."""
+        """The operands' cotangents, after computing again the values that were not kept."""
         if self.barrier:
             residuals, cts = behind_barrier((residuals, cts))
         pairs = zip(self.plan.kept, residuals, strict=True)

@@ -79,7 +79,7 @@ class BranchProgram(StagedPullback):
             map(any, zip(*(branch.split.present for branch in self.branches), strict=True))
         )
 
-    # --- what is kept
+    # --- which values are kept
 
     @cached_property
     def pool(self) -> list[Aval]:

@@ -155,14 +155,14 @@ class Sum:
         return _jax.strong_zeros(self.aval) if self.now else None
 
     def of_step(self, values: Sequence[Value]) -> Cotangent:
-        """What a step adds, from the values of its terms' variables; None if it adds nothing."""
+        """The term that a step adds, from the values of its terms' variables; None if there is none."""
         terms = [term.after(value) for term, value in zip(self.now, values, strict=True)]
         return reduce(lax.add, terms) if terms else None
 
     def end(
         self, added: Cotangent, stacks: Mapping[Var, Value], known: Mapping[Var, Value]
     ) -> Value:
-        """The sum over all steps, from what the steps have added up and from stacks."""
+        """The sum over all steps, from the sum that the steps have `added` up and from stacks."""
         late = [term.of_all_steps(stacks, known) for term in self.late]
         return reduce(lax.add, late if added is None else [added, *late])
 
@@ -269,7 +269,7 @@ def sum_of(v: Atom, terms: Sequence[Term], chosen: Sequence[LateTerm]) -> Sum:
 def choose(terms: Sequence[LateTerm], available: Available) -> tuple[list[LateTerm], list[Var]]:
     """Which terms to put off, and which variables to stack for them.
 
-    Terms that need the same stacks go together. Those that gain most for what they cost come first.
+    Terms that need the same stacks go together. Those that gain most for their cost come first.
     """
     stacks, room = available.stacks, available.room * available.length
     chosen: list[LateTerm] = []
@@ -288,8 +288,8 @@ def choose(terms: Sequence[LateTerm], available: Available) -> tuple[list[LateTe
         alike = groups[missing]
         room -= available.length * _bytes(missing) - _bytes(term.result for term in alike)
         chosen += alike
-        read = variables(v for term in alike for v in term.operands)
-        stacked += [v for v in dict.fromkeys(read) if v in missing]
+        operands = variables(v for term in alike for v in term.operands)
+        stacked += [v for v in dict.fromkeys(operands) if v in missing]
         stacks = stacks | missing
 
 
@@ -307,7 +307,7 @@ def by_missing_stacks(
 
 
 def bytes_without_cut(split: Split, known: Collection[Var]) -> int:
-    """About what a step would keep if each op kept its own derivative, as `jax.grad` does.
+    """About how many bytes a step would keep if each op kept its own derivative, as in `jax.grad`.
 
     We assume that a unary op keeps its derivative and any other op its operands, each counted once.
     """
@@ -316,11 +316,11 @@ def bytes_without_cut(split: Split, known: Collection[Var]) -> int:
     total = 0
     for node in split.recording.tape.nodes:
         leaves = [r.index for r in node.residuals if isinstance(r, Place)]
-        read = {*variables(by_leaf[i] for i in leaves if i in by_leaf)} - {*known}
+        kept = {*variables(by_leaf[i] for i in leaves if i in by_leaf)} - {*known}
         if len(node.operands) == 1:
-            total += _bytes(read)
+            total += _bytes(kept)
         else:
-            shared |= read
+            shared |= kept
     return total + _bytes(shared)
 
 
@@ -397,8 +397,8 @@ def with_results(plan: Plan, results: Sequence[Atom]) -> Plan:
     between = equations_between(joint.backward, known, [v for v in asked if v in made])
     needed = {*map(id, acting), *map(id, between)}
     backward = tuple(eqn for eqn in joint.backward if id(eqn) in needed)
-    read = {*asked, *(v for eqn in backward for v in variables(eqn.invars))}
+    needed_vars = {*asked, *(v for eqn in backward for v in variables(eqn.invars))}
     replayed = [v for eqn in plan.replayed for v in eqn.outvars]
-    targets = tuple(v for v in (*plan.kept, *replayed) if v in read)
+    targets = tuple(v for v in (*plan.kept, *replayed) if v in needed_vars)
     reduced = replace(joint, results=tuple(results), backward=backward, targets=targets)
     return reduced.keeping(plan.kept)

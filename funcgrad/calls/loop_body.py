@@ -1,4 +1,4 @@
-"""The body of a loop, cut in two: what scan and while_loop have in common.
+"""The body of a loop, cut in two: the common part of scan and while_loop.
 
 A body is a function of the loop's constants, of the carries, and of one element of each `xs`. It
 gives the next carries and one element of each `ys`. The cut says which of its variables the backward
@@ -46,7 +46,7 @@ class Division:
     """How a body's inputs divide into constants, carries, and elements of `xs`.
 
     Attributes:
-      in_order: whether a backward step can read from the stacks what its neighbours have kept.
+      in_order: whether a backward step can read its neighbours' values from the stacks.
     """
 
     num_consts: int
@@ -83,7 +83,7 @@ def variables_of(split: Split, division: Division) -> BodyVariables:
 def cut_body(
     closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules, division: Division
 ) -> tuple[Cut, Mask]:
-    """Split a body, plan what to keep of it; also return which of its inputs are differentiated.
+    """Split and cut a body; also return which of its inputs are differentiated.
 
     A carry is differentiated if its initial value is, or if the body makes the carry depend on
     something that is. We iterate until the set stops growing.
@@ -99,7 +99,7 @@ def cut_body(
 
 
 def cut_of_body(split: Split, division: Division) -> Cut:
-    """The cut of a body: what is at hand, or at hand in a neighbouring step, is kept for nothing."""
+    """The cut of a body: values at hand, in this step or in a neighbouring one, are kept for nothing."""
     body = variables_of(split, division)
     ys = variables(body.ys)
     pairs = list(zip(body.carries, body.carries_out, strict=True))

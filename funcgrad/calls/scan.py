@@ -205,7 +205,7 @@ class BackwardScan:
     def step(
         self, now: dict[Var, Value], ct_consts: Any, ct_carry: Any, ct_ys: Sequence[Cotangent]
     ) -> Any:
-        """One step back: what it carries on, the cotangents of its `xs`, and values to be stacked."""
+        """One step back: the carry, the cotangents of elements of `xs`, and the values to be stacked."""
         _, given = self.program.cut.resolved(self.program.cut.taken([*ct_carry, *ct_ys]))
         results, more = self.sums.pull_back([now[v] for v in self.sums.kept], given)
         cts = self.program.after_step(ct_consts, ct_carry, results)

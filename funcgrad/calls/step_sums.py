@@ -1,4 +1,4 @@
-"""How an operation is summed over the steps of a loop, from stacks of what it reads.
+"""How an operation is summed over the steps of a loop, from stacks of its operands.
 
 | a step adds (zeros first)             | after the loop, all steps add                          |
 |---------------------------------------|--------------------------------------------------------|

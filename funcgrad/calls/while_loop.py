@@ -1,19 +1,21 @@
 """while_loop, and fori_loop with bounds known at run time only, in reverse and in bounded memory.
 
 The forward loop goes in *units* of a fixed number of steps. It takes a snapshot of the state at the
-start of each unit, in a fixed number of places (`snapshots.py`). It also keeps what the backward loop
-reads of each step, but for the latest unit alone: the next unit writes over it.
+start of each unit, in a fixed number of places (`snapshots.py`). It also keeps the values that the
+backward loop reads of each step, but for the latest unit alone: the next unit writes over them.
 
 The backward loop goes back unit by unit. An example: 6 steps, units of 2, 2 snapshots.
 
-    forward     steps 0 1 | 2 3 | 4 5       snapshots of 0 and 4 (that of 2 was dispensed with);
-                                            steps 4 and 5 are kept
-    backward    walk back over 5 4          they are kept
-                drop the snapshot of 4; the latest left is that of 0
-                run 0 1                     to get to 2
-                run 2 3, and keep them      over what was kept of 4 5
+    forward     run 0 1 | 2 3 | 4 5         snapshots of 0 and 4 are left (4 took the place of 2),
+                                            and the kept values of 4 5
+    backward    walk back over 5 4
+                drop the snapshot of 4      the latest is now that of 0
+                run 0 1                     to get to the state before 2
+                run 2 3, keep their values  these take the place of those of 4 5
                 walk back over 3 2
-                restore 0; run 0 1, and keep them; walk back over 1 0
+                restore 0
+                run 0 1, keep their values
+                walk back over 1 0
 
 A loop that is no longer than a unit repeats nothing. A snapshot holds only the carries from which the
 kept values can be computed (`WhileProgram.state`).
@@ -150,29 +152,29 @@ class Progress(NamedTuple):
       going: whether it goes on.
       steps: the steps done so far.
       carry: its values.
-      unit: what is kept of the steps of the latest unit.
+      recent: the kept values of the steps of the latest unit.
     """
 
     going: Value
     steps: Value
     carry: list[Value]
-    unit: list[Value]
+    recent: list[Value]
 
 
-class Left(NamedTuple):
-    """What the forward loop leaves for the backward loop.
+class Residue(NamedTuple):
+    """The residuals of the loop, by their kind: the forward loop leaves them for the backward loop.
 
     Attributes:
       known: values of variables that are the same in each step.
       steps: the number of steps.
       snapshots: states at the start of units.
-      unit: what is kept of the steps of the latest unit.
+      recent: the kept values of the steps of the latest unit.
     """
 
     known: dict[Var, Value]
     steps: Value
     snapshots: Snapshots
-    unit: list[Value]
+    recent: list[Value]
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +191,7 @@ class WhileProgram(LoopProgram):
     num_tests: int = 0
     checkpoints: int = 0
 
-    # --- what is kept
+    # --- which values are kept
 
     @cached_property
     def state(self) -> Positions:
@@ -221,8 +223,8 @@ class WhileProgram(LoopProgram):
         return tuple(i for i, v in enumerate(self.body.consts) if v in reads)
 
     @cached_property
-    def unit(self) -> int:
-        """Steps in a unit: as many as fit into the memory of the snapshots."""
+    def unit_length(self) -> int:
+        """The number of steps in a unit: as many as fit into the memory of the snapshots."""
         snapshot = sum(size_in_bytes(self.body.carries[i].aval) for i in self.state)
         step = sum(size_in_bytes(v.aval) for v in self.storage.stacked)
         return max(1, min(self.checkpoints, self.checkpoints * snapshot // max(1, step)))
@@ -230,7 +232,7 @@ class WhileProgram(LoopProgram):
     # --- forward
 
     def forward(self, primals: Sequence[Value]) -> tuple[list[Value], list[Value]]:
-        """Outputs, and all that the backward loop starts from; `unpack` takes it apart."""
+        """Outputs and residuals; `unpack` takes the residuals apart."""
         outs, residuals = self.jitted_forward(*primals)
         consts = self.division.divide(primals).consts
         return outs, [*(consts[i] for i in self.consts_read), *residuals]
@@ -247,22 +249,22 @@ class WhileProgram(LoopProgram):
 
         def step(now: Progress) -> Progress:
             carry, stacked = self.step(known, now.carry)
-            unit = _write(now.unit, stacked, now.steps % self.unit)
-            return Progress(goes_on(carry), now.steps + 1, carry, unit)
+            recent = _write(now.recent, stacked, now.steps % self.unit_length)
+            return Progress(goes_on(carry), now.steps + 1, carry, recent)
 
         def run_unit(loop: tuple[Progress, Snapshots]) -> tuple[Progress, Snapshots]:
             now, snapshots = loop
-            end = now.steps + self.unit
+            end = now.steps + self.unit_length
             state = [now.carry[i] for i in self.state]
-            snapshots = snapshots.put(now.steps // self.unit, state)
+            snapshots = snapshots.put(now.steps // self.unit_length, state)
             now = lax.while_loop(lambda now: now.going & (now.steps < end), step, now)
             return now, snapshots
 
-        unit = [_jax.blank(v.aval, self.unit) for v in self.storage.stacked]
-        start = Progress(goes_on(init), jnp.int32(0), list(init), unit)
+        recent = [_jax.blank(v.aval, self.unit_length) for v in self.storage.stacked]
+        start = Progress(goes_on(init), jnp.int32(0), list(init), recent)
         snapshots = Snapshots.empty(self.checkpoints, [init[i] for i in self.state])
         now, snapshots = lax.while_loop(lambda loop: loop[0].going, run_unit, (start, snapshots))
-        return now.carry, tree_leaves([once, now.steps, snapshots, now.unit])
+        return now.carry, tree_leaves([once, now.steps, snapshots, now.recent])
 
     def goes_on(self, consts: Sequence[Value], carry: Sequence[Value]) -> Value:
         """Whether the loop, or the loop of any example of a batch, goes on from this carry."""
@@ -272,7 +274,7 @@ class WhileProgram(LoopProgram):
     def step(
         self, known: dict[Var, Value], carry: Sequence[Value]
     ) -> tuple[list[Value], list[Value]]:
-        """A step forward, with its effects: the next carry, and what is kept of this step."""
+        """A step forward, with its effects: the next carry, and the stacked values of this step."""
         values = {**known, **dict(zip(self.body.carries, carry, strict=True))}
         results = self.plan.compute(values, [*self.body.carries_out, *self.storage.stacked])
         return results[: len(carry)], results[len(carry) :]
@@ -281,42 +283,43 @@ class WhileProgram(LoopProgram):
 
     def trace_backward(self, residuals: list[Value], cts: list[Cotangent]) -> list[Cotangent]:
         """The backward loop: from the last unit to the first."""
-        known, steps, snapshots, unit = self.unpack(residuals)
+        known, steps, snapshots, recent = self.unpack(residuals)
 
         def back(loop: Any) -> Any:
-            time, snapshots, unit, *cts = loop
-            count = jnp.minimum(steps - time * self.unit, self.unit)
-            cts = self.unit_back(known, unit, count, cts)
+            time, snapshots, recent, *cts = loop
+            count = jnp.minimum(steps - time * self.unit_length, self.unit_length)
+            cts = self.unit_back(known, recent, count, cts)
             time = time - 1
             snapshots, state = self.restore(known, snapshots.drop_from(time + 1), time)
-            unit = self.run_again(known, state, unit, jnp.where(time >= 0, self.unit, 0))
-            return time, snapshots, unit, *cts
+            count = jnp.where(time >= 0, self.unit_length, 0)
+            recent = self.run_again(known, state, recent, count)
+            return time, snapshots, recent, *cts
 
-        last = (steps - 1) // self.unit
+        last = (steps - 1) // self.unit_length
         consts, ct_carry = self.start_back(cts)
         ct_avals = only(self.ct_avals.consts, consts)
         ct_consts = _jax.instantiated([None] * len(consts), ct_avals)
-        init = last, snapshots, unit, ct_consts, ct_carry
+        init = last, snapshots, recent, ct_consts, ct_carry
         *_, ct_consts, ct_carry = lax.while_loop(lambda loop: loop[0] >= 0, back, init)
         return select([*ct_consts, *ct_carry], self.differentiated)
 
-    def unpack(self, residuals: Sequence[Value]) -> Left:
-        """What the forward loop left, from the node's residuals."""
+    def unpack(self, residuals: Sequence[Value]) -> Residue:
+        """The node's residuals by their kind, in the order in which `forward` gives them."""
         fixed = [*(self.body.consts[i] for i in self.consts_read), *self.storage.once]
         values = iter(residuals)
         known = {v: next(values) for v in fixed}
         steps, times, levels = (next(values) for _ in range(3))
         states = [next(values) for _ in self.state]
-        return Left(known, steps, Snapshots(times, levels, states), list(values))
+        return Residue(known, steps, Snapshots(times, levels, states), list(values))
 
     def unit_back(
-        self, known: dict[Var, Value], unit: list[Value], count: Value, cts: Sequence[Any]
+        self, known: dict[Var, Value], recent: list[Value], count: Value, cts: Sequence[Any]
     ) -> Any:
         """The constants' and the carries' cotangents, back over the first `count` steps of a unit."""
 
         def step(i: Value, cts: Any) -> Any:
             ct_consts, ct_carry = cts
-            stacked = _read(unit, count - 1 - i)
+            stacked = _read(recent, count - 1 - i)
             now = known | dict(zip(self.storage.stacked, stacked, strict=True))
             results = self.cut.pull_back([now[v] for v in self.plan.kept], ct_carry)
             return self.after_step(ct_consts, ct_carry, results)[:2]
@@ -331,7 +334,7 @@ class WhileProgram(LoopProgram):
         def run_unit(loop: Any) -> Any:
             now, state, snapshots = loop
             state = lax.fori_loop(
-                0, self.unit, lambda _, state: self.step_again(known, state)[0], state
+                0, self.unit_length, lambda _, state: self.step_again(known, state)[0], state
             )
             now = now + 1
             put, leave = Snapshots.put, lambda snapshots, *_: snapshots
@@ -343,21 +346,21 @@ class WhileProgram(LoopProgram):
         return snapshots, state
 
     def run_again(
-        self, known: dict[Var, Value], state: list[Value], unit: list[Value], count: Value
+        self, known: dict[Var, Value], state: list[Value], recent: list[Value], count: Value
     ) -> list[Value]:
-        """What is kept of `count` steps from this state on."""
+        """Run `count` steps from this state on, and write their stacked values to `recent`."""
 
         def step(i: Value, loop: Any) -> Any:
-            state, unit = loop
+            state, recent = loop
             state, stacked = self.step_again(known, state)
-            return state, _write(unit, stacked, i)
+            return state, _write(recent, stacked, i)
 
-        return lax.fori_loop(0, count, step, (state, unit))[1]
+        return lax.fori_loop(0, count, step, (state, recent))[1]
 
     def step_again(
         self, known: dict[Var, Value], state: list[Value]
     ) -> tuple[list[Value], list[Value]]:
-        """A step once more, without its effects: the next state, and what is kept of this step."""
+        """A step once more, without its effects: the next state, and the stacked values of this step."""
         values = known | {self.body.carries[i]: x for i, x in zip(self.state, state, strict=True)}
         targets = [*self.state_out(self.state), *self.storage.stacked]
         results = self.plan.compute(values, targets, effects=False)

@@ -46,7 +46,8 @@ def parse_budget(budget: Any) -> int | float:
 class MinCut:
     """A policy of checkpoints: a minimum cut, within a budget if there is one.
 
-    Called by ``jax.grad``, as policies are, it says to keep what is not cheap to compute again.
+    ``jax.grad`` calls it, as it calls policies. It then keeps every result that is not cheap to compute
+    again.
     """
 
     budget: int | float | None = None
@@ -89,7 +90,7 @@ class Search:
         return self.joint.keeping([*self.inputs, *self.joint.targets])
 
     def cheap(self) -> Plan:
-        """The plan that computes again only what is cheap."""
+        """The plan that computes cheap operations again, and no other."""
         return self.joint.keeping(minimum_cut(self.joint.equations, self.joint.targets, self.free))
 
     def at(self, price: float) -> Plan:

@@ -1,4 +1,4 @@
-"""What it costs to keep a value, and what it costs to compute the value again: the one table.
+"""The costs of keeping a value, and of computing it again: the one table.
 
 | prices        | computed again for nothing | at a price in bytes     | kept       |
 |---------------|----------------------------|-------------------------|------------|
@@ -48,12 +48,12 @@ REPEATABLE = TRANSCENDENTAL | {lax.reduce_sum_p, lax.reduce_max_p, lax.reduce_mi
 
 @dataclass(frozen=True)
 class Prices:
-    """What it costs, in bytes, to compute an equation again.
+    """The prices, in bytes, of computing equations again.
 
     Attributes:
       free: operations that cost nothing.
       priced: operations that cost something, by their size; None for all.
-      bytes_per_operation: what one floating-point operation costs.
+      bytes_per_operation: the price of one floating-point operation.
     """
 
     free: frozenset[Primitive] = CHEAP

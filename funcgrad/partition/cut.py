@@ -1,9 +1,9 @@
-"""A split jaxpr with a plan of what to keep, and the plan that costs least: a minimum cut over bytes.
+"""A split jaxpr with a plan, and the plan that costs least: a minimum cut over bytes.
 
 The forward program, and that part of the backward program which depends on no cotangent, form one
 graph. A variable can be kept, at the cost of its bytes, or computed again from others, if the table of
-prices allows it. What the rest of the backward program reads must be there. The cheapest choice is a
-minimum cut (as in PyTorch's AOTAutograd partitioner), which SciPy finds.
+prices allows it. The variables that the rest of the backward program reads must be there. The cheapest
+choice is a minimum cut (as in PyTorch's AOTAutograd partitioner), which SciPy finds.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from funcgrad.partition.split import Backward, Split
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A split jaxpr with a plan of what it keeps, and the way back for each pattern of cotangents.
+    """A split jaxpr with a plan, and the way back for each pattern of cotangents.
 
     The kept variables are chosen for the pattern in which every cotangent arrives. A cotangent that
     does not arrive is not replaced by zeros where that can be helped: zero times infinity is not zero.
 
     Attributes:
-      split: the jaxpr, split by what the rules read.
+      split: the split jaxpr.
       plan: the plan for the pattern in which every cotangent arrives.
       fixed: variables that depend on constants and fixed inputs alone.
       plans: plans that keep the same, by the pattern of cotangents.
@@ -73,7 +73,7 @@ class Cut:
         return only(cts, self.split.present)
 
     def plan_for(self, arrived: Mask) -> Plan | None:
-        """The plan for a pattern of cotangents; None if it needs what was not kept."""
+        """The plan for a pattern of cotangents; None if it needs a value that was not kept."""
         if arrived == self.split.present:
             return self.plan
         if arrived in self.plans:
@@ -125,10 +125,10 @@ def cut_of(
     fixed: Collection[Var] = (),
     favoured: Collection[Var] = (),
 ) -> Cut:
-    """The plan that keeps the fewest bytes and computes again what is worth computing again.
+    """The plan that keeps the fewest bytes, where values worth computing again are not kept.
 
     Args:
-      split: a jaxpr, split by what the rules read.
+      split: the split jaxpr.
       free: variables of its forward jaxpr that are kept anyway.
       fixed: inputs that are the same in each run of a jaxpr that runs many times. A variable that
         depends on these alone costs next to nothing.

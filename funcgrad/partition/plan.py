@@ -1,9 +1,15 @@
-"""The forward and the backward program of a split jaxpr as one, and plans of what to keep of it.
+"""The forward and the backward program of a split jaxpr as one, and plans for it.
 
-joint program     forward equations, and backward ones that need no cotangent   `equations`
-                  backward equations that need a cotangent                      `backward`
-plan              keep some variables of `equations` (`kept`); compute the rest of what
-                  `backward` reads again from those (`replayed`)
+A joint program has the forward equations and those backward equations that need no cotangent
+(`equations`), and then the backward equations that need one (`backward`). A plan keeps some variables
+of `equations` (`kept`), and computes the others that `backward` reads from those (`replayed`).
+
+    y = sin(x) * w          equations   s = sin(x); y = s * w; c = cos(x)
+                            backward    ct_w = ct_y * s; t = ct_y * w; ct_x = t * c
+                            targets     s, w, c
+
+    keep w, s, c            replayed    nothing
+    keep w, x               replayed    s = sin(x); c = cos(x)
 """
 
 from __future__ import annotations
@@ -67,7 +73,7 @@ class Joint:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a joint program keeps for its way back, and what it computes again.
+    """The variables that a joint program keeps for its way back, and the equations that run again.
 
     Attributes:
       joint: both programs.
@@ -187,8 +193,8 @@ def joint_of(split: Split) -> Joint:
 def joint_of_pattern(split: Split, program: Backward, first: Joint) -> Joint:
     """The joint program for another pattern of cotangents, in the variables of the first one.
 
-    A plan for the first program fixes what is kept. Where both programs compute the same before any
-    cotangent arrives, this one reads the first one's variable, so that the plan holds for it.
+    A plan for the first program fixes which variables are kept. Where both programs compute the same
+    value before any cotangent arrives, this one reads the first one's variable, so that the plan holds.
     """
     variable_of = {id(value): v for v, value in first.constants.items()}
     closed = program.call.constants
@@ -216,7 +222,7 @@ class Parts(NamedTuple):
 
 
 def separate(program: Backward, names: Mapping[Var, Atom], shared: Mapping[Any, Equation]) -> Parts:
-    """Part a backward program by what depends on cotangents; rename variables.
+    """Part the equations that depend on no cotangent from the others; rename variables.
 
     An equation that depends on no cotangent is left out if one of the same meaning is in `shared`.
     """
@@ -259,7 +265,7 @@ def join(
 
 
 def meaning(eqn: Equation) -> Any:
-    """What equal equations have in common: primitive, operands and params."""
+    """A key that equal equations share: primitive, operands and params."""
     operands = [
         (str(v.aval), np.asarray(v.val).tobytes()) if _jax.is_literal(v) else id(v)
         for v in eqn.invars

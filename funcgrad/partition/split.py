@@ -216,7 +216,7 @@ class Split:
         return outs, self.residuals.find([*self.forward.consts, *primals], outs, extra)
 
     def backward(self, arrived: Mask) -> Backward | None:
-        """The backward program for a pattern of cotangents; None if it reads what was not kept."""
+        """The backward program for a pattern of cotangents; None if it reads more than was kept."""
         if arrived in self.backwards:
             return self.backwards[arrived]
         program = self.recording.backward(arrived)
@@ -243,7 +243,7 @@ class Split:
         return spread(run(program.call, [*kept, *filled(cts)]), program.present)
 
     def instantiated(self, cts: Sequence[Cotangent]) -> list[Cotangent]:
-        """Zeros for what did not arrive: for a program that then reads more than it does otherwise."""
+        """Zeros for cotangents that did not arrive: a program may read more residuals without them."""
         avals = self.recording.tape.avals
         return _jax.instantiated(
             cts, [None if slot is None else avals[slot] for slot in self.recording.slots]
