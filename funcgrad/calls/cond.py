@@ -89,7 +89,7 @@ class BranchProgram(StagedPullback):
             most |= Counter(_types_computed(branch))
         return list(most.elements())
 
-    def pool_places(self, branch: Cut) -> list[int]:
+    def pool_positions(self, branch: Cut) -> list[int]:
         """Where in the pool a branch puts the residuals that it computes."""
         vacant = {aval: [i for i, a in enumerate(self.pool) if a == aval] for aval in self.pool}
         return [vacant[aval].pop(0) for aval in _types_computed(branch)]
@@ -119,7 +119,7 @@ class BranchProgram(StagedPullback):
         def run(branch: Cut) -> Callable[..., Any]:
             def forward(*primals: Value) -> tuple[list[Value], list[Value]]:
                 outs, computed = branch.run_forward(primals)
-                own = dict(zip(self.pool_places(branch), computed, strict=True))
+                own = dict(zip(self.pool_positions(branch), computed, strict=True))
                 return outs, [own.get(i, _jax.blank(a)) for i, a in enumerate(self.pool)]
 
             return forward
@@ -139,7 +139,7 @@ class BranchProgram(StagedPullback):
         def run(branch: Cut) -> Callable[..., Any]:
             def backward(operands: Any, pool: Any, cts: Any) -> list[Value]:
                 inputs = [branch.split.inputs[i] for i in self.operands_read]
-                computed = [pool[i] for i in self.pool_places(branch)]
+                computed = [pool[i] for i in self.pool_positions(branch)]
                 kept = branch.residuals(dict(zip(inputs, operands, strict=True)), computed)
                 results = select(branch.pull_back(kept, cts), present)
                 return _jax.instantiated(results, avals)

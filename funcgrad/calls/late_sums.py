@@ -314,7 +314,7 @@ def bytes_without_cut(split: Split, known: Collection[Var]) -> int:
     by_leaf = dict(zip(split.leaves, split.residual_variables, strict=True))
     shared: set[Var] = set()
     total = 0
-    for node in split.recording.tape.nodes:
+    for node in split.tape.nodes:
         leaves = [r.index for r in node.residuals if isinstance(r, Place)]
         kept = {*variables(by_leaf[i] for i in leaves if i in by_leaf)} - {*known}
         if len(node.operands) == 1:

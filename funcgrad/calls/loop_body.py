@@ -110,16 +110,16 @@ def cut_of_body(split: Split, division: Division) -> Cut:
 
 
 class Shift(NamedTuple):
-    """A kept carry that is read from the stack of a neighbouring step's variable.
+    """How a kept carry is read from the stack of a variable of the neighbouring step.
 
     Attributes:
-      source: the neighbour's variable, of which there is a stack.
+      neighbour: the neighbouring step's variable that has the same value. There is a stack of it.
       carry: which carry it is. The first or the last step has no such neighbour: it reads this carry
         before or after the loop.
       ahead: whether the neighbour is the step after.
     """
 
-    source: Var
+    neighbour: Var
     carry: int
     ahead: bool
 

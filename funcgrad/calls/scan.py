@@ -84,7 +84,7 @@ class ScanProgram(LoopProgram):
     def forward(self, primals: Sequence[Value]) -> tuple[list[Value], list[Value]]:
         """Outputs, and residuals: the values of the plan's kept variables, and ends.
 
-        For a shifted carry the value is its source's stack. Its end is the carry before or after the
+        For a shifted carry the value is its neighbour's stack. Its end is the carry before or after the
         loop.
         """
         outs, once, stacked = self.jitted_forward(*primals)
@@ -96,7 +96,7 @@ class ScanProgram(LoopProgram):
             **_by_variable(storage.once, once),
             **_by_variable(body.xs, operands.xs),
             **_by_variable(body.consts, operands.consts),
-            **{v: of_steps[shift.source] for v, shift in storage.shifted.items()},
+            **{v: of_steps[shift.neighbour] for v, shift in storage.shifted.items()},
         }
         ends = [
             (outs if shift.ahead else operands.carries)[shift.carry]
@@ -216,7 +216,7 @@ class BackwardScan:
         return shift.ahead != self.program.division.reverse
 
     def in_step(self, v: Var, shift: Shift, index: Value) -> Value:
-        """A shifted carry's value in one step: an element of its source's stack, or its end."""
+        """A shifted carry's value in one step: an element of its neighbour's stack, or its end."""
         stack, end, length = self.kept[v], self.ends[v], self.program.division.length
         if not length:
             return end
@@ -225,7 +225,7 @@ class BackwardScan:
         return jax.lax.select(index == last, end, value)
 
     def in_all_steps(self, v: Var, shift: Shift) -> Value:
-        """A shifted carry's values in all steps: its source's stack, moved by one step."""
+        """A shifted carry's values in all steps: its neighbour's stack, moved by one step."""
         stack, end = self.kept[v], self.ends[v]
         if not self.program.division.length:
             return stack

@@ -98,7 +98,7 @@ class Cut:
         """Which differentiated inputs get a cotangent, by the outputs whose cotangents arrive."""
         arrived = both(arrived, self.split.present)
         if not any(arrived):
-            return (False,) * self.split.recording.num_inputs
+            return (False,) * self.split.num_inputs
         return (self.plan_for(arrived) or self.plan).joint.present
 
     def pull_back(
@@ -107,7 +107,7 @@ class Cut:
         """Cotangents of the differentiated inputs, None where there is none."""
         cts = self.taken(cts)
         if not any(mask_of(cts)):
-            return [None] * self.split.recording.num_inputs
+            return [None] * self.split.num_inputs
         plan, given = self.resolved(cts)
         return plan.by_input(plan.run_backward(kept, given, delay))
 

@@ -67,10 +67,10 @@ class Residuals:
     The constants that a program closes over count as its first inputs.
 
     Attributes:
-      places: of each residual, the group it is in and its position in the group.
+      locations: of each residual, its group and its position in the group.
     """
 
-    places: tuple[tuple[Group, int], ...]
+    locations: tuple[tuple[Group, int], ...]
 
     @classmethod
     def locate(
@@ -90,7 +90,7 @@ class Residuals:
     def find(self, inputs: Sequence[T], outputs: Sequence[T], extra: Sequence[T]) -> list[T]:
         """The residuals, from the values, the variables or the types of the three groups."""
         groups: dict[Group, Sequence[T]] = {"input": inputs, "output": outputs, "extra": extra}
-        return [groups[group][i] for group, i in self.places]
+        return [groups[group][i] for group, i in self.locations]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +108,11 @@ class Recording:
     slots: tuple[Slot | None, ...]
     leaf_avals: tuple[Aval, ...]
     num_inputs: int
+
+    @property
+    def present(self) -> Mask:
+        """Which outputs carry a gradient."""
+        return mask_of(self.slots)
 
     def backward(self, arrived: Mask) -> Backward:
         """Trace the walk over the tape for the cotangents that arrive."""
@@ -163,7 +168,7 @@ class Split:
 
     Attributes:
       forward: inputs -> (outputs, extra residuals).
-      recording: the tape that the backward program walks.
+      recording: the tape, and where inputs and outputs are on it.
       residuals: where the residuals lie.
       leaves: of each residual, which leaf of the tape the residual is.
       input_avals: the types of all inputs.
@@ -180,9 +185,19 @@ class Split:
     backwards: dict[Mask, Backward] = field(default_factory=dict)
 
     @property
+    def tape(self) -> FrozenTape:
+        """The tape that the backward program walks."""
+        return self.recording.tape
+
+    @property
     def present(self) -> Mask:
         """Which outputs carry a gradient."""
-        return mask_of(self.recording.slots)
+        return self.recording.present
+
+    @property
+    def num_inputs(self) -> int:
+        """The number of differentiated inputs."""
+        return self.recording.num_inputs
 
     @property
     def inputs(self) -> list[Var]:
@@ -244,7 +259,7 @@ class Split:
 
     def instantiated(self, cts: Sequence[Cotangent]) -> list[Cotangent]:
         """Zeros for cotangents that did not arrive: a program may read more residuals without them."""
-        avals = self.recording.tape.avals
+        avals = self.tape.avals
         return _jax.instantiated(
             cts, [None if slot is None else avals[slot] for slot in self.recording.slots]
         )
@@ -290,31 +305,30 @@ class Traced(NamedTuple):
     consts: list[Value]
     recording: Recording
 
-    def call(self, outvars: Sequence[Atom], name: str) -> Call:
-        """The program, with these results, as a call."""
-        jaxpr = _jax.prune_keeping_inputs(self.jaxpr.replace(outvars=list(outvars)))
-        return Call(jaxpr, self.consts, name)
-
 
 @cached(_jax.weak_cache)
 def split_of(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) -> Split:
     """Split a jaxpr: trace its forward program, and its backward program for all cotangents."""
-    traced = trace_forward(closed, differentiated, rules)
-    name = _name_of(closed)
-    whole = mask_of(traced.recording.slots)
-    types = tuple(closed.in_avals)
+    jaxpr, consts, recording = trace_forward(closed, differentiated, rules)
+    name, avals, whole = _name_of(closed), tuple(closed.in_avals), recording.present
     if not any(whole):
-        call = Call(traced.jaxpr, traced.consts, name)
-        nothing = Residuals(())
-        return Split(call, traced.recording, nothing, (), types, call.closes_over_tracer)
-    program = traced.recording.backward(whole)
-    outputs, leaves = traced.jaxpr.outvars[: len(whole)], traced.jaxpr.outvars[len(whole) :]
+        forward = Call(jaxpr, consts, name)
+        return Split(forward, recording, Residuals(()), (), avals, forward.closes_over_tracer)
+    program = recording.backward(whole)
+    outputs, leaves = jaxpr.outvars[: len(whole)], jaxpr.outvars[len(whole) :]
     read = [leaves[i] for i in program.leaves]
-    residuals, extra = Residuals.locate(read, traced.jaxpr.invars, outputs)
-    call = traced.call([*outputs, *extra], name)
-    uncacheable = call.closes_over_tracer or program.call.closes_over_tracer
-    programs = {} if program.call.closes_over_tracer else {whole: program}
-    return Split(call, traced.recording, residuals, program.leaves, types, uncacheable, programs)
+    residuals, extra = Residuals.locate(read, jaxpr.invars, outputs)
+    jaxpr = _jax.prune_keeping_inputs(jaxpr.replace(outvars=[*outputs, *extra]))
+    forward = Call(jaxpr, consts, name)
+    return Split(
+        forward,
+        recording,
+        residuals,
+        program.leaves,
+        avals,
+        closes_over_tracer=forward.closes_over_tracer or program.call.closes_over_tracer,
+        backwards={} if program.call.closes_over_tracer else {whole: program},
+    )
 
 
 def trace_forward(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) -> Traced:
