@@ -31,7 +31,14 @@ def only(values: Iterable[T], mask: Iterable[bool]) -> list[T | None]:
 
 
 def spread(values: Iterable[T], mask: Iterable[bool]) -> list[T | None]:
-    """The values, in order, in the places that the mask marks; None in the others."""
+    """The values, in order, in the places that the mask marks; None in the others.
+
+    Example:
+      >>> spread("ab", (True, False, True))
+      ['a', None, 'b']
+      >>> filled(['a', None, 'b']), mask_of(['a', None, 'b'])
+      (['a', 'b'], (True, False, True))
+    """
     remaining = iter(values)
     return [next(remaining) if there else None for there in mask]
 
