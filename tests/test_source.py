@@ -74,7 +74,7 @@ def test_only_one_file_imports_jax_internals(path):
 
 FLOORS = [
     {"errors", "_jax"},
-    {"keys"},
+    {"keys", "masks"},
     {"registry", "broadcasting"},
     {"rules"},
     {"rule_program"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax._src import config, linear_util
@@ -16,6 +16,11 @@ from jax._src.interpreters import partial_eval
 from jax._src.pjit import jit_p
 from jax._src.state.discharge import discharge_state
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from funcgrad._jax.types import Atom, Aval, Equation, Value, Var
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 def stage(fn: Callable[..., Any], avals: Sequence[Any], name: str) -> tuple[Jaxpr, list[Any]]:
@@ -56,17 +61,22 @@ def eval_jaxpr(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
     return _core.eval_jaxpr(jaxpr, (), *args)
 
 
-def is_literal(v: Any) -> bool:
+def is_literal(v: Atom) -> TypeIs[Literal]:
     """Whether an operand or a result in a jaxpr is no variable but a number."""
     return isinstance(v, Literal)
 
 
-def variables(atoms: Iterable[Any]) -> list[Any]:
+def type_of(v: Atom) -> Aval:
+    """The type of an operand or a result."""
+    return v.aval
+
+
+def variables(atoms: Iterable[Atom]) -> list[Var]:
     """Those of a jaxpr's operands or results that are variables."""
     return [v for v in atoms if not is_literal(v)]
 
 
-def read(atoms: Iterable[Any], known: Mapping[Any, Any]) -> list[Any]:
+def read(atoms: Iterable[Atom], known: Mapping[Var, Value]) -> list[Value]:
     """Operands or results: the variables' values as known, the literals as they are."""
     return [v.val if is_literal(v) else known[v] for v in atoms]
 
@@ -78,15 +88,17 @@ def eval_closed_jaxpr(
     return _core.eval_jaxpr(closed.jaxpr, closed.consts, *args, propagate_source_info=own_lines)
 
 
-def eval_equations(eqns: Sequence[Any], known: dict[Any, Any], wanted: Sequence[Any]) -> list[Any]:
+def eval_equations(
+    eqns: Sequence[Equation], known: dict[Var, Value], wanted: Sequence[Atom]
+) -> list[Value]:
     """Run some equations of a jaxpr on known values of variables; return wanted variables."""
     known.update(values_of(eqns, known))
     return read(wanted, known)
 
 
-def values_of(eqns: Sequence[Any], known: MutableMapping[Any, Any]) -> dict[Any, Any]:
+def values_of(eqns: Sequence[Equation], known: MutableMapping[Var, Value]) -> dict[Var, Value]:
     """The values of the variables that some equations of a jaxpr compute."""
-    found: dict[Any, Any] = {}
+    found: dict[Var, Value] = {}
     everything = ChainMap(found, known)
     for eqn in eqns:
         params = eqn.primitive.get_bind_params(eqn.params)
@@ -120,7 +132,7 @@ def without_inner_jits(jaxpr: Jaxpr) -> Jaxpr:
     return inlined
 
 
-def equations_of_call(eqn: Any) -> tuple[list[Any], dict[Any, Any]]:
+def equations_of_call(eqn: Equation) -> tuple[list[Equation], dict[Var, Atom]]:
     """The equations of a jitted call, with variables of their own, and what each result then is."""
     closed = eqn.params["jaxpr"]
     jaxpr, consts = stage(lambda *args: eval_closed_jaxpr(closed, args), closed.in_avals, "call")
@@ -131,7 +143,7 @@ def equations_of_call(eqn: Any) -> tuple[list[Any], dict[Any, Any]]:
     return eqns, dict(zip(eqn.outvars, renamed(jaxpr.outvars, given), strict=True))
 
 
-def renamed(atoms: Iterable[Any], names: Mapping[Any, Any]) -> list[Any]:
+def renamed(atoms: Iterable[Atom], names: Mapping[Var, Atom]) -> list[Atom]:
     """Operands with other names for some variables."""
     return [v if is_literal(v) else names.get(v, v) for v in atoms]
 

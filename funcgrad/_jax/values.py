@@ -14,6 +14,8 @@ from jax._src.lax import lax
 from jax._src.state.types import AbstractRef
 from jax.extend.core import Primitive, set_current_trace, take_current_trace  # noqa: F401
 
+from funcgrad._jax.types import Aval, Cotangent
+
 Trace = _core.Trace
 
 
@@ -128,6 +130,12 @@ def zeros(aval: Any) -> Any:
 def strong_zeros(aval: Any) -> Any:
     """Zeros of a type, never weak: what a sum of cotangents starts from."""
     return zeros(strong(aval))
+
+
+def instantiated(cts: Sequence[Cotangent], avals: Sequence[Aval | None]) -> list[Cotangent]:
+    """Cotangents, with zeros for one that did not arrive, where its type is given."""
+    pairs = zip(cts, avals, strict=True)
+    return [zeros(aval) if ct is None and aval is not None else ct for ct, aval in pairs]
 
 
 def zero_cotangent(x: Any) -> Any:

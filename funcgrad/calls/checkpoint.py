@@ -1,8 +1,8 @@
-"""jax.checkpoint: what is not saved is computed again for the backward program.
+"""jax.checkpoint: the backward program computes again the values that were not saved.
 
-The function is split as a jitted one is. What is saved is said by a policy of JAX's, or by a minimum cut
-(`budget.py`), and the operations between that, or the inputs, and what the backward program reads are
-replayed.
+The function is split as a jitted one is. A policy of JAX's, or a minimum cut (`partition/budget.py`),
+says which values are saved besides the inputs. From the saved values the backward program replays the
+operations that lead to the values that it reads.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from funcgrad import _jax, errors
+from funcgrad._jax import Cotangent, Mask, Value, Var
 from funcgrad.calls.entering import defcall, of_jaxpr
 from funcgrad.partition.budget import MinCut, parse_budget
-from funcgrad.partition.plan import Cut, Plan, joint_of, whole_backward
+from funcgrad.partition.cut import Cut
+from funcgrad.partition.plan import Plan, joint_of
 from funcgrad.partition.split import Split, StagedPullback, split_of
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
@@ -94,29 +96,26 @@ def remat_call(
 
 @cached(_jax.weak_cache)
 def program_of_remat(
-    jaxpr: _jax.Jaxpr, differentiated: tuple[bool, ...], rules: Rules, policy: Any, barrier: Any
+    jaxpr: _jax.Jaxpr, differentiated: Mask, rules: Rules, policy: Any, barrier: Any
 ) -> RematProgram:
-    """Split the function and find what must be kept and what can be computed again."""
+    """Split the function, and plan which values are kept and which are computed again."""
     closed = _jax.close(jaxpr if policy is None else _jax.without_inner_jits(jaxpr))
     split = split_of(closed, differentiated, rules)
-    joint = joint_of(split, whole_backward(split))
-    forward = split.forward.closed.jaxpr
-    inputs = split.inputs
-    if isinstance(policy, MinCut):
-        plan, moved = policy.plan(joint, inputs), {}
+    by_cut = isinstance(policy, MinCut)
+    if by_cut:
+        plan, moved = policy.plan(joint_of(split), split.inputs), {}
     else:
-        cases = {eqn: _jax.saved_by(policy, eqn) for eqn in forward.eqns}
-        saved = [v for eqn, case in cases.items() if case for v in eqn.outvars]
-        plan = joint.keeping([*inputs, *saved])
-        moved = {
-            v: case
-            for eqn, case in cases.items()
-            if case and case.elsewhere
-            for v in eqn.outvars
-            if v in plan.kept
-        }
-    delay = bool(barrier) and (isinstance(policy, MinCut) or not _jax.BARRIERS_HOLD)
+        plan, moved = plan_by_policy(split, policy)
+    delay = bool(barrier) and (by_cut or not _jax.BARRIERS_HOLD)
     return RematProgram(Cut(split, plan), moved, bool(barrier), delay)
+
+
+def plan_by_policy(split: Split, policy: Any) -> tuple[Plan, dict[Var, Any]]:
+    """The plan that keeps the values that a policy of JAX's saves, and where offloaded ones wait."""
+    cases = [(eqn, _jax.saved_by(policy, eqn)) for eqn in split.forward.closed.jaxpr.eqns]
+    saved = {v: case for eqn, case in cases if case for v in eqn.outvars}
+    plan = joint_of(split).keeping([*split.inputs, *saved])
+    return plan, {v: case for v, case in saved.items() if case.elsewhere and v in plan.kept}
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +130,7 @@ class RematProgram(StagedPullback):
     """
 
     cut: Cut
-    moved: dict[Any, Any]
+    moved: dict[Var, Any]
     barrier: bool
     delay: bool
     programs: dict[Any, Any] = field(default_factory=dict)
@@ -141,19 +140,19 @@ class RematProgram(StagedPullback):
         return self.cut.split
 
     @property
-    def present(self) -> list[bool]:
-        """Which outputs carry a gradient."""
-        return self.split.present
-
-    @property
     def inner(self) -> dict[str, FrozenTape]:
         """The function's own tape."""
         return {"body": self.split.tape}
 
     @property
     def plan(self) -> Plan:
-        """What is kept, and what is computed again."""
+        """The plan of which values are kept, and which are computed again."""
         return self.cut.plan
+
+    @property
+    def present(self) -> Mask:
+        """Which outputs carry a gradient."""
+        return self.split.present
 
     @property
     def closes_over_tracer(self) -> bool:
@@ -161,29 +160,23 @@ class RematProgram(StagedPullback):
         return self.split.closes_over_tracer
 
     @property
-    def inputs(self) -> list[Any]:
+    def inputs(self) -> list[Var]:
         """The forward jaxpr's inputs, without the constants that it closes over."""
         return self.split.inputs
 
-    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    def forward(self, primals: Sequence[Value]) -> tuple[list[Value], list[Value]]:
         """Outputs and residuals."""
         outs, computed = self.jitted_forward(*primals)
-        found = dict(zip(self.inputs, primals, strict=True))
-        values = iter(computed)
-        return outs, [found[v] if v in found else next(values) for v in self.plan.kept]
+        return outs, self.cut.residuals(dict(zip(self.inputs, primals, strict=True)), computed)
 
-    def trace_forward(self, *primals: Any) -> tuple[list[Any], list[Any]]:
+    def trace_forward(self, *primals: Value) -> tuple[list[Value], list[Value]]:
         """The outputs, and the kept values that are not inputs."""
-        known = dict(zip(self.inputs, primals, strict=True))
-        outvars = self.split.forward.closed.jaxpr.outvars[: len(self.split.slots)]
-        computed = [v for v in self.plan.kept if v not in known]
-        results = self.plan.run_forward(known, [*outvars, *computed])
-        outs, values = results[: len(outvars)], results[len(outvars) :]
-        pairs = zip(computed, values, strict=True)
+        outs, values = self.cut.run_forward(primals)
+        pairs = zip(self.cut.computed, values, strict=True)
         return outs, [self.moved[v].away(x) if v in self.moved else x for v, x in pairs]
 
-    def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
-        """The operands' cotangents, after computing again what was not kept."""
+    def trace_backward(self, residuals: list[Value], cts: list[Cotangent]) -> list[Cotangent]:
+        """The operands' cotangents, after computing again the values that were not kept."""
         if self.barrier:
             residuals, cts = behind_barrier((residuals, cts))
         pairs = zip(self.plan.kept, residuals, strict=True)
@@ -191,12 +184,13 @@ class RematProgram(StagedPullback):
         return self.cut.pull_back(kept, cts, delayed if self.delay else None)
 
 
-def delayed(values: list[Any], cts: list[Any]) -> list[Any]:
-    """Values that XLA can compute with only when the cotangents are there.
+def delayed(values: list[Value], cts: list[Value]) -> list[Value]:
+    """Make XLA compute with the values only when the cotangents are there.
 
-    Otherwise it finds that what is computed again was computed before, and keeps that instead. Before
-    JAX 0.12 it drops optimisation barriers early when it compiles for a CPU, so there values are
-    selected, by a truth that it does not see through, which it gets from a cotangent.
+    Otherwise XLA finds that the forward program has computed the same before, and keeps that instead.
+    Before JAX 0.12, XLA for CPUs drops optimisation barriers early. So there each value goes through
+    ``where(always, value, 0)``, with an `always` computed from a cotangent's bits, which XLA cannot
+    fold.
     """
     values, cts = behind_barrier((values, cts))
     ct = next((ct for ct in cts if _jax.is_real_array(ct) and ct.size), None)
@@ -204,7 +198,7 @@ def delayed(values: list[Any], cts: list[Any]) -> list[Any]:
         return values
     tied = [_jax.is_array(x) and _jax.varying(ct) <= _jax.varying(x) for x in values]
 
-    def select(values: list[Any], ct: Any) -> list[Any]:
+    def select(values: list[Value], ct: Value) -> list[Value]:
         first = jax.lax.reshape(ct, (ct.size,))[0].astype(jnp.float32)
         always = (jax.lax.bitcast_convert_type(first, jnp.uint32) | 1) != 0
         pairs = zip(values, tied, strict=True)
@@ -214,9 +208,9 @@ def delayed(values: list[Any], cts: list[Any]) -> list[Any]:
 
 
 def behind_barrier(values: Any) -> Any:
-    """A pytree behind optimisation barriers, one for what varies over the same mesh axes.
+    """A pytree behind optimisation barriers, one for all values that vary over the same mesh axes.
 
-    JAX makes operands of one barrier vary over the same axes, and so would change their types.
+    JAX makes the operands of one barrier vary over the same axes, which would change their types.
     """
     leaves, tree = jax.tree.flatten(values)
     kinds = [getattr(jax.typeof(leaf), "mat", None) for leaf in leaves]

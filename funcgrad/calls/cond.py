@@ -1,7 +1,11 @@
-"""cond and switch, differentiated as a whole: each branch is cut in two, and residuals are united.
+"""cond and switch, differentiated as a whole: each branch is cut in two, and all share one pool.
 
-The branch that ran gives out its residuals; in the places of those that only other branches have, it
-puts zeros. Residuals of one type share a place. An operand of the branches is kept as it is.
+A branch gives out the residuals that it computes in a pool, which has as many places of each type as
+the branch that needs most. It fills the other places with zeros. Operands are kept as they are.
+
+    branch 0 keeps  f32[4] a, f32[4] b          pool:  f32[4]  f32[4]  i32[]
+    branch 1 keeps  f32[4] c, i32[] d           0 puts    a       b      0
+                                                1 puts    c       0      d
 """
 
 from __future__ import annotations
@@ -16,10 +20,11 @@ import jax
 from jax import lax
 
 from funcgrad import _jax
+from funcgrad._jax import Aval, Cotangent, Mask, Positions, Value
 from funcgrad.calls.entering import defcall
-from funcgrad.partition.cut import cut_of
-from funcgrad.partition.plan import Cut
-from funcgrad.partition.split import Split, StagedPullback, split_of
+from funcgrad.masks import mask_of, select, spread
+from funcgrad.partition.cut import Cut, cut_of
+from funcgrad.partition.split import StagedPullback, split_of
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
 from funcgrad.tape import FrozenTape
@@ -38,160 +43,122 @@ def cond_call(
 def program_of_branches(
     first: _jax.ClosedJaxpr,
     others: tuple[_jax.ClosedJaxpr, ...],
-    differentiated: tuple[bool, ...],
+    differentiated: Mask,
     rules: Rules,
 ) -> BranchProgram:
-    """The programs of a switch over jaxprs, differentiating some operands by some rules."""
+    """The forward and the backward program of a switch over jaxprs."""
     splits = [split_of(branch, differentiated, rules) for branch in (first, *others)]
-    return BranchProgram(tuple(map(branch_of, splits)), differentiated)
-
-
-def branch_of(split: Split) -> Branch:
-    """One branch, with its minimum cut: operands are kept anyway."""
-    return Branch(cut_of(split, split.inputs), split.inputs)
-
-
-@dataclass(frozen=True, eq=False)
-class Branch:
-    """One branch, cut in two.
-
-    Attributes:
-      cut: what is kept of it.
-      inputs: its variables for the operands.
-    """
-
-    cut: Cut
-    inputs: list[Any]
-
-    @property
-    def computed(self) -> list[Any]:
-        """Kept variables that are not operands."""
-        return [v for v in self.cut.plan.kept if v not in self.inputs]
-
-    @property
-    def types(self) -> list[Any]:
-        """The types of what is computed and kept."""
-        return [_jax.strong(v.aval) for v in self.computed]
-
-    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """The outputs, and what is computed and kept."""
-        split = self.cut.split
-        outvars = split.forward.closed.jaxpr.outvars[: len(split.slots)]
-        known = dict(zip(self.inputs, primals, strict=True))
-        results = self.cut.plan.run_forward(known, [*outvars, *self.computed])
-        return results[: len(outvars)], results[len(outvars) :]
-
-    def backward(
-        self, operands: dict[int, Any], computed: Sequence[Any], cts: Sequence[Any]
-    ) -> list[Any]:
-        """The differentiated operands' cotangents, from the operands read and what was computed."""
-        found = {self.inputs[i]: x for i, x in operands.items()}
-        found |= dict(zip(self.computed, computed, strict=True))
-        given = [ct if there else None for ct, there in zip(cts, self.present, strict=True)]
-        return self.cut.pull_back([found[v] for v in self.cut.plan.kept], given)
-
-    @property
-    def present(self) -> list[bool]:
-        """Which outputs carry a gradient."""
-        return self.cut.split.present
-
-    def present_inputs(self, cts: Sequence[Any]) -> tuple[bool, ...]:
-        """Which differentiated operands get a cotangent, by the cotangents that arrive."""
-        pairs = zip(cts, self.present, strict=True)
-        return self.cut.present_inputs([ct is not None and there for ct, there in pairs])
+    cuts = tuple(cut_of(split, free=split.inputs) for split in splits)
+    return BranchProgram(cuts, differentiated)
 
 
 @dataclass(frozen=True, eq=False)
 class BranchProgram(StagedPullback):
-    """The forward switch, and the backward switch as the node's pullback."""
+    """The forward switch, and the backward switch as the node's pullback.
 
-    branches: tuple[Branch, ...]
-    differentiated: tuple[bool, ...]
+    Attributes:
+      branches: each branch, cut in two.
+      differentiated: which operands are differentiated.
+    """
+
+    branches: tuple[Cut, ...]
+    differentiated: Mask
     programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
 
     @property
     def closes_over_tracer(self) -> bool:
         """Whether no cache may keep this."""
-        return any(branch.cut.split.closes_over_tracer for branch in self.branches)
+        return any(branch.split.closes_over_tracer for branch in self.branches)
 
     @property
-    def present(self) -> list[bool]:
+    def present(self) -> Mask:
         """Which outputs carry a gradient, by some branch."""
-        return [any(there) for there in zip(*(b.present for b in self.branches), strict=True)]
+        return tuple(
+            map(any, zip(*(branch.split.present for branch in self.branches), strict=True))
+        )
 
     @property
     def inner(self) -> dict[str, FrozenTape]:
         """The branches' tapes."""
-        return {f"branch {i}": b.cut.split.tape for i, b in enumerate(self.branches)}
+        return {f"branch {i}": branch.split.tape for i, branch in enumerate(self.branches)}
 
-    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """Outputs, and residuals: index, all operands that a branch reads, the united ones."""
+    # --- which values are kept
+
+    @cached_property
+    def pool(self) -> list[Aval]:
+        """Types of the residuals that a branch computes: of each, the most that any branch has."""
+        most: Counter[Aval] = Counter()
+        for branch in self.branches:
+            most |= Counter(_types_computed(branch))
+        return list(most.elements())
+
+    def pool_positions(self, branch: Cut) -> list[int]:
+        """Where in the pool a branch puts the residuals that it computes."""
+        vacant = {aval: [i for i, a in enumerate(self.pool) if a == aval] for aval in self.pool}
+        return [vacant[aval].pop(0) for aval in _types_computed(branch)]
+
+    @cached_property
+    def operands_read(self) -> Positions:
+        """The operands that some branch's backward program reads."""
+        inputs = zip(*(branch.split.inputs for branch in self.branches), strict=True)
+        kept = [{*branch.plan.kept} for branch in self.branches]
+        return tuple(
+            i
+            for i, of_branches in enumerate(inputs)
+            if any(v in there for v, there in zip(of_branches, kept, strict=True))
+        )
+
+    # --- forward
+
+    def forward(self, primals: Sequence[Value]) -> tuple[list[Value], list[Value]]:
+        """Outputs, and residuals: the index, the operands that a branch reads, and the pool."""
         index, *operands = primals
-        outs, united = self.jitted_forward(index, *operands)
-        return outs, [index, *(operands[i] for i in self.operands_read), *united]
+        outs, pool = self.jitted_forward(index, *operands)
+        return outs, [index, *(operands[i] for i in self.operands_read), *pool]
 
-    def trace_forward(self, index: Any, *primals: Any) -> tuple[list[Any], list[Any]]:
-        """The forward switch."""
+    def trace_forward(self, index: Value, *primals: Value) -> tuple[list[Value], list[Value]]:
+        """The forward switch: the outputs, and the pool with zeros where the branch has nothing."""
 
-        def run(branch: Branch) -> Callable[..., Any]:
-            def forward(*primals: Any) -> tuple[list[Any], list[Any]]:
-                outs, computed = branch.forward(primals)
-                own = dict(zip(self.places_of(branch), computed, strict=True))
+        def run(branch: Cut) -> Callable[..., Any]:
+            def forward(*primals: Value) -> tuple[list[Value], list[Value]]:
+                outs, computed = branch.run_forward(primals)
+                own = dict(zip(self.pool_positions(branch), computed, strict=True))
                 return outs, [own.get(i, _jax.blank(a)) for i, a in enumerate(self.pool)]
 
             return forward
 
         return jax.lax.switch(index, [run(branch) for branch in self.branches], *primals)
 
-    @cached_property
-    def pool(self) -> list[Any]:
-        """Types of the united residuals: of each, as many as the branch has that has most of it."""
-        most: Counter[Any] = Counter()
-        for branch in self.branches:
-            most |= Counter(branch.types)
-        return list(most.elements())
+    # --- backward
 
-    def places_of(self, branch: Branch) -> list[int]:
-        """Where in the pool a branch finds what it has computed and kept."""
-        vacant = {aval: [i for i, a in enumerate(self.pool) if a == aval] for aval in self.pool}
-        return [vacant[aval].pop(0) for aval in branch.types]
-
-    @cached_property
-    def operands_read(self) -> list[int]:
-        """The operands that some branch's backward program reads."""
-        count = len(self.branches[0].inputs)
-        return [
-            i for i in range(count) if any(b.inputs[i] in b.cut.plan.kept for b in self.branches)
-        ]
-
-    def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
-        """The backward switch, on the residuals and the index that the forward one left."""
+    def trace_backward(self, residuals: list[Value], cts: list[Cotangent]) -> list[Cotangent]:
+        """The backward switch, on the index and the residuals that the forward switch left."""
         index, *values = residuals
-        operands = values[: len(self.operands_read)]
-        united = values[len(operands) :]
-        patterns = [branch.present_inputs(cts) for branch in self.branches]
-        there = [any(flows) for flows in zip(*patterns, strict=True)]
+        operands, pool = values[: len(self.operands_read)], values[len(self.operands_read) :]
+        patterns = [branch.present_inputs(mask_of(cts)) for branch in self.branches]
+        present = tuple(map(any, zip(*patterns, strict=True)))
+        avals = select(self.ct_avals, present)
 
-        def run(branch: Branch) -> Callable[..., Any]:
-            def backward(operands: Any, united: Any, cts: Any) -> list[Any]:
-                computed = [united[i] for i in self.places_of(branch)]
-                read = dict(zip(self.operands_read, operands, strict=True))
-                results = zip(
-                    branch.backward(read, computed, cts), self.ct_avals(), there, strict=True
-                )
-                return [
-                    _jax.zeros(aval) if ct is None else ct for ct, aval, flows in results if flows
-                ]
+        def run(branch: Cut) -> Callable[..., Any]:
+            def backward(operands: Any, pool: Any, cts: Any) -> list[Value]:
+                inputs = [branch.split.inputs[i] for i in self.operands_read]
+                computed = [pool[i] for i in self.pool_positions(branch)]
+                kept = branch.residuals(dict(zip(inputs, operands, strict=True)), computed)
+                results = select(branch.pull_back(kept, cts), present)
+                return _jax.instantiated(results, avals)
 
             return backward
 
         branches = [run(branch) for branch in self.branches]
-        results = iter(jax.lax.switch(index, branches, operands, united, cts))
-        return [next(results) if flows else None for flows in there]
+        return spread(jax.lax.switch(index, branches, operands, pool, cts), present)
 
-    def ct_avals(self) -> list[Any]:
+    @property
+    def ct_avals(self) -> list[Aval]:
         """Types of the differentiated operands' cotangents."""
-        avals = self.branches[0].cut.split.input_avals
-        return [
-            _jax.strong(a) for a, there in zip(avals, self.differentiated, strict=True) if there
-        ]
+        avals = self.branches[0].split.input_avals
+        return [_jax.strong(aval) for aval in select(avals, self.differentiated)]
+
+
+def _types_computed(branch: Cut) -> list[Aval]:
+    """The types of the residuals that a branch computes: operands are kept as they are."""
+    return [_jax.strong(v.aval) for v in branch.computed]

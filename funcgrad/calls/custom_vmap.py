@@ -47,7 +47,7 @@ class CustomVmapProgram(StagedPullback):
     programs: dict[Any, Any] = field(default_factory=dict)
 
     @property
-    def present(self) -> list[bool]:
+    def present(self) -> _jax.Mask:
         """Which outputs carry a gradient."""
         return self.program.present
 

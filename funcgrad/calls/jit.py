@@ -35,7 +35,7 @@ class JitProgram:
     late: bool = False
 
     @property
-    def present(self) -> list[bool]:
+    def present(self) -> _jax.Mask:
         """Which outputs carry a gradient."""
         return self.split.present
 

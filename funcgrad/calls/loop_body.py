@@ -1,82 +1,173 @@
-"""The body of a loop, cut in two: what scan and while_loop have in common."""
+"""The body of a loop, cut in two: the common part of scan and while_loop.
+
+A body is a function of the loop's constants, of the carries, and of one element of each `xs`. It
+gives the next carries and one element of each `ys`. The cut says which of its variables the backward
+loop needs. Where their values lie:
+
+| a kept variable                                  | its values                                   |
+|--------------------------------------------------|----------------------------------------------|
+| is a constant, an element of an `xs` or a `ys`   | are at hand: the loop's operands and results |
+| depends on constants alone                       | are computed before the loop: `Storage.once`    |
+| is a carry that the neighbouring step stacks     | are read from that stack: `Storage.shifted`     |
+| is any other                                     | are stacked: `Storage.stacked`                  |
+
+An example, `h, y = tanh(h @ w + x), h**2`: the backward step needs w (a constant), the old h and the
+new h. The new h is stacked. The old h is the new h of the step before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
 from funcgrad import _jax
-from funcgrad.partition.cut import cut_of
-from funcgrad.partition.plan import Cut, Plan
-from funcgrad.partition.split import StagedPullback, split_of
+from funcgrad._jax import Atom, Cotangent, Mask, Var, variables
+from funcgrad.masks import either, mask_of, only, spread
+from funcgrad.partition.cut import Cut, cut_of
+from funcgrad.partition.plan import Plan
+from funcgrad.partition.split import Split, StagedPullback, split_of
 from funcgrad.registry import Rules
 from funcgrad.tape import FrozenTape
 
 
+class Divided(NamedTuple):
+    """Something for each of a body's inputs, or of a loop's operands, by their kind."""
+
+    consts: list[Any]
+    carries: list[Any]
+    xs: list[Any]
+
+
 @dataclass(frozen=True)
 class Division:
-    """How a body's inputs divide: constants, carries, and what is scanned over."""
+    """How a body's inputs divide into constants, carries, and elements of `xs`.
+
+    Attributes:
+      in_order: whether a backward step can read its neighbours' values from the stacks.
+    """
 
     num_consts: int
     num_carry: int
     in_order: ClassVar[bool] = False
-    """Whether what is kept of the step before is at hand too."""
 
-    def divide(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
-        """Constants, carries, and what is scanned over."""
+    def divide(self, operands: Sequence[Any]) -> Divided:
+        """Divide something that there is for each input."""
         first_x = self.num_consts + self.num_carry
-        return (
+        return Divided(
             list(operands[: self.num_consts]),
             list(operands[self.num_consts : first_x]),
             list(operands[first_x:]),
         )
 
 
+class BodyVariables(NamedTuple):
+    """The variables of a body's inputs and outputs, by their kind."""
+
+    consts: list[Var]
+    carries: list[Var]
+    xs: list[Var]
+    carries_out: list[Atom]
+    ys: list[Atom]
+
+
+def variables_of(split: Split, division: Division) -> BodyVariables:
+    """The variables of a body that has been split."""
+    outs = split.outputs
+    num_carry = division.num_carry
+    return BodyVariables(*division.divide(split.inputs), outs[:num_carry], outs[num_carry:])
+
+
 def cut_body(
-    closed: _jax.ClosedJaxpr, differentiated: tuple[bool, ...], rules: Rules, division: Division
-) -> tuple[Cut, tuple[bool, ...]]:
-    """Split a body for the carries that turn out to be differentiated, and plan what to keep.
+    closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules, division: Division
+) -> tuple[Cut, Mask]:
+    """Split and cut a body; also return which of its inputs are differentiated.
 
-    A carry is differentiated if its initial value is, or if the body makes it depend on something
-    that is: a fixpoint.
+    A carry is differentiated if its initial value is, or if the body makes the carry depend on
+    something that is. We iterate until the set stops growing.
     """
-    first, end = division.num_consts, division.num_consts + division.num_carry
-    wanted = list(differentiated)
+    consts, carries, xs = division.divide(differentiated)
     while True:
-        split = split_of(closed, tuple(wanted), rules)
-        carries = [a or b for a, b in zip(wanted[first:end], split.present, strict=False)]
-        if carries == wanted[first:end]:
-            break
-        wanted[first:end] = carries
-    jaxpr = split.forward.closed.jaxpr
-    consts, carries, xs = division.divide(split.inputs)
-    outs = jaxpr.outvars[: len(split.slots)]
-    ys = _jax.variables(outs[division.num_carry :])
-    carry_outs = outs[: division.num_carry]
-    behind = [v for v, out in zip(carries, carry_outs, strict=True) if out in ys]
-    ahead = [out for v, out in zip(carries, carry_outs, strict=True) if v in ys]
-    favoured = _jax.variables(carry_outs) if division.in_order else []
-    free = [*consts, *xs, *ys, *behind, *_jax.variables(ahead)]
-    return cut_of(split, free, consts, favoured), tuple(wanted)
+        inputs = (*consts, *carries, *xs)
+        split = split_of(closed, inputs, rules)
+        more = either(carries, split.present[: division.num_carry])
+        if more == tuple(carries):
+            return cut_of_body(split, division), inputs
+        carries = more
 
 
-@dataclass(frozen=True)
-class Shift:
-    """How a kept carry is another variable of the step before it, or of the step after it.
+def cut_of_body(split: Split, division: Division) -> Cut:
+    """The cut of a body: values at hand, in this step or in a neighbouring one, are kept for nothing."""
+    body = variables_of(split, division)
+    ys = variables(body.ys)
+    pairs = list(zip(body.carries, body.carries_out, strict=True))
+    behind = [v for v, out in pairs if out in ys]
+    ahead = variables([out for v, out in pairs if v in ys])
+    favoured = variables(body.carries_out) if division.in_order else []
+    return cut_of(split, [*body.consts, *body.xs, *ys, *behind, *ahead], body.consts, favoured)
+
+
+class Shift(NamedTuple):
+    """How a kept carry is read from the stack of a variable of the neighbouring step.
 
     Attributes:
-      source: that variable, whose values of all steps are there.
-      carry: which carry it is: at one end there is no such step, but its value before or after the loop.
-      ahead: it is of the step after.
+      neighbour: the neighbouring step's variable that has the same value. There is a stack of it.
+      carry: which carry it is. The first or the last step has no such neighbour: it reads this carry
+        before or after the loop.
+      ahead: whether the neighbour is the step after.
     """
 
-    source: Any
+    neighbour: Var
     carry: int
     ahead: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """Where the values of a plan's kept variables lie; see the table at the top of this file.
+
+    Attributes:
+      once: kept variables that depend on constants alone. They are computed before the loop.
+      shifted: kept carries that need no stack of their own: the neighbouring step already stacks the
+        same value.
+      stacked: kept variables that must be stacked: no constant, `xs`, `ys` or neighbouring step
+        holds them.
+      per_step: variables of which there is a stack: the stacked ones, the `xs` and the `ys`.
+    """
+
+    once: tuple[Var, ...]
+    shifted: dict[Var, Shift]
+    stacked: tuple[Var, ...]
+    per_step: frozenset[Var]
+
+
+def storage_of(cut: Cut, body: BodyVariables, in_order: bool) -> Storage:
+    """Where the values of a cut's kept variables are to lie."""
+    plan, ys = cut.plan, variables(body.ys)
+    once = tuple(v for v in plan.kept if v in cut.fixed and v not in body.consts)
+    at_hand = {*body.consts, *body.xs, *once, *ys}
+    shifted = shifted_of({*plan.kept} - at_hand, body) if in_order else {}
+    stacked = tuple(v for v in plan.kept if v not in at_hand and v not in shifted)
+    per_step = frozenset({*body.xs, *stacked, *ys} - {*body.consts, *once})
+    return Storage(once, shifted, stacked, per_step)
+
+
+def shifted_of(kept: set[Var], body: BodyVariables) -> dict[Var, Shift]:
+    """The kept carries that a neighbouring step has: first those of the step after, then before."""
+    ys = {*variables(body.ys)}
+    found: dict[Var, Shift] = {}
+    pairs = list(enumerate(zip(body.carries, body.carries_out, strict=True)))
+    for i, (v, out) in pairs:
+        if not _jax.is_literal(out) and out in kept and v in ys:
+            found[out] = Shift(v, i, ahead=True)
+    there = ys | kept - {*body.carries, *found}
+    for i, (v, out) in pairs:
+        if v in kept and not _jax.is_literal(out) and out in there:
+            found[v] = Shift(out, i, ahead=False)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +176,14 @@ class LoopProgram(StagedPullback):
 
     Attributes:
       cut: the body, cut in two.
-      wanted: which of the body's inputs are differentiated.
-      differentiated: which of the loop's operands are.
+      inside: which of the body's inputs are differentiated.
+      differentiated: which of the loop's operands are: not a carry that only becomes differentiated.
+      division: how both divide.
     """
 
     cut: Cut
-    wanted: tuple[bool, ...]
-    differentiated: tuple[bool, ...]
+    inside: Mask
+    differentiated: Mask
     division: Division
     programs: dict[Any, Any] = field(default_factory=dict)
 
@@ -107,112 +199,78 @@ class LoopProgram(StagedPullback):
 
     @property
     def plan(self) -> Plan:
-        """Which of the body's values are kept."""
+        """The plan of which of the body's values are kept."""
         return self.cut.plan
 
     @cached_property
-    def variables(self) -> tuple[list[Any], list[Any], list[Any], list[Any], list[Any]]:
-        """The body's variables: constants, carries in, xs, carries out, ys."""
-        split = self.cut.split
-        jaxpr = split.forward.closed.jaxpr
-        outs = jaxpr.outvars[: len(split.slots)]
-        num_carry = self.division.num_carry
-        return *self.division.divide(split.inputs), outs[:num_carry], outs[num_carry:]
+    def body(self) -> BodyVariables:
+        """The body's variables."""
+        return variables_of(self.cut.split, self.division)
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Where the values of the plan's kept variables lie."""
+        return storage_of(self.cut, self.body, self.division.in_order)
 
     @property
-    def carried(self) -> list[bool]:
+    def carried(self) -> Mask:
         """Which carries are differentiated."""
-        return self.division.divide(self.wanted)[1]
+        return tuple(self.division.divide(self.inside).carries)
+
+    @property
+    def present(self) -> Mask:
+        """Which of the loop's outputs carry a gradient."""
+        return *self.carried, *self.cut.split.present[self.division.num_carry :]
 
     @cached_property
-    def kept_once(self) -> list[Any]:
-        """Kept variables that are computed from the constants, before the loop."""
-        consts, *_ = self.variables
-        return [v for v in self.plan.kept if v in self.plan.once and v not in consts]
+    def ct_avals(self) -> Divided:
+        """The types of cotangents of the body's inputs."""
+        return self.division.divide([_jax.strong(aval) for aval in self.cut.split.input_avals])
 
-    @cached_property
-    def stacked(self) -> list[Any]:
-        """Kept variables that only stacking keeps."""
-        consts, _, xs, _, ys = self.variables
-        known = {*consts, *xs, *self.kept_once, *_jax.variables(ys), *self.shifted}
-        return [v for v in self.plan.kept if v not in known]
+    # --- one step back
 
-    @cached_property
-    def shifted(self) -> dict[Any, Shift]:
-        """Kept carries that the steps before have as a `ys` or keep, or the steps after as a `ys`."""
-        if not self.division.in_order:
-            return {}
-        consts, carries, xs, carry_outs, ys = self.variables
-        of_steps = {*_jax.variables(ys)}
-        kept = {*self.plan.kept} - {*consts, *xs, *self.kept_once, *of_steps}
-        found: dict[Any, Shift] = {}
-        for i, (v, out) in enumerate(zip(carries, carry_outs, strict=True)):
-            if _is_one_of(out, kept) and v in of_steps:
-                found[out] = Shift(v, i, ahead=True)
-        there = of_steps | kept - {*carries, *found}
-        for i, (v, out) in enumerate(zip(carries, carry_outs, strict=True)):
-            if v in kept and _is_one_of(out, there):
-                found[v] = Shift(out, i, ahead=False)
-        return found
+    def reached(self, arrived: Mask) -> tuple[Mask, Mask]:
+        """Which constants and carries get a cotangent in some step, if these outputs get one.
 
-    def start_back(self, cts: Sequence[Any]) -> tuple[list[bool], list[Any]]:
-        """Which constants get a cotangent in some step, and the carries' cotangents to start from.
-
-        There is none where none flows, in any step: a fixpoint, from the loop's outputs' cotangents.
+        A constant or carry gets a cotangent if any step sends it one. We iterate until the set stops
+        growing.
         """
-        _, carry_avals, _ = self.division.divide(self.cut.split.input_avals)
-        arrived = [ct is not None for ct in cts]
+        carries, ys = arrived[: self.division.num_carry], arrived[self.division.num_carry :]
         while True:
-            in_body = [a and b for a, b in zip(arrived, self.cut.split.present, strict=True)]
-            found = iter(self.cut.present_inputs(in_body))
-            inputs = [next(found) if wanted else False for wanted in self.wanted]
-            consts, carries, _ = self.division.divide(inputs)
-            more = [a or b for a, b in zip(arrived, carries, strict=False)]
-            if more == arrived[: len(more)]:
-                break
-            arrived[: len(more)] = more
-        ct_carry = [
-            _jax.strong_zeros(aval) if flows and ct is None else ct
-            for ct, aval, flows in zip(cts, carry_avals, arrived, strict=False)
-        ]
-        return consts, ct_carry
+            inputs = self.of_inputs(self.cut.present_inputs((*carries, *ys)))
+            more = either(carries, map(bool, inputs.carries))
+            if more == carries:
+                return tuple(map(bool, inputs.consts)), carries
+            carries = more
 
-    def cts_in_step(self, ct_carry: Sequence[Any], ct_ys: Sequence[Any]) -> list[Any]:
-        """The cotangents of the body's outputs, those that it does not take left out."""
-        return [
-            ct if slot is not None else None
-            for ct, slot in zip([*ct_carry, *ct_ys], self.cut.split.slots, strict=True)
-        ]
+    def start_back(self, cts: Sequence[Cotangent]) -> tuple[Mask, list[Cotangent]]:
+        """Which constants get a cotangent in some step, and the carries' cotangents to start from."""
+        consts, carries = self.reached(mask_of(cts))
+        given = cts[: self.division.num_carry]
+        return consts, _jax.instantiated(given, only(self.ct_avals.carries, carries))
 
     def after_step(
-        self, cts: tuple[list[Any], list[Any]], results: Sequence[Any]
-    ) -> tuple[list[Any], list[Any], list[Any]]:
-        """Cotangents of constants so far and of the carries before a step, and of xs.
+        self, ct_consts: Sequence[Cotangent], ct_carry: Sequence[Cotangent], results: Sequence[Any]
+    ) -> Divided:
+        """The cotangents after a backward step.
 
-        Takes the former two after the step, and what the step gives for the differentiated inputs.
+        Args:
+          ct_consts: the constants' cotangents, added up over the steps that are done.
+          ct_carry: the cotangents of the carries that leave the step.
+          results: the step's cotangents of the differentiated inputs.
+
+        Returns:
+          The constants' cotangents added up so far, those of the carries that enter the step, and
+          those of the elements of `xs`.
         """
-        ct_consts, ct_carry = cts
-        new_consts, new_carry, ct_xs = self.of_inputs(results)
-        _, carry_avals, _ = self.division.divide(self.cut.split.input_avals)
+        new = self.of_inputs(results)
         ct_consts = [
-            old if new is None else jax.lax.add(old, new)
-            for old, new in zip(ct_consts, new_consts, strict=True)
+            old if more is None else jax.lax.add(old, more)
+            for old, more in zip(ct_consts, new.consts, strict=True)
         ]
-        new_carry = [
-            _jax.strong_zeros(aval) if new is None and old is not None else new
-            for old, new, aval in zip(ct_carry, new_carry, carry_avals, strict=True)
-        ]
-        return ct_consts, new_carry, ct_xs
+        avals = only(self.ct_avals.carries, mask_of(ct_carry))
+        return Divided(ct_consts, _jax.instantiated(new.carries, avals), new.xs)
 
-    def of_wanted(self, everything: Sequence[Any]) -> list[Any]:
-        """Of something for each of the body's inputs, that for the differentiated ones."""
-        return [x for x, wanted in zip(everything, self.wanted, strict=True) if wanted]
-
-    def of_inputs(self, results: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
-        """What there is for each differentiated input, divided; None for the others."""
-        found = iter(results)
-        return self.division.divide([next(found) if wanted else None for wanted in self.wanted])
-
-
-def _is_one_of(v: Any, there: Collection[Any]) -> bool:
-    return not _jax.is_literal(v) and v in there
+    def of_inputs(self, results: Sequence[Any]) -> Divided:
+        """Something for each differentiated input, divided; None for the other inputs."""
+        return self.division.divide(spread(results, self.inside))

@@ -46,7 +46,7 @@ class ReplayedProgram:
     late: bool = False
 
     @property
-    def present(self) -> list[bool]:
+    def present(self) -> _jax.Mask:
         """Which outputs carry a gradient."""
         return self.replay.present
 

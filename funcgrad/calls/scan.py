@@ -1,24 +1,38 @@
 """scan, differentiated as a whole: a forward scan that gives out residuals, and a reverse one.
 
-The body is split as a jitted function is. Of its residuals, what is constant over the loop is kept
-once, an `xs` or a `ys` is kept as it is, and only the rest is stacked. Cotangents of the constants
-accumulate in the backward scan's carry. Which carries are differentiated is a fixpoint.
+The body is split as a jitted function is; `loop_body.py` says which values the backward scan needs and
+where they lie. An example, of which y and the last h are used:
+
+    def step(h, x):                 w is a constant, h a carry, x of an `xs`, y of a `ys`
+        h = tanh(h @ w + x)
+        return h, h**2
+
+    forward   step t    h_t, y_t, stack h_t
+    backward  step t    reads      w (a constant), h_t (a stack), h_{t-1} (the same stack, one before)
+                        is given   ct_h, carried, and ct_y_t
+                        computes   ct_h += 2 h_t ct_y_t;  ct_z = (1 - h_t**2) ct_h
+                        gives      ct_h = ct_z @ w^T, carried on;  ct_x_t = ct_z
+                        adds up    ct_w += h_{t-1}^T @ ct_z, or that is left for after the scan:
+    after               ct_w = sum_t h_{t-1}^T @ ct_z_t, one product of stacks (`late_sums.py`)
+
+Which carries are differentiated, and which cotangents flow, is iterated until nothing is added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from jax import lax
 
 from funcgrad import _jax
+from funcgrad._jax import Atom, Cotangent, Mask, Value, Var, variables
 from funcgrad.calls.entering import defcall
-from funcgrad.calls.late_sums import Deferral, bytes_without_cut, deferral_of
+from funcgrad.calls.late_sums import Available, Deferral, bytes_without_cut, deferral_of
 from funcgrad.calls.loop_body import Division, LoopProgram, Shift, cut_body
+from funcgrad.masks import mask_of, select
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
@@ -31,7 +45,7 @@ class ScanSettings(Division):
     length: int
     reverse: bool
     unroll: Any
-    in_order = True
+    in_order: ClassVar[bool] = True
 
     def run(self, body: Any, init: Any, xs: Any, backward: bool = False) -> Any:
         reverse = self.reverse != backward
@@ -49,11 +63,11 @@ def scan_call(
 
 @cached(_jax.weak_cache)
 def program_of_scan(
-    closed: _jax.ClosedJaxpr, differentiated: tuple[bool, ...], rules: Rules, settings: ScanSettings
+    closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules, settings: ScanSettings
 ) -> ScanProgram:
     """The programs of a scan over this body."""
-    cut, wanted = cut_body(closed, differentiated, rules, settings)
-    return ScanProgram(cut, wanted, differentiated, settings)
+    cut, inside = cut_body(closed, differentiated, rules, settings)
+    return ScanProgram(cut, inside, differentiated, settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,133 +76,160 @@ class ScanProgram(LoopProgram):
 
     division: ScanSettings
 
-    @property
-    def present(self) -> list[bool]:
-        """Which outputs carry a gradient."""
-        return [*self.carried, *self.cut.split.present[self.division.num_carry :]]
+    # --- forward
 
-    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """Outputs, the values of the plan's kept variables (once, for each step, or for a carry that
-        a step near has at hand what that has), and such carries' values before or after the loop.
+    def forward(self, primals: Sequence[Value]) -> tuple[list[Value], list[Value]]:
+        """Outputs, and residuals: the values of the plan's kept variables, and ends.
+
+        For a shifted carry the value is its neighbour's stack. Its end is the carry before or after the
+        loop.
         """
         outs, once, stacked = self.jitted_forward(*primals)
-        consts, _, xs, _, ys = self.variables
-        const_values, init, x_values = self.division.divide(primals)
-        of_steps = _by_variable(ys, outs[self.division.num_carry :])
-        of_steps |= dict(zip(self.stacked, stacked, strict=True))
+        body, storage, operands = self.body, self.storage, self.division.divide(primals)
+        of_steps = _by_variable(body.ys, outs[self.division.num_carry :])
+        of_steps |= _by_variable(storage.stacked, stacked)
         found = {
             **of_steps,
-            **dict(zip(self.kept_once, once, strict=True)),
-            **dict(zip(xs, x_values, strict=True)),
-            **dict(zip(consts, const_values, strict=True)),
-            **{v: of_steps[shift.source] for v, shift in self.shifted.items()},
+            **_by_variable(storage.once, once),
+            **_by_variable(body.xs, operands.xs),
+            **_by_variable(body.consts, operands.consts),
+            **{v: of_steps[shift.neighbour] for v, shift in storage.shifted.items()},
         }
-        ends = [(outs if shift.ahead else init)[shift.carry] for shift in self.shifted.values()]
+        ends = [
+            (outs if shift.ahead else operands.carries)[shift.carry]
+            for shift in storage.shifted.values()
+        ]
         return outs, [*(found[v] for v in self.plan.kept), *ends]
 
-    def trace_forward(self, *primals: Any) -> tuple[list[Any], list[Any], list[Any]]:
-        """The forward scan: outputs, what is kept once, and what is stacked."""
-        const_vars, carry_vars, x_vars, carry_outs, ys = self.variables
-        consts, init, xs = self.division.divide(primals)
-        known = dict(zip(const_vars, consts, strict=True))
-        stacked_vars, num_carry = self.stacked, self.division.num_carry
-        once = self.plan.run_forward(known, self.kept_once, effects=False)
+    def trace_forward(self, *primals: Value) -> tuple[list[Value], list[Value], list[Value]]:
+        """The forward scan: outputs, values that are kept once, and stacks."""
+        body, storage, operands = self.body, self.storage, self.division.divide(primals)
+        known = _by_variable(body.consts, operands.consts)
+        once = self.plan.compute(known, storage.once, effects=False)
+        targets = [*body.carries_out, *body.ys, *storage.stacked]
+        num_carry, num_outs = len(body.carries), len(body.carries) + len(body.ys)
 
-        def body(carry: list[Any], x: list[Any]) -> tuple[list[Any], Any]:
-            step = {**known, **dict(zip(carry_vars, carry, strict=True))}
-            step |= dict(zip(x_vars, x, strict=True))
-            values = self.plan.run_forward(step, [*carry_outs, *ys, *stacked_vars])
-            num_outs = num_carry + len(ys)
+        def step(carry: list[Value], x: list[Value]) -> tuple[list[Value], Any]:
+            now = {**known, **_by_variable(body.carries, carry), **_by_variable(body.xs, x)}
+            values = self.plan.compute(now, targets)
             return values[:num_carry], (values[num_carry:num_outs], values[num_outs:])
 
-        carry, (y_values, stacked) = self.division.run(body, init, xs)
-        return [*carry, *y_values], once, stacked
+        carry, (ys, stacked) = self.division.run(step, operands.carries, operands.xs)
+        return [*carry, *ys], once, stacked
 
-    def shifted_in_step(self, shift: Shift, index: Any, end: Any, stack: Any) -> Any:
-        """A shifted variable's value in a step, from its source's of all steps."""
-        length, reads_next = self.division.length, shift.ahead != self.division.reverse
-        if not length:
-            return end
-        last, near = (length - 1, index + 1) if reads_next else (0, index - 1)
-        value = jax.lax.dynamic_index_in_dim(stack, near, 0, keepdims=False)
-        return jax.lax.select(index == last, end, value)
+    # --- backward
 
-    def shifted_in_all(self, shift: Shift, end: Any, stack: Any) -> Any:
-        """The same for all steps."""
-        if not self.division.length:
-            return stack
-        reads_next = shift.ahead != self.division.reverse
-        parts = [stack[1:], end[None]] if reads_next else [end[None], stack[:-1]]
-        return jax.lax.concatenate(parts, 0)
-
-    def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
+    def trace_backward(self, residuals: list[Value], cts: list[Cotangent]) -> list[Cotangent]:
         """The backward scan, from the last step to the first, and then the sums that were put off."""
-        kept = dict(zip(self.plan.kept, residuals, strict=False))
-        ends = dict(zip(self.shifted, residuals[len(kept) :], strict=True))
+        num_kept = len(self.plan.kept)
+        kept = dict(zip(self.plan.kept, residuals[:num_kept], strict=True))
+        ends = dict(zip(self.storage.shifted, residuals[num_kept:], strict=True))
         ct_ys = cts[self.division.num_carry :]
         _, ct_carry = self.start_back(cts)
-        arrived = tuple(ct is not None for ct in self.cts_in_step(ct_carry, ct_ys))
+        arrived = mask_of(self.cut.taken([*ct_carry, *ct_ys]))
         sums = self.deferral(arrived)
-        ct_consts, _, _ = self.of_inputs(sums.start())
+        added, stacks = BackwardScan(self, sums, kept, ends).run(ct_carry, ct_ys)
+        stacks |= {v: ct_ys[i] for v, i in self.ct_variables(arrived).items()}
+        known = {**sums.plan.joint.constants, **kept}
+        results = sums.end(select(added, self.inside), stacks, known)
+        return select(results, select(self.differentiated, self.inside))
 
-        stacks = {v: stack for v, stack in kept.items() if v in self.per_step}
+    def ct_variables(self, arrived: Mask) -> dict[Var, int]:
+        """The variables of the cotangents of `ys`, and which `ys` each is of."""
+        plan = self.cut.plan_for(arrived)
+        if plan is None:
+            return {}
+        first = self.division.num_carry
+        outs = select(range(len(arrived)), arrived)
+        pairs = zip(plan.joint.cts, outs, strict=True)
+        return {v: i - first for v, i in pairs if i >= first}
+
+    def deferral(self, arrived: Mask) -> Deferral:
+        """The sums that are left for after the backward scan, for a pattern of cotangents."""
+        plan = self.cut.plan_for(arrived) or self.plan
+        is_const = [i < len(self.body.consts) for i, inside in enumerate(self.inside) if inside]
+        stacks = frozenset(
+            {*self.storage.per_step, *self.storage.shifted, *self.ct_variables(arrived)}
+        )
+        known = frozenset({*self.plan.kept, *plan.joint.constants} - stacks)
+        at_hand = {*self.cut.fixed, *self.body.xs, *variables(self.body.ys)}
+        room = bytes_without_cut(self.cut.split, at_hand)
+        room -= sum(size_in_bytes(v.aval) for v in self.storage.stacked)
+        available = Available(stacks, known, self.division.length, room)
+        return deferral_of(plan, is_const, available)
+
+
+@dataclass(frozen=True, eq=False)
+class BackwardScan:
+    """The loop of a backward scan, for one pattern of cotangents.
+
+    Attributes:
+      program: the scan's programs.
+      sums: the plan of a step, and the sums that are left for the end.
+      kept: the values of the plan's kept variables: of all steps, or the same in each step.
+      ends: of a shifted carry, its value in the step that has no neighbour.
+    """
+
+    program: ScanProgram
+    sums: Deferral
+    kept: dict[Var, Value]
+    ends: dict[Var, Value]
+
+    def run(
+        self, ct_carry: Sequence[Cotangent], ct_ys: Sequence[Cotangent]
+    ) -> tuple[list[Cotangent], dict[Var, Value]]:
+        """The cotangents of the body's inputs, late sums left out, and all stacks."""
+        program = self.program
+        ct_consts = program.of_inputs(self.sums.start()).consts
+        stacks = {v: stack for v, stack in self.kept.items() if v in program.storage.per_step}
+        shifted = {v: s for v, s in program.storage.shifted.items() if v in self.sums.kept}
 
         def body(carry: Any, x: Any) -> Any:
             ct_ys, step, index = x
-            now = {**kept, **dict(zip(stacks, step, strict=True))}
-            for v, shift in shifted.items():
-                now[v] = self.shifted_in_step(shift, index, ends[v], kept[v])
-            _, given = self.cut.resolved(self.cts_in_step(carry[1], ct_ys))
-            results, more = sums.pull_back([now[v] for v in sums.kept], given)
-            ct_consts, ct_carry, ct_xs = self.after_step(carry, results)
-            return (ct_consts, ct_carry), (ct_xs, more)
+            now = {**self.kept, **dict(zip(stacks, step, strict=True))}
+            now |= {v: self.in_step(v, shift, index) for v, shift in shifted.items()}
+            ct_consts, ct_carry = carry
+            return self.step(now, ct_consts, ct_carry, ct_ys)
 
-        shifted = {v: shift for v, shift in self.shifted.items() if v in sums.kept}
-        indices = jax.numpy.arange(self.division.length) if shifted else None
-        (ct_consts, ct_carry), (ct_xs, more) = self.division.run(
+        indices = jax.numpy.arange(program.division.length) if shifted else None
+        (ct_consts, ct_carry), (ct_xs, more) = program.division.run(
             body, (ct_consts, ct_carry), (ct_ys, [*stacks.values()], indices), backward=True
         )
-        carries = {
-            v: self.shifted_in_all(shift, ends[v], kept[v]) for v, shift in self.shifted.items()
-        }
-        cts_there = {v: ct_ys[i] for v, i in self.ct_variables(arrived).items()}
-        stacks = {**stacks, **carries, **cts_there, **dict(zip(sums.stacked, more, strict=True))}
-        known = {**sums.variant.plan.joint.constants, **kept}
-        results = sums.end(self.of_wanted([*ct_consts, *ct_carry, *ct_xs]), stacks, known)
-        return [
-            ct
-            for ct, there in zip(results, self.of_wanted(self.differentiated), strict=True)
-            if there
-        ]
+        stacks |= {v: self.in_all_steps(v, s) for v, s in program.storage.shifted.items()}
+        stacks |= dict(zip(self.sums.stacked, more, strict=True))
+        return [*ct_consts, *ct_carry, *ct_xs], stacks
 
-    @cached_property
-    def per_step(self) -> set[Any]:
-        """Kept variables that are stacked, or are an `xs` or a `ys`."""
-        consts, _, xs, _, ys = self.variables
-        return {*xs, *self.stacked, *_jax.variables(ys)} - {*consts, *self.kept_once}
+    def step(
+        self, now: dict[Var, Value], ct_consts: Any, ct_carry: Any, ct_ys: Sequence[Cotangent]
+    ) -> Any:
+        """One step back: the carry, the cotangents of elements of `xs`, and the values to be stacked."""
+        _, given = self.program.cut.resolved(self.program.cut.taken([*ct_carry, *ct_ys]))
+        results, more = self.sums.pull_back([now[v] for v in self.sums.kept], given)
+        cts = self.program.after_step(ct_consts, ct_carry, results)
+        return (cts.consts, cts.carries), (cts.xs, more)
 
-    def ct_variables(self, arrived: tuple[bool, ...]) -> dict[Any, int]:
-        """The variables of the cotangents of `ys`, and which `ys` each is of."""
-        variant = self.cut.variant(arrived)
-        if variant is None:
-            return {}
-        outs = [i for i, there in enumerate(arrived) if there]
-        pairs = zip(variant.plan.joint.cts, outs, strict=True)
-        return {v: i - self.division.num_carry for v, i in pairs if i >= self.division.num_carry}
+    def reads_next(self, shift: Shift) -> bool:
+        """Whether a shifted carry's neighbour is the next element of the stack."""
+        return shift.ahead != self.program.division.reverse
 
-    def deferral(self, arrived: tuple[bool, ...]) -> Deferral:
-        """What is summed after the backward loop, for a pattern of cotangents."""
-        variant = self.cut.variant(arrived) or self.cut.variant(tuple(self.cut.split.present))
-        assert variant is not None
-        consts, _, xs, _, ys = self.variables
-        is_const = [i < len(consts) for i, wanted in enumerate(self.wanted) if wanted]
-        stacks = {*self.per_step, *self.shifted, *self.ct_variables(arrived)}
-        known = {v for v in (*self.plan.kept, *variant.plan.joint.constants) if v not in stacks}
-        room = bytes_without_cut(self.cut.split, {*self.plan.once, *xs, *_jax.variables(ys)})
-        room -= sum(size_in_bytes(v.aval) for v in self.stacked)
-        return deferral_of(variant, is_const, stacks, known, self.division.length, room)
+    def in_step(self, v: Var, shift: Shift, index: Value) -> Value:
+        """A shifted carry's value in one step: an element of its neighbour's stack, or its end."""
+        stack, end, length = self.kept[v], self.ends[v], self.program.division.length
+        if not length:
+            return end
+        last, near = (length - 1, index + 1) if self.reads_next(shift) else (0, index - 1)
+        value = jax.lax.dynamic_index_in_dim(stack, near, 0, keepdims=False)
+        return jax.lax.select(index == last, end, value)
+
+    def in_all_steps(self, v: Var, shift: Shift) -> Value:
+        """A shifted carry's values in all steps: its neighbour's stack, moved by one step."""
+        stack, end = self.kept[v], self.ends[v]
+        if not self.program.division.length:
+            return stack
+        parts = [stack[1:], end[None]] if self.reads_next(shift) else [end[None], stack[:-1]]
+        return jax.lax.concatenate(parts, 0)
 
 
-def _by_variable(atoms: Sequence[Any], values: Sequence[Any]) -> dict[Any, Any]:
+def _by_variable(atoms: Sequence[Atom], values: Sequence[Value]) -> dict[Var, Value]:
     pairs = zip(atoms, values, strict=True)
     return {v: value for v, value in pairs if not _jax.is_literal(v)}

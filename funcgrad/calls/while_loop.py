@@ -1,10 +1,24 @@
 """while_loop, and fori_loop with bounds known at run time only, in reverse and in bounded memory.
 
-The forward loop goes in units of a fixed number of steps. At the start of each unit the state goes to
-one of a fixed number of checkpoints (`slots.py`); what the backward program reads of the steps is kept
-for the latest unit alone. The backward loop goes back unit by unit: it restores the latest checkpoint,
-runs on from there to the unit, keeping checkpoints in the slots that have become free, runs through the
-unit to keep what is read of it, and walks back over the unit.
+The forward loop goes in *units* of a fixed number of steps. It takes a snapshot of the state at the
+start of each unit, in a fixed number of places (`snapshots.py`). It also keeps the values that the
+backward loop reads of each step, but for the latest unit alone: the next unit writes over them.
+
+The backward loop goes back unit by unit. An example: 6 steps, units of 2, 2 snapshots.
+
+    forward     run 0 1 | 2 3 | 4 5         snapshots of 0 and 4 are left (4 took the place of 2),
+                                            and the kept values of 4 5
+    backward    walk back over 5 4
+                drop the snapshot of 4      the latest is now that of 0
+                run 0 1                     to get to the state before 2
+                run 2 3, keep their values  these take the place of those of 4 5
+                walk back over 3 2
+                restore 0
+                run 0 1, keep their values
+                walk back over 1 0
+
+A loop that is no longer than a unit repeats nothing. A snapshot holds only the carries from which the
+kept values can be computed (`WhileProgram.state`).
 """
 
 from __future__ import annotations
@@ -20,9 +34,11 @@ from jax import lax
 from jax.tree_util import tree_leaves
 
 from funcgrad import _jax, errors
+from funcgrad._jax import Atom, Cotangent, Mask, Positions, Value, Var, variables
 from funcgrad.calls.entering import defcall
 from funcgrad.calls.loop_body import Division, LoopProgram, cut_body
-from funcgrad.calls.snapshots import Slots
+from funcgrad.calls.snapshots import Snapshots
+from funcgrad.masks import only, select
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.partition.plan import equations_between
 from funcgrad.registry import Rules
@@ -83,7 +99,7 @@ def program_of_while(
     body: _jax.ClosedJaxpr,
     test: _jax.ClosedJaxpr,
     num_body_consts: int,
-    differentiated: tuple[bool, ...],
+    differentiated: Mask,
     rules: Rules,
     checkpoints: int,
 ) -> WhileProgram:
@@ -92,234 +108,267 @@ def program_of_while(
     division = Division(num_consts, len(body.out_avals))
     num_tests = num_consts - num_body_consts
     closed = body_of_all(body, test, num_tests)
-    cut, wanted = cut_body(closed, differentiated, rules, division)
-    return WhileProgram(cut, wanted, differentiated, division, {}, test, num_tests, checkpoints)
+    cut, inside = cut_body(closed, differentiated, rules, division)
+    return WhileProgram(cut, inside, differentiated, division, {}, test, num_tests, checkpoints)
 
 
 def body_of_all(body: _jax.ClosedJaxpr, test: _jax.ClosedJaxpr, num_tests: int) -> _jax.ClosedJaxpr:
     """The body as a function of all of the loop's operands, those of its test included.
 
-    In a batched loop each example has a test of its own: one that has ended keeps its values.
+    In a batched loop each example has a test of its own. An example that has ended keeps its values.
     """
     num_carry = len(body.out_avals)
+    batched = bool(test.out_avals[0].shape)
 
-    def run(*operands: Any) -> list[Any]:
+    def run(*operands: Value) -> list[Value]:
         old = operands[len(operands) - num_carry :]
         new = _jax.eval_closed_jaxpr(body, operands[num_tests:])
-        if not test.out_avals[0].shape:
+        if not batched:
             return new
         (going,) = _jax.eval_closed_jaxpr(test, [*operands[:num_tests], *old])
         return [select_examples(going, y, x) for x, y in zip(old, new, strict=True)]
 
-    if not num_tests and not test.out_avals[0].shape:
+    if not num_tests and not batched:
         return body
     num_body_consts = len(body.in_avals) - num_carry
     avals = [*test.in_avals[:num_tests], *body.in_avals[:num_body_consts], *body.out_avals]
     return _jax.stage_closed(run, avals, _jax.function_of(body))
 
 
-def select_examples(which: Any, on_true: Any, on_false: Any) -> Any:
+def select_examples(which: Value, on_true: Value, on_false: Value) -> Value:
     """By leading axes, which are the batch's."""
     which = lax.broadcast_in_dim(which, on_true.shape, tuple(range(which.ndim)))
     return lax.select(which, on_true, on_false)
 
 
 class Progress(NamedTuple):
-    """Where the forward loop is: whether it goes on, its steps so far, and its values."""
+    """Where the forward loop is.
 
-    going: Any
-    steps: Any
-    carry: list[Any]
-    kept: list[Any]
+    Attributes:
+      going: whether it goes on.
+      steps: the steps done so far.
+      carry: its values.
+      recent: the kept values of the steps of the latest unit.
+    """
+
+    going: Value
+    steps: Value
+    carry: list[Value]
+    recent: list[Value]
+
+
+class Residue(NamedTuple):
+    """The residuals of the loop, by their kind: the forward loop leaves them for the backward loop.
+
+    Attributes:
+      known: values of variables that are the same in each step.
+      steps: the number of steps.
+      snapshots: states at the start of units.
+      recent: the kept values of the steps of the latest unit.
+    """
+
+    known: dict[Var, Value]
+    steps: Value
+    snapshots: Snapshots
+    recent: list[Value]
 
 
 @dataclass(frozen=True, eq=False)
 class WhileProgram(LoopProgram):
-    """The forward loop with its checkpoints, and the backward loop as the node's pullback.
+    """The forward loop with its snapshots, and the backward loop as the node's pullback.
 
     Attributes:
-      test: the loop's condition, and how many operands it has before the carry.
-      checkpoints: how many states are kept.
+      test: the loop's condition.
+      num_tests: how many operands the condition has before the carry.
+      checkpoints: how many snapshots are kept.
     """
 
     test: Any = None
     num_tests: int = 0
     checkpoints: int = 0
 
-    @property
-    def present(self) -> list[bool]:
-        """Which outputs carry a gradient."""
-        return self.carried
+    # --- which values are kept
 
     @cached_property
-    def state(self) -> list[int]:
-        """The carries that a checkpoint must have, for the kept values to be computed from it."""
-        _, carries, _, carry_outs, _ = self.variables
-        found: list[int] = []
+    def state(self) -> Positions:
+        """The carries that a snapshot must have, so that the stacked values can be computed from it."""
+        found: Positions = ()
         while True:
-            targets = [*self.stacked, *(carry_outs[i] for i in found)]
-            reads = self.inputs_of(targets)
-            more = [i for i, v in enumerate(carries) if v in reads]
+            reads = self.inputs_read([*self.storage.stacked, *self.state_out(found)])
+            more = tuple(i for i, v in enumerate(self.body.carries) if v in reads)
             if more == found:
                 return found
             found = more
 
-    def inputs_of(self, targets: Sequence[Any]) -> set[Any]:
+    def state_out(self, state: Positions) -> list[Atom]:
+        """The variables of a state after a step."""
+        return [self.body.carries_out[i] for i in state]
+
+    def inputs_read(self, targets: Sequence[Atom]) -> set[Var]:
         """The body's inputs from which the targets are computed."""
-        consts, carries, *_ = self.variables
-        known = {*consts, *carries, *self.kept_once, *self.plan.joint.constants}
-        wanted = _jax.variables(targets)
-        eqns = equations_between(self.plan.joint.equations, known, wanted)
-        return {v for eqn in eqns for v in _jax.variables(eqn.invars)} | set(wanted)
+        joint = self.plan.joint
+        known = {*self.body.consts, *self.body.carries, *self.storage.once, *joint.constants}
+        eqns = equations_between(joint.equations, known, variables(targets))
+        return {v for eqn in eqns for v in variables(eqn.invars)} | {*variables(targets)}
 
     @cached_property
-    def consts_read(self) -> list[int]:
-        """The constants that the backward program reads."""
-        consts, _, _, carry_outs, _ = self.variables
-        reads = self.inputs_of([*self.stacked, *(carry_outs[i] for i in self.state)])
-        reads |= set(self.plan.kept) | set(_jax.variables(self.plan.joint.results))
-        return [i for i, v in enumerate(consts) if v in reads]
+    def consts_read(self) -> Positions:
+        """The constants that the backward loop reads, to run steps again or to go back."""
+        reads = self.inputs_read([*self.storage.stacked, *self.state_out(self.state)])
+        reads |= {*self.plan.kept, *variables(self.plan.joint.results)}
+        return tuple(i for i, v in enumerate(self.body.consts) if v in reads)
 
     @cached_property
-    def unit(self) -> int:
-        """Steps in a unit: as many as fit into the memory of the checkpoints."""
-        _, carries, *_ = self.variables
-        checkpoint = sum(size_in_bytes(carries[i].aval) for i in self.state)
-        step = sum(size_in_bytes(v.aval) for v in self.stacked)
-        return max(1, min(self.checkpoints, self.checkpoints * checkpoint // max(1, step)))
+    def unit_length(self) -> int:
+        """The number of steps in a unit: as many as fit into the memory of the snapshots."""
+        snapshot = sum(size_in_bytes(self.body.carries[i].aval) for i in self.state)
+        step = sum(size_in_bytes(v.aval) for v in self.storage.stacked)
+        return max(1, min(self.checkpoints, self.checkpoints * snapshot // max(1, step)))
 
     # --- forward
 
-    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """Outputs, and all that the backward loop starts from."""
+    def forward(self, primals: Sequence[Value]) -> tuple[list[Value], list[Value]]:
+        """Outputs and residuals; `unpack` takes the residuals apart."""
         outs, residuals = self.jitted_forward(*primals)
-        consts, *_ = self.division.divide(primals)
+        consts = self.division.divide(primals).consts
         return outs, [*(consts[i] for i in self.consts_read), *residuals]
 
-    def trace_forward(self, *primals: Any) -> tuple[list[Any], list[Any]]:
-        """The forward loop."""
-        consts, init, _ = self.division.divide(primals)
-        const_vars, carry_vars, _, carry_outs, _ = self.variables
-        known = dict(zip(const_vars, consts, strict=True))
-        once = self.plan.run_forward(known, self.kept_once, effects=False)
+    def trace_forward(self, *primals: Value) -> tuple[list[Value], list[Value]]:
+        """The forward loop, unit by unit."""
+        operands = self.division.divide(primals)
+        known = dict(zip(self.body.consts, operands.consts, strict=True))
+        init = operands.carries
+        once = self.plan.compute(known, self.storage.once, effects=False)
 
-        def goes_on(carry: list[Any]) -> Any:
-            (going,) = _jax.eval_closed_jaxpr(self.test, [*consts[: self.num_tests], *carry])
-            return jnp.any(going)
+        def goes_on(carry: list[Value]) -> Value:
+            return self.goes_on(operands.consts, carry)
 
         def step(now: Progress) -> Progress:
-            values = {**known, **dict(zip(carry_vars, now.carry, strict=True))}
-            results = self.plan.run_forward(values, [*carry_outs, *self.stacked])
-            carry, stacked = results[: len(carry_outs)], results[len(carry_outs) :]
-            kept = _write(now.kept, stacked, now.steps % self.unit)
-            return Progress(goes_on(carry), now.steps + 1, carry, kept)
+            carry, stacked = self.step(known, now.carry)
+            recent = _write(now.recent, stacked, now.steps % self.unit_length)
+            return Progress(goes_on(carry), now.steps + 1, carry, recent)
 
-        def run_unit(loop: tuple[Progress, Slots]) -> tuple[Progress, Slots]:
-            now, slots = loop
-            end = now.steps + self.unit
-            slots = slots.put(now.steps // self.unit, [now.carry[i] for i in self.state])
+        def run_unit(loop: tuple[Progress, Snapshots]) -> tuple[Progress, Snapshots]:
+            now, snapshots = loop
+            end = now.steps + self.unit_length
+            state = [now.carry[i] for i in self.state]
+            snapshots = snapshots.put(now.steps // self.unit_length, state)
             now = lax.while_loop(lambda now: now.going & (now.steps < end), step, now)
-            return now, slots
+            return now, snapshots
 
-        kept = [_jax.blank(v.aval, self.unit) for v in self.stacked]
-        start = Progress(goes_on(init), jnp.int32(0), list(init), kept)
-        slots = Slots.empty(self.checkpoints, [init[i] for i in self.state])
-        now, slots = lax.while_loop(lambda loop: loop[0].going, run_unit, (start, slots))
-        return now.carry, tree_leaves([once, now.steps, slots, now.kept])
+        recent = [_jax.blank(v.aval, self.unit_length) for v in self.storage.stacked]
+        start = Progress(goes_on(init), jnp.int32(0), list(init), recent)
+        snapshots = Snapshots.empty(self.checkpoints, [init[i] for i in self.state])
+        now, snapshots = lax.while_loop(lambda loop: loop[0].going, run_unit, (start, snapshots))
+        return now.carry, tree_leaves([once, now.steps, snapshots, now.recent])
+
+    def goes_on(self, consts: Sequence[Value], carry: Sequence[Value]) -> Value:
+        """Whether the loop, or the loop of any example of a batch, goes on from this carry."""
+        (going,) = _jax.eval_closed_jaxpr(self.test, [*consts[: self.num_tests], *carry])
+        return jnp.any(going)
+
+    def step(
+        self, known: dict[Var, Value], carry: Sequence[Value]
+    ) -> tuple[list[Value], list[Value]]:
+        """A step forward, with its effects: the next carry, and the stacked values of this step."""
+        values = {**known, **dict(zip(self.body.carries, carry, strict=True))}
+        results = self.plan.compute(values, [*self.body.carries_out, *self.storage.stacked])
+        return results[: len(carry)], results[len(carry) :]
 
     # --- backward
 
-    def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
+    def trace_backward(self, residuals: list[Value], cts: list[Cotangent]) -> list[Cotangent]:
         """The backward loop: from the last unit to the first."""
-        known, steps, slots, kept = self.unpack(residuals)
+        known, steps, snapshots, recent = self.unpack(residuals)
 
         def back(loop: Any) -> Any:
-            time, slots, kept, *cts = loop
-            count = jnp.minimum(steps - time * self.unit, self.unit)
-            cts = self.unit_back(known, kept, count, cts)
+            time, snapshots, recent, *cts = loop
+            count = jnp.minimum(steps - time * self.unit_length, self.unit_length)
+            cts = self.unit_back(known, recent, count, cts)
             time = time - 1
-            slots, state = self.restore(known, slots.drop_from(time + 1), time)
-            kept = self.run_again(known, state, kept, jnp.where(time >= 0, self.unit, 0))
-            return time, slots, kept, *cts
+            snapshots, state = self.restore(known, snapshots.drop_from(time + 1), time)
+            count = jnp.where(time >= 0, self.unit_length, 0)
+            recent = self.run_again(known, state, recent, count)
+            return time, snapshots, recent, *cts
 
-        last = (steps - 1) // self.unit
-        flows, ct_carry = self.start_back(cts)
-        const_avals, *_ = self.division.divide(self.cut.split.input_avals)
-        zipped = zip(const_avals, flows, strict=True)
-        ct_consts = [_jax.strong_zeros(aval) if there else None for aval, there in zipped]
-        init = last, slots, kept, ct_consts, ct_carry
+        last = (steps - 1) // self.unit_length
+        consts, ct_carry = self.start_back(cts)
+        ct_avals = only(self.ct_avals.consts, consts)
+        ct_consts = _jax.instantiated([None] * len(consts), ct_avals)
+        init = last, snapshots, recent, ct_consts, ct_carry
         *_, ct_consts, ct_carry = lax.while_loop(lambda loop: loop[0] >= 0, back, init)
-        everything = [*ct_consts, *ct_carry]
-        return [ct for ct, there in zip(everything, self.differentiated, strict=True) if there]
+        return select([*ct_consts, *ct_carry], self.differentiated)
 
-    def unpack(self, residuals: Sequence[Any]) -> tuple[dict[Any, Any], Any, Slots, list[Any]]:
-        """Values that are the same in each step, the number of steps, checkpoints, kept values."""
-        consts, *_ = self.variables
-        fixed = [*(consts[i] for i in self.consts_read), *self.kept_once]
+    def unpack(self, residuals: Sequence[Value]) -> Residue:
+        """The node's residuals by their kind, in the order in which `forward` gives them."""
+        fixed = [*(self.body.consts[i] for i in self.consts_read), *self.storage.once]
         values = iter(residuals)
         known = {v: next(values) for v in fixed}
         steps, times, levels = (next(values) for _ in range(3))
         states = [next(values) for _ in self.state]
-        return known, steps, Slots(times, levels, states), list(values)
+        return Residue(known, steps, Snapshots(times, levels, states), list(values))
 
     def unit_back(
-        self, known: dict[Any, Any], kept: list[Any], count: Any, cts: Sequence[Any]
-    ) -> Sequence[Any]:
-        """Cotangents of constants and carries, from after `count` kept steps to before them."""
+        self, known: dict[Var, Value], recent: list[Value], count: Value, cts: Sequence[Any]
+    ) -> Any:
+        """The constants' and the carries' cotangents, back over the first `count` steps of a unit."""
 
-        def step(i: Any, cts: Any) -> Any:
-            now = known | dict(zip(self.stacked, _read(kept, count - 1 - i), strict=True))
-            ct_outs = self.cts_in_step(cts[1], [])
-            results = self.cut.pull_back([now[v] for v in self.plan.kept], ct_outs)
-            return self.after_step(cts, results)[:2]
+        def step(i: Value, cts: Any) -> Any:
+            ct_consts, ct_carry = cts
+            stacked = _read(recent, count - 1 - i)
+            now = known | dict(zip(self.storage.stacked, stacked, strict=True))
+            results = self.cut.pull_back([now[v] for v in self.plan.kept], ct_carry)
+            return self.after_step(ct_consts, ct_carry, results)[:2]
 
         return lax.fori_loop(0, count, step, tuple(cts))
 
-    def restore(self, known: dict[Any, Any], slots: Slots, time: Any) -> tuple[Slots, list[Any]]:
-        """The state at the start of the unit `time`; on the way there, checkpoints are taken."""
+    def restore(
+        self, known: dict[Var, Value], snapshots: Snapshots, time: Value
+    ) -> tuple[Snapshots, list[Value]]:
+        """The state at the start of the unit `time`; on the way there, snapshots are taken."""
 
         def run_unit(loop: Any) -> Any:
-            now, state, slots = loop
-            state = lax.fori_loop(0, self.unit, lambda _, state: self.run(known, state)[0], state)
-            now = now + 1
-            return (
-                now,
-                state,
-                lax.cond(now < time, Slots.put, lambda slots, *_: slots, slots, now, state),
+            now, state, snapshots = loop
+            state = lax.fori_loop(
+                0, self.unit_length, lambda _, state: self.step_again(known, state)[0], state
             )
+            now = now + 1
+            put, leave = Snapshots.put, lambda snapshots, *_: snapshots
+            return now, state, lax.cond(now < time, put, leave, snapshots, now, state)
 
-        start, state = slots.latest()
-        _, state, slots = lax.while_loop(
-            lambda loop: loop[0] < time, run_unit, (start, state, slots)
-        )
-        return slots, state
+        start, state = snapshots.latest()
+        loop = lax.while_loop(lambda loop: loop[0] < time, run_unit, (start, state, snapshots))
+        _, state, snapshots = loop
+        return snapshots, state
 
     def run_again(
-        self, known: dict[Any, Any], state: list[Any], kept: list[Any], count: Any
-    ) -> list[Any]:
-        """What is kept of `count` steps from this state on."""
+        self, known: dict[Var, Value], state: list[Value], recent: list[Value], count: Value
+    ) -> list[Value]:
+        """Run `count` steps from this state on, and write their stacked values to `recent`."""
 
-        def step(i: Any, loop: Any) -> Any:
-            state, stacked = self.run(known, loop[0])
-            return state, _write(loop[1], stacked, i)
+        def step(i: Value, loop: Any) -> Any:
+            state, recent = loop
+            state, stacked = self.step_again(known, state)
+            return state, _write(recent, stacked, i)
 
-        return lax.fori_loop(0, count, step, (state, kept))[1]
+        return lax.fori_loop(0, count, step, (state, recent))[1]
 
-    def run(self, known: dict[Any, Any], state: list[Any]) -> tuple[list[Any], list[Any]]:
-        """One step again: the next state, and what is kept of this one."""
-        _, carry_vars, _, carry_outs, _ = self.variables
-        values = known | {carry_vars[i]: x for i, x in zip(self.state, state, strict=True)}
-        wanted = [*(carry_outs[i] for i in self.state), *self.stacked]
-        results = self.plan.run_forward(values, wanted, effects=False)
+    def step_again(
+        self, known: dict[Var, Value], state: list[Value]
+    ) -> tuple[list[Value], list[Value]]:
+        """A step once more, without its effects: the next state, and the stacked values of this step."""
+        values = known | {self.body.carries[i]: x for i, x in zip(self.state, state, strict=True)}
+        targets = [*self.state_out(self.state), *self.storage.stacked]
+        results = self.plan.compute(values, targets, effects=False)
         return results[: len(state)], results[len(state) :]
 
 
-def _write(buffers: Sequence[Any], values: Sequence[Any], index: Any) -> list[Any]:
+def _write(buffers: Sequence[Value], values: Sequence[Value], index: Value) -> list[Value]:
     return [
         lax.dynamic_update_index_in_dim(buffer, x, index, 0)
         for buffer, x in zip(buffers, values, strict=True)
     ]
 
 
-def _read(buffers: Sequence[Any], index: Any) -> list[Any]:
+def _read(buffers: Sequence[Value], index: Value) -> list[Value]:
     return [lax.dynamic_index_in_dim(x, index, 0, keepdims=False) for x in buffers]

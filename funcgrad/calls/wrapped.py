@@ -34,7 +34,7 @@ class WrappedProgram:
     late: bool = False
 
     @property
-    def present(self) -> list[bool]:
+    def present(self) -> _jax.Mask:
         """Which outputs carry a gradient."""
         return self.split.present
 

@@ -1,1 +1,4 @@
-"""What a program keeps for its way back; nothing in here knows of loops or branches."""
+"""Splits a program in two, and chooses which values the forward part keeps for the backward part.
+
+Nothing in this folder knows of loops or branches.
+"""

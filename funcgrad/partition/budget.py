@@ -1,29 +1,30 @@
 """Checkpointing within a budget of memory: which residuals to keep for the least computing again.
 
-A minimum cut may compute anything again at a price of some bytes an operation. From keeping all to
-keeping inputs only, a few prices give a few cuts, each with the memory that its backward program takes
-at most and the operations that it repeats. Of those within the budget, the one that repeats least is
-taken, and what the next larger one keeps is added as long as there is room.
+A minimum cut may compute any operation again at a price in bytes. A few prices give a few plans, from
+one that keeps everything to one that keeps the inputs only. Each plan has an estimate: the memory that
+its backward program takes at most, and the operations that it repeats. Of the plans within the budget
+the search takes the one that repeats least. Then it adds variables that the next larger plans keep, as
+long as there is room.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from funcgrad import errors
-from funcgrad._jax import variables
-from funcgrad.partition.costs import CHEAP, operations, size_in_bytes
+from funcgrad._jax import Aval, Equation, Primitive, Var, variables
+from funcgrad.partition.costs import CHEAP, Prices, operations, size_in_bytes
 from funcgrad.partition.cut import minimum_cut
 from funcgrad.partition.plan import Joint, Plan
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-PRICES = (*np.geomspace(10.0, 1e-4, 11), 0.0)
-"""Bytes that one operation is worth: from 10 (to compute again is dear) to nothing."""
+BYTES_PER_OPERATION = (*np.geomspace(10.0, 1e-4, 11), 0.0)
+"""The prices of one operation that are tried: from 10 bytes (computing again is dear) to nothing."""
 
 
 def parse_budget(budget: Any) -> int | float:
@@ -45,30 +46,29 @@ def parse_budget(budget: Any) -> int | float:
 class MinCut:
     """A policy of checkpoints: a minimum cut, within a budget if there is one.
 
-    Called by ``jax.grad``, as policies are, it says to keep what is not cheap to compute again.
+    ``jax.grad`` calls it, as it calls policies. It then keeps every result that is not cheap to compute
+    again.
     """
 
     budget: int | float | None = None
 
-    def __call__(self, primitive: Any, *avals: Any, **params: Any) -> bool:
+    def __call__(self, primitive: Primitive, *avals: Aval, **params: Any) -> bool:
         return primitive not in CHEAP
 
-    def plan(self, joint: Joint, inputs: Sequence[Any]) -> Plan:
-        """What to keep of a joint program, besides its inputs."""
-        if self.budget is None:
-            free = dict.fromkeys([*inputs, *joint.constants], 0)
-            return joint.keeping(minimum_cut(joint.equations, joint.targets, free))
-        return Search(joint, inputs).within(self.budget)
+    def plan(self, joint: Joint, inputs: Sequence[Var]) -> Plan:
+        """The plan for a joint program whose inputs are kept anyway."""
+        search = Search(joint, inputs)
+        return search.cheap() if self.budget is None else search.within(self.budget)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a plan takes.
+    """The memory and the operations that a plan takes.
 
     Attributes:
       kept: bytes of the residuals that are neither inputs nor constants.
-      peak: bytes that are alive at most during the backward program, residuals among them, inputs
-        and results not.
+      peak: bytes that are alive at most during the backward program, residuals included, inputs and
+        results left out.
       repeated: operations that are computed again, about.
     """
 
@@ -80,7 +80,7 @@ class Estimate:
 class Search:
     """The plans of one joint program."""
 
-    def __init__(self, joint: Joint, inputs: Sequence[Any]):
+    def __init__(self, joint: Joint, inputs: Sequence[Var]):
         self.joint = joint
         self.inputs = list(inputs)
         self.free = dict.fromkeys([*inputs, *joint.constants], 0)
@@ -89,19 +89,17 @@ class Search:
         """The plan that computes nothing again."""
         return self.joint.keeping([*self.inputs, *self.joint.targets])
 
+    def cheap(self) -> Plan:
+        """The plan that computes cheap operations again, and no other."""
+        return self.joint.keeping(minimum_cut(self.joint.equations, self.joint.targets, self.free))
+
     def at(self, price: float) -> Plan:
-        """The plan for which an operation is worth so many bytes."""
-
-        def priced(eqn: Any) -> float | None:
-            if eqn.effects:
-                return None
-            return price * operations([eqn]) / len(eqn.outvars)
-
+        """The plan for which computing one operation again costs so many bytes."""
         eqns, targets = self.joint.equations, self.joint.targets
-        return self.joint.keeping(minimum_cut(eqns, targets, self.free, price=priced))
+        return self.joint.keeping(minimum_cut(eqns, targets, self.free, Prices.at(price)))
 
     def estimate(self, plan: Plan) -> Estimate:
-        """What a plan takes."""
+        """The memory and the operations that a plan takes."""
         kept = sum(size_in_bytes(v.aval) for v in plan.kept if v not in self.free)
         return Estimate(kept, peak_of(plan, self.free), operations(plan.replayed))
 
@@ -112,7 +110,7 @@ class Search:
         limit = budget if isinstance(budget, int) else int(budget * most)
         if most <= limit:
             return everything
-        plans = [everything, *map(self.at, PRICES)]
+        plans = [everything, *map(self.at, BYTES_PER_OPERATION)]
         plans += [self.thinned(plan, step) for plan in plans[1:] for step in (2, 3, 4)]
         pairs = [(self.estimate(plan), plan) for plan in plans]
         fitting = [pair for pair in pairs if pair[0].peak <= limit]
@@ -126,15 +124,15 @@ class Search:
         return plan
 
     def thinned(self, plan: Plan, step: int) -> Plan:
-        """The plan that keeps, besides inputs, every so many of what this one keeps."""
-        places = {v: i for i, eqn in enumerate(self.joint.equations) for v in eqn.outvars}
-        kept = sorted((v for v in plan.kept if v in places), key=lambda v: places[v])
+        """The plan that keeps, besides inputs, one in `step` of the variables that this one keeps."""
+        computed_at = {v: i for i, eqn in enumerate(self.joint.equations) for v in eqn.outvars}
+        kept = sorted((v for v in plan.kept if v in computed_at), key=lambda v: computed_at[v])
         return self.joint.keeping([*self.inputs, *kept[step - 1 :: step]])
 
     def filled(self, plan: Plan, more: Plan, limit: int) -> Plan:
-        """The plan with as much kept of what `more` keeps as there is room for.
+        """The plan with as many of the variables that `more` keeps as there is room for.
 
-        What saves the most operations a byte comes first; how many of them, by bisection.
+        Variables that save most operations a byte come first. Bisection finds how many of them fit.
         """
         replayed = {v: eqn for eqn in plan.replayed for v in eqn.outvars}
         worth = {v: operations([replayed[v]]) for v in more.kept if v in replayed}
@@ -153,22 +151,31 @@ class Search:
         return keeping(low)
 
 
-def peak_of(plan: Plan, free: Any) -> int:
-    """Bytes alive at most while the backward program runs, in its order, inputs and results aside."""
+def peak_of(plan: Plan, free: Collection[Var]) -> int:
+    """The most bytes alive while the backward program runs, in its order, inputs and results aside."""
     eqns = [e for again, eqn in plan.in_order() for e in (*again, eqn) if e is not None]
-    last: dict[Any, int] = {}
+    ignored = {*free, *variables(plan.joint.results)}
+    alive = sum(_sizes({*plan.kept, *plan.joint.cts} - ignored))
+    ending = _last_uses(eqns, ignored)
+    peak = alive
+    for i, eqn in enumerate(eqns):
+        alive += sum(_sizes(v for v in eqn.outvars if v not in ignored))
+        peak = max(peak, alive)
+        alive -= sum(_sizes(ending.get(i, ())))
+    return peak
+
+
+def _sizes(vs: Iterable[Var]) -> Iterator[int]:
+    return (size_in_bytes(v.aval) for v in vs)
+
+
+def _last_uses(eqns: Sequence[Equation], ignored: Collection[Var]) -> dict[int, list[Var]]:
+    """By equation, the variables that no later equation uses."""
+    last: dict[Var, int] = {}
     for i, eqn in enumerate(eqns):
         last.update(dict.fromkeys((*variables(eqn.invars), *eqn.outvars), i))
-    ignored = {*free, *variables(plan.joint.results)}
-    size = {v: size_in_bytes(v.aval) for v in (*last, *plan.kept, *plan.joint.cts)}
-    alive = sum(size[v] for v in {*plan.kept, *plan.joint.cts} if v not in ignored)
-    peak = alive
-    ends: dict[int, list[Any]] = {}
+    ending: dict[int, list[Var]] = {}
     for v, i in last.items():
         if v not in ignored:
-            ends.setdefault(i, []).append(v)
-    for i, eqn in enumerate(eqns):
-        alive += sum(size[v] for v in eqn.outvars if v not in ignored)
-        peak = max(peak, alive)
-        alive -= sum(size[v] for v in ends.get(i, ()))
-    return peak
+            ending.setdefault(i, []).append(v)
+    return ending

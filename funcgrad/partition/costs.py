@@ -1,18 +1,22 @@
-"""What it costs to keep a value, and to compute it again: the one table.
+"""The costs of keeping a value, and of computing it again: the one table.
 
-CHEAP says what may always be computed again. Loops and branches may compute again some more, REPEATABLE,
-at a price in bytes an operation; with a memory budget everything without an effect may be.
+| prices        | computed again for nothing | at a price in bytes     | kept       |
+|---------------|----------------------------|-------------------------|------------|
+| CHEAP_ONLY    | CHEAP                      | nothing                 | the rest   |
+| WORTHWHILE    | CHEAP                      | REPEATABLE              | the rest   |
+| Prices.at(p)  | nothing                    | all without an effect   | effects    |
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jax import lax
 
 from funcgrad import _jax
+from funcgrad._jax import Aval, Equation, Jaxpr, Primitive, Var
 
 CHEAP = frozenset(
     {
@@ -24,88 +28,102 @@ CHEAP = frozenset(
         *(lax.slice_p, lax.split_p, lax.concatenate_p, lax.pad_p, lax.stop_gradient_p),
     }
 )
-"""What may be computed again: arithmetic, comparisons, selection, and moving elements about. Matrix
-products, convolutions, reductions, transcendental functions, sorts and random bits are kept."""
+"""Operations that may always be computed again: arithmetic, comparisons, selection, and moving elements
+about. Results of matrix products, convolutions, reductions, transcendental functions, sorts and random
+bits are kept."""
 
 TRANSCENDENTAL = frozenset(
     {
         *(lax.exp_p, lax.exp2_p, lax.log_p, lax.log1p_p, lax.expm1_p, lax.logistic_p, lax.tanh_p),
-        *(
-            lax.sin_p,
-            lax.cos_p,
-            lax.tan_p,
-            lax.pow_p,
-            lax.erf_p,
-            lax.rsqrt_p,
-            lax.sqrt_p,
-            lax.div_p,
-        ),
+        *(lax.sin_p, lax.cos_p, lax.tan_p, lax.pow_p, lax.erf_p, lax.rsqrt_p, lax.sqrt_p),
+        lax.div_p,
     }
 )
-"""What costs some ten operations an element."""
+"""Operations that cost about ten floating-point operations an element."""
 
 
 REPEATABLE = TRANSCENDENTAL | {lax.reduce_sum_p, lax.reduce_max_p, lax.reduce_min_p}
-"""What a loop or a branch may compute again where that saves more bytes than it costs operations."""
-
-BYTES_PER_OPERATION = 0.25
-"""An exp, ten operations, is worth 2.5 bytes an element: one may be repeated to save a float32 of
-each step, two in a row may not."""
+"""Operations that may be computed again at a price, where the bytes saved are worth the operations."""
 
 
-def price_of(eqn: Any) -> float | None:
-    """Bytes that computing each of an equation's results again is worth; None if it must not be."""
-    if eqn.effects:
-        return None
-    if is_cheap(eqn):
-        return 0.0
-    if eqn.primitive is _jax.jit_p:
-        jaxpr = eqn.params["jaxpr"].jaxpr
-        prices = [price_of(inner) for inner in jaxpr.eqns]
-        if None in prices or not reads_all_for_each(jaxpr):
+@dataclass(frozen=True)
+class Prices:
+    """The prices, in bytes, of computing equations again.
+
+    Attributes:
+      free: operations that cost nothing.
+      priced: operations that cost something, by their size; None for all.
+      bytes_per_operation: the price of one floating-point operation.
+    """
+
+    free: frozenset[Primitive] = CHEAP
+    priced: frozenset[Primitive] | None = REPEATABLE
+    bytes_per_operation: float = 0.25
+
+    @classmethod
+    def at(cls, bytes_per_operation: float) -> Prices:
+        """Any equation without an effect may be computed again, at this price an operation."""
+        return cls(frozenset(), None, bytes_per_operation)
+
+    def of(self, eqn: Equation) -> float | None:
+        """The price of each of an equation's results; None if none may be computed again."""
+        if eqn.effects:
             return None
-        return sum(price for price in prices if price is not None)
-    if eqn.primitive in REPEATABLE:
-        return BYTES_PER_OPERATION * operations([eqn]) / len(eqn.outvars)
-    return None
+        if eqn.primitive in self.free:
+            return 0.0
+        if self.priced is None or eqn.primitive in self.priced:
+            return self.bytes_per_operation * operations([eqn]) / len(eqn.outvars)
+        if eqn.primitive is _jax.jit_p:
+            return self._of_body(eqn.params["jaxpr"].jaxpr)
+        return None
+
+    def _of_body(self, jaxpr: Jaxpr) -> float | None:
+        """The price of a jitted call: the sum over its body."""
+        total = 0.0
+        for eqn in jaxpr.eqns:
+            price = self.of(eqn)
+            if price is None:
+                return None
+            total += price
+        return total if reads_all_for_each(jaxpr) else None
 
 
-def size_in_bytes(aval: Any) -> int:
-    """What a value of this type takes; a little, where it has no elements."""
+CHEAP_ONLY = Prices(priced=frozenset())
+"""For a program whose inputs alone are kept anyway: nothing dear is computed again."""
+
+WORTHWHILE = Prices()
+"""For a program that runs many times, or one of several: an exp, ten operations, costs 2.5 bytes an
+element. One exp may be repeated to save a float32 of each step, two in a row may not."""
+
+
+def size_in_bytes(aval: Aval) -> int:
+    """The bytes that a value of this type takes, and one more, so that nothing is free."""
     return _size(aval) * getattr(aval.dtype, "itemsize", 8) + 1
 
 
-def is_cheap(eqn: Any) -> bool:
-    """Whether computing an equation again costs less than keeping its result."""
-    if eqn.primitive is _jax.jit_p:
-        jaxpr = eqn.params["jaxpr"].jaxpr
-        return all(map(is_cheap, jaxpr.eqns)) and reads_all_for_each(jaxpr)
-    return eqn.primitive in CHEAP
-
-
-def reads_all_for_each(jaxpr: Any) -> bool:
-    """Whether each result depends on each input: none asks for an input that it does not need."""
+def reads_all_for_each(jaxpr: Jaxpr) -> bool:
+    """Whether each result depends on each input: no result asks for an input in vain."""
     depends = {v: {v} for v in jaxpr.invars}
     for eqn in jaxpr.eqns:
-        inputs = set().union(*(depends.get(v, set()) for v in _jax.variables(eqn.invars)))
+        inputs: set[Var] = set().union(*(depends.get(v, set()) for v in _jax.variables(eqn.invars)))
         depends.update((v, inputs) for v in eqn.outvars)
     results = _jax.variables(jaxpr.outvars)
     return all(depends.get(v) == set(jaxpr.invars) for v in results)
 
 
-def operations(eqns: Iterable[Any]) -> float:
+def operations(eqns: Iterable[Equation]) -> float:
     """About how many floating-point operations equations take."""
     return sum(map(_operations, eqns))
 
 
-def _operations(eqn: Any) -> float:
+def _operations(eqn: Equation) -> float:
     outputs = sum(_size(v.aval) for v in eqn.outvars)
     if eqn.primitive is lax.dot_general_p:
         (contracted, _), _ = eqn.params["dimension_numbers"]
-        shape = eqn.invars[0].aval.shape
+        shape = _jax.type_of(eqn.invars[0]).shape
         return 2.0 * outputs * np.prod([shape[i] for i in contracted], dtype=float)
     if eqn.primitive is lax.conv_general_dilated_p:
-        kernel = eqn.invars[1].aval
+        kernel = _jax.type_of(eqn.invars[1])
         features = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * outputs * _size(kernel) / max(1, features)
     inner = [operations(jaxpr.eqns) for jaxpr in _jax.inner_jaxprs(eqn.params)]
@@ -116,5 +134,5 @@ def _operations(eqn: Any) -> float:
     return float(max(outputs, *(_size(v.aval) for v in eqn.invars), 1))
 
 
-def _size(aval: Any) -> int:
+def _size(aval: Aval) -> int:
     return int(np.prod(getattr(aval, "shape", ()), dtype=np.int64))

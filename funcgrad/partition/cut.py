@@ -1,109 +1,190 @@
-"""Which residuals to keep: a minimum cut over bytes.
+"""A split jaxpr with a plan, and the plan that costs least: a minimum cut over bytes.
 
-The forward program and that part of the backward program which depends on no cotangent form one
-graph. A variable can be kept, at the cost of its bytes, or computed again from others, if its operation
-is cheap or at a price; what the rest of the backward program reads must be there. The cheapest choice is
-a minimum cut (as in PyTorch's AOTAutograd partitioner); SciPy finds it.
+The forward program, and that part of the backward program which depends on no cotangent, form one
+graph. A variable can be kept, at the cost of its bytes, or computed again from others, if the table of
+prices allows it. The variables that the rest of the backward program reads must be there. The cheapest
+choice is a minimum cut (as in PyTorch's AOTAutograd partitioner), which SciPy finds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from funcgrad._jax import variables
-from funcgrad.partition.costs import is_cheap, price_of, size_in_bytes
-from funcgrad.partition.plan import Cut, depending_only_on, joint_of, whole_backward
-from funcgrad.partition.split import Split
+from funcgrad._jax import Cotangent, Equation, Mask, Value, Var, variables
+from funcgrad.masks import both, filled, mask_of, only
+from funcgrad.partition.costs import CHEAP_ONLY, WORTHWHILE, Prices, size_in_bytes
+from funcgrad.partition.plan import (
+    Delay,
+    Plan,
+    depending_only_on,
+    equations_between,
+    joint_of,
+    joint_of_pattern,
+)
+from funcgrad.partition.split import Backward, Split
 
-UNCUTTABLE = 2**30
-"""The capacity of what cannot be cut; all costs together stay below it."""
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A split jaxpr with a plan, and the way back for each pattern of cotangents.
+
+    The kept variables are chosen for the pattern in which every cotangent arrives. A cotangent that
+    does not arrive is not replaced by zeros where that can be helped: zero times infinity is not zero.
+
+    Attributes:
+      split: the split jaxpr.
+      plan: the plan for the pattern in which every cotangent arrives.
+      fixed: variables that depend on constants and fixed inputs alone.
+      plans: plans that keep the same, by the pattern of cotangents.
+    """
+
+    split: Split
+    plan: Plan
+    fixed: frozenset[Var] = frozenset()
+    plans: dict[Mask, Plan | None] = field(default_factory=dict)
+
+    # --- forward
+
+    @property
+    def computed(self) -> list[Var]:
+        """The kept variables that are not inputs."""
+        inputs = {*self.split.inputs}
+        return [v for v in self.plan.kept if v not in inputs]
+
+    def run_forward(self, primals: Sequence[Value]) -> tuple[list[Value], list[Value]]:
+        """The outputs, and the values of the kept variables that are not inputs."""
+        known = dict(zip(self.split.inputs, primals, strict=True))
+        outputs = self.split.outputs
+        results = self.plan.compute(known, [*outputs, *self.computed])
+        return results[: len(outputs)], results[len(outputs) :]
+
+    def residuals(self, inputs: Mapping[Var, Value], computed: Sequence[Value]) -> list[Value]:
+        """The values of all kept variables, from those of inputs and of the others."""
+        found = {**inputs, **dict(zip(self.computed, computed, strict=True))}
+        return [found[v] for v in self.plan.kept]
+
+    # --- backward
+
+    def taken(self, cts: Sequence[Cotangent]) -> list[Cotangent]:
+        """The outputs' cotangents without those of outputs that carry no gradient."""
+        return only(cts, self.split.present)
+
+    def plan_for(self, arrived: Mask) -> Plan | None:
+        """The plan for a pattern of cotangents; None if it needs a value that was not kept."""
+        if arrived == self.split.present:
+            return self.plan
+        if arrived in self.plans:
+            return self.plans[arrived]
+        program = self.split.backward(arrived)
+        found = None if program is None else self.specialised(program)
+        if program is None or not program.call.closes_over_tracer:
+            self.plans[arrived] = found
+        return found
+
+    def specialised(self, program: Backward) -> Plan | None:
+        """The plan with this backward program in the place of the one for all cotangents."""
+        joint = joint_of_pattern(self.split, program, self.plan.joint)
+        known = {*self.plan.kept, *joint.constants}
+        try:
+            replayed = equations_between(joint.equations, known, joint.targets)
+        except KeyError:
+            return None
+        return Plan(joint, self.plan.kept, tuple(replayed))
+
+    def present_inputs(self, arrived: Mask) -> Mask:
+        """Which differentiated inputs get a cotangent, by the outputs whose cotangents arrive."""
+        arrived = both(arrived, self.split.present)
+        if not any(arrived):
+            return (False,) * self.split.num_inputs
+        return (self.plan_for(arrived) or self.plan).joint.present
+
+    def pull_back(
+        self, kept: Sequence[Value], cts: Sequence[Cotangent], delay: Delay | None = None
+    ) -> list[Cotangent]:
+        """Cotangents of the differentiated inputs, None where there is none."""
+        cts = self.taken(cts)
+        if not any(mask_of(cts)):
+            return [None] * self.split.num_inputs
+        plan, given = self.resolved(cts)
+        return plan.by_input(plan.run_backward(kept, given, delay))
+
+    def resolved(self, cts: Sequence[Cotangent]) -> tuple[Plan, list[Value]]:
+        """The plan for these cotangents, None for one that did not arrive; and those that it takes."""
+        plan = self.plan_for(mask_of(cts))
+        if plan is not None:
+            return plan, filled(cts)
+        return self.plan, filled(self.split.instantiated(cts))
 
 
 def cut_of(
     split: Split,
-    free: Collection[Any],
-    fixed: Collection[Any] = (),
-    favoured: Collection[Any] = (),
+    free: Collection[Var],
+    fixed: Collection[Var] = (),
+    favoured: Collection[Var] = (),
 ) -> Cut:
-    """The plan that keeps the fewest bytes, computing again what is cheap or worth it.
+    """The plan that keeps the fewest bytes, where values worth computing again are not kept.
 
     Args:
-      split: a jaxpr, cut in two by what the rules read.
+      split: the split jaxpr.
       free: variables of its forward jaxpr that are kept anyway.
-      fixed: of a loop's body, the inputs that are the same in each step; keeping what depends on
-        them alone costs next to nothing.
-      favoured: variables kept rather than others of their size.
+      fixed: inputs that are the same in each run of a jaxpr that runs many times. A variable that
+        depends on these alone costs next to nothing.
+      favoured: variables that are kept rather than others of their size.
     """
-    joint = joint_of(split, whole_backward(split))
+    joint = joint_of(split)
     once = depending_only_on(joint.equations, {*fixed, *joint.constants})
     costs = dict.fromkeys(once, 1) | {v: size_in_bytes(v.aval) - 1 for v in favoured}
     costs |= dict.fromkeys([*free, *joint.constants], 0)
-    kept = minimum_cut(joint.equations, joint.targets, costs, price_of)
-    return Cut(split, joint.keeping(kept, once))
+    kept = minimum_cut(joint.equations, joint.targets, costs, WORTHWHILE)
+    return Cut(split, joint.keeping(kept), frozenset(once))
+
+
+UNCUTTABLE = 2**30
+"""The capacity of an edge that cannot be cut; all costs together stay below it."""
 
 
 def minimum_cut(
-    eqns: Sequence[Any],
-    targets: Sequence[Any],
-    costs: Mapping[Any, int],
-    price: Callable[[Any], float | None] = lambda eqn: 0.0 if is_cheap(eqn) else None,
-) -> list[Any]:
+    eqns: Sequence[Equation],
+    targets: Sequence[Var],
+    costs: Mapping[Var, int],
+    prices: Prices = CHEAP_ONLY,
+) -> list[Var]:
     """The cheapest variables from which `targets` can be computed.
 
-    Each variable is an edge whose capacity is its bytes; an equation that may be computed again joins
-    its inputs' ends to its outputs' beginnings, which an edge of its price joins to the source. Of
-    several minimum cuts, the one nearest to the targets: it computes least again.
+    Of several minimum cuts, the one nearest to the targets: it computes least again.
 
     Args:
       eqns: in order.
       targets: variables that must be there.
       costs: of keeping some variables, in bytes; others cost their size.
-      price: of computing an equation again, in bytes; None if it must not be.
+      prices: of computing an equation again.
     """
-    # imported here: it takes a tenth of a second, and only loops and checkpoints need it
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
-
-    prices = {
-        v: (eqn, cost)
+    producers = {
+        v: (eqn, price)
         for eqn in eqns
-        if (cost := price(eqn)) is not None
+        if (price := prices.of(eqn)) is not None
         for v in eqn.outvars
         if costs.get(v) != 0
     }
-    order = _ancestors(targets, prices)
+    order = _ancestors(targets, producers)
     if not order:
         return []
     cost = np.array([costs.get(v, size_in_bytes(v.aval)) for v in order])
-    unit = min(1.0, UNCUTTABLE / 2 / max(1, cost.sum()))
-    cost = np.ceil(cost * unit).astype(np.int32)
-    source, sink = 2 * len(order), 2 * len(order) + 1
-    edges = {(2 * i, 2 * i + 1): cost[i] for i in order.values()}
-    for v, i in order.items():
-        eqn, extra = prices.get(v, (None, None))
-        capacity = UNCUTTABLE if extra is None else int(min(extra * unit, UNCUTTABLE))
-        if capacity:
-            edges[(source, 2 * i)] = capacity
-        if eqn is not None:
-            edges.update({(2 * order[u] + 1, 2 * i): UNCUTTABLE for u in variables(eqn.invars)})
-    edges.update({(2 * order[v] + 1, sink): UNCUTTABLE for v in targets})
-    rows, columns = zip(*edges, strict=True)
-    shape = (sink + 1, sink + 1)
-    capacity = csr_array((np.array(list(edges.values()), np.int32), (rows, columns)), shape=shape)
-    flow = maximum_flow(capacity, source, sink).flow
-    left = capacity - flow
-    left.data = (left.data > 0).astype(np.int32)
-    left.eliminate_zeros()
-    reaching = set(breadth_first_order(csr_array(left.T), sink, return_predecessors=False).tolist())
+    edges = _edges(order, cost, producers, targets)
+    reaching = _reaching_sink(edges, _sink(order))
     return [v for v, i in order.items() if 2 * i + 1 in reaching and 2 * i not in reaching]
 
 
-def _ancestors(targets: Sequence[Any], producers: dict[Any, tuple[Any, float]]) -> dict[Any, int]:
-    """The targets and what they can be computed from, numbered."""
-    order: dict[Any, int] = {}
+Producers = Mapping[Var, tuple[Equation, float]]
+"""The equations that may be computed again, with their prices, by the variables that they compute."""
+
+
+def _ancestors(targets: Sequence[Var], producers: Producers) -> dict[Var, int]:
+    """The targets and all variables that they can be computed from, numbered."""
+    order: dict[Var, int] = {}
     waiting = list(targets)
     while waiting:
         v = waiting.pop()
@@ -112,3 +193,47 @@ def _ancestors(targets: Sequence[Any], producers: dict[Any, tuple[Any, float]]) 
             if v in producers:
                 waiting += variables(producers[v][0].invars)
     return order
+
+
+def _sink(order: Mapping[Var, int]) -> int:
+    return 2 * len(order) + 1
+
+
+def _edges(
+    order: Mapping[Var, int], cost: np.ndarray, producers: Producers, targets: Sequence[Var]
+) -> dict[tuple[int, int], int]:
+    """The graph's edges with their capacities.
+
+    The variable number i is an edge from 2i to 2i + 1, whose capacity is its cost. An equation that
+    may be computed again joins the ends of its inputs to the beginnings of its outputs. An edge of the
+    equation's price joins the source to these beginnings.
+    """
+    unit = min(1.0, UNCUTTABLE / 2 / max(1, cost.sum()))
+    cost = np.ceil(cost * unit).astype(np.int32)
+    sink = _sink(order)
+    source = sink - 1
+    edges = {(2 * i, 2 * i + 1): cost[i] for i in order.values()}
+    for v, i in order.items():
+        eqn, price = producers.get(v, (None, None))
+        capacity = UNCUTTABLE if price is None else int(min(price * unit, UNCUTTABLE))
+        if capacity:
+            edges[(source, 2 * i)] = capacity
+        if eqn is not None:
+            edges.update({(2 * order[u] + 1, 2 * i): UNCUTTABLE for u in variables(eqn.invars)})
+    edges.update({(2 * order[v] + 1, sink): UNCUTTABLE for v in targets})
+    return edges
+
+
+def _reaching_sink(edges: Mapping[tuple[int, int], int], sink: int) -> set[int]:
+    """The nodes from which, once the flow from source to sink is at most, more could reach the sink."""
+    # imported here: it takes a tenth of a second, and only loops and checkpoints need it
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+    rows, columns = zip(*edges, strict=True)
+    shape = (sink + 1, sink + 1)
+    capacity = csr_array((np.array(list(edges.values()), np.int32), (rows, columns)), shape=shape)
+    left = capacity - maximum_flow(capacity, sink - 1, sink).flow
+    left.data = (left.data > 0).astype(np.int32)
+    left.eliminate_zeros()
+    return set(breadth_first_order(csr_array(left.T), sink, return_predecessors=False).tolist())

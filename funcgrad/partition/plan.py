@@ -1,21 +1,42 @@
-"""The forward and the backward program of a split jaxpr as one, and plans of what to keep of it."""
+"""The forward and the backward program of a split jaxpr as one, and plans for it.
+
+A joint program has the forward equations and those backward equations that need no cotangent
+(`equations`), and then the backward equations that need one (`backward`). A plan keeps some variables
+of `equations` (`kept`), and computes the others that `backward` reads from those (`replayed`).
+
+    y = sin(x) * w          equations   s = sin(x); y = s * w; c = cos(x)
+                            backward    ct_w = ct_y * s; t = ct_y * w; ct_x = t * c
+                            targets     s, w, c
+
+    keep w, s, c            replayed    nothing
+    keep w, x               replayed    s = sin(x); c = cos(x)
+"""
 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import variables
+from funcgrad._jax import Atom, Equation, Mask, Value, Var, variables
+from funcgrad.masks import spread
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.partition.split import Backward, Split
 
-Delay = Callable[[list[Any], list[Any]], list[Any]]
+Delay = Callable[[list[Value], list[Value]], list[Value]]
 """Makes the first values available only when the second are."""
 
 
@@ -24,83 +45,86 @@ class Joint:
     """The forward and the backward program of a split jaxpr as one.
 
     Attributes:
-      equations: of the forward program and of that part of the backward program which depends on
+      equations: of the forward program, and of that part of the backward program which depends on
         no cotangent.
-      targets: what the rest of the backward program reads of their variables.
+      targets: the variables of these equations that the rest of the backward program reads.
       backward: the equations of the backward program that depend on cotangents.
-      cts: the cotangents' variables.
-      results: variables of the input cotangents.
-      constants: values that the equations close over.
+      cts: the variables of the cotangents that arrive.
+      results: the variables of the input cotangents that are not None.
+      present: which differentiated inputs get a cotangent.
+      constants: the values that the equations close over.
     """
 
-    equations: tuple[Any, ...]
-    targets: tuple[Any, ...]
-    backward: tuple[Any, ...]
-    cts: tuple[Any, ...]
-    results: tuple[Any, ...]
-    constants: dict[Any, Any]
+    equations: tuple[Equation, ...]
+    targets: tuple[Var, ...]
+    backward: tuple[Equation, ...]
+    cts: tuple[Var, ...]
+    results: tuple[Atom, ...]
+    present: Mask
+    constants: dict[Var, Value]
 
-    def keeping(self, kept: Sequence[Any], once: Collection[Any] = ()) -> Plan:
+    def keeping(self, kept: Sequence[Var]) -> Plan:
         """The plan that keeps these variables and computes the targets from them."""
         replayed = equations_between(self.equations, {*kept, *self.constants}, self.targets)
         read = {*self.targets, *(v for eqn in replayed for v in variables(eqn.invars))}
         kept = [v for v in kept if v not in self.constants and v in read]
-        return Plan(self, tuple(kept), frozenset(once), tuple(replayed))
+        return Plan(self, tuple(kept), tuple(replayed))
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is kept of a forward program, and how the backward program goes on from there.
+    """The variables that a joint program keeps for its way back, and the equations that run again.
 
     Attributes:
       joint: both programs.
-      kept: variables whose values are kept.
-      once: variables that are the same in each step of a loop.
-      replayed: equations that compute, from those, what the backward program reads.
+      kept: the variables whose values are kept.
+      replayed: the equations that compute, from the kept values, the targets of the joint program.
     """
 
     joint: Joint
-    kept: tuple[Any, ...]
-    once: frozenset[Any]
-    replayed: tuple[Any, ...]
+    kept: tuple[Var, ...]
+    replayed: tuple[Equation, ...]
 
-    def run_forward(
-        self, known: dict[Any, Any], wanted: Sequence[Any], effects: bool = True
-    ) -> list[Any]:
-        """The values of variables of the forward program, and its effects."""
+    def compute(
+        self, known: Mapping[Var, Value], targets: Sequence[Atom], effects: bool = True
+    ) -> list[Value]:
+        """The values of targets in the forward program; run its effects, too."""
         equations = self.joint.equations
         known = {**self.joint.constants, **known}
         acting = [eqn for eqn in equations if effects and eqn.effects]
-        targets = variables([*wanted, *(v for eqn in acting for v in eqn.invars)])
-        needed = {*map(id, acting), *map(id, equations_between(equations, known, targets))}
+        read = variables([*targets, *(v for eqn in acting for v in eqn.invars)])
+        needed = {*map(id, acting), *map(id, equations_between(equations, known, read))}
         eqns = [eqn for eqn in equations if id(eqn) in needed]
-        return _jax.eval_equations(eqns, known, wanted)
+        return _jax.eval_equations(eqns, known, targets)
 
     def run_backward(
-        self, kept: Sequence[Any], cts: Sequence[Any], delay: Delay | None = None
-    ) -> list[Any]:
-        """The input cotangents, from the kept values and the output cotangents.
+        self, kept: Sequence[Value], cts: Sequence[Value], delay: Delay | None = None
+    ) -> list[Value]:
+        """The results of the joint program, from the kept values and the cotangents that arrived.
 
-        What is computed again is computed as late as possible; `delay` may tie it to the cotangents
-        that then have arrived.
+        Each replayed equation runs as late as possible. `delay` may tie it to the cotangents that
+        have arrived by then.
         """
         known = {**self.joint.constants, **dict(zip(self.kept, kept, strict=True))}
         arrived = dict(zip(self.joint.cts, cts, strict=True))
         everything = ChainMap(arrived, known)
         for again, eqn in self.in_order():
             given = [arrived[v] for v in variables(eqn.invars) if v in arrived] if eqn else []
+            start: MutableMapping[Var, Value] = known
             if again and delay is not None and given:
                 tied = starts_of(again)
                 values = delay([known[v] for v in tied], given)
-                delayed = dict(zip(tied, values, strict=True))
-                known |= _jax.values_of(again, ChainMap(delayed, known))
-            else:
-                known |= _jax.values_of(again, known)
+                start = ChainMap(dict(zip(tied, values, strict=True)), known)
+            known |= _jax.values_of(again, start)
             if eqn:
                 arrived |= _jax.values_of([eqn], everything)
         return _jax.eval_equations((), {**known, **arrived}, self.joint.results)
 
-    def in_order(self) -> Iterator[tuple[list[Any], Any]]:
+    def by_input(self, results: Sequence[Any]) -> list[Any]:
+        """The results by differentiated input, None where there is none."""
+        return spread(results, self.joint.present)
+
+    def in_order(self) -> Iterator[tuple[list[Equation], Equation | None]]:
         """The backward program's equations, each with those that are replayed just before it."""
         producer = {v: eqn for eqn in self.replayed for v in eqn.outvars}
         done: set[int] = set()
@@ -111,14 +135,15 @@ class Plan:
         yield list(_with_producers(last, producer, done)), None
 
 
-def starts_of(eqns: Sequence[Any]) -> list[Any]:
-    """Variables on which, together, all these equations depend.
+def starts_of(eqns: Sequence[Equation]) -> list[Var]:
+    """A set of inputs such that every one of these equations depends on at least one of them.
 
-    What matrix products and convolutions read is not fused with them, and is left out if it can be.
+    XLA does not fuse matrix products and convolutions with their operands: their inputs are left out
+    where others do.
     """
     produced = {v for eqn in eqns for v in eqn.outvars}
-    reached: set[Any] = set()
-    starts: list[Any] = []
+    reached: set[Var] = set()
+    starts: list[Var] = []
     for eqn in eqns:
         inputs = variables(eqn.invars)
         outside = [v for v in inputs if v not in produced]
@@ -132,8 +157,10 @@ def starts_of(eqns: Sequence[Any]) -> list[Any]:
     return starts
 
 
-def _with_producers(eqns: Sequence[Any], producer: dict[Any, Any], done: set[int]) -> Iterator[Any]:
-    """Equations after those that they need, as far as they are not done yet."""
+def _with_producers(
+    eqns: Iterable[Equation], producer: Mapping[Var, Equation], done: set[int]
+) -> Iterator[Equation]:
+    """Equations, each after those that it needs, without those that are done."""
     stack = list(eqns)
     while stack:
         now = stack[-1]
@@ -151,34 +178,59 @@ def _with_producers(eqns: Sequence[Any], producer: dict[Any, Any], done: set[int
             yield now
 
 
-def joint_of(split: Split, program: Backward | None, like: Joint | None = None) -> Joint:
-    """The joint program of a split jaxpr with one of its backward programs.
+def joint_of(split: Split) -> Joint:
+    """The joint program of a split jaxpr for the pattern in which every cotangent arrives."""
+    equations = tuple(split.forward.closed.jaxpr.eqns)
+    constants = split.forward.constants
+    if not any(split.present):
+        return Joint(equations, (), (), (), (), (), constants)
+    program = split.backward(split.present)
+    assert program is not None
+    parts = separate(program, residual_names(split, program), {})
+    return join(program, equations, parts, {**constants, **program.call.constants})
 
-    Where it computes, before any cotangent is there, what the joint program `like` computes, it uses
-    that one's variables.
+
+def joint_of_pattern(split: Split, program: Backward, first: Joint) -> Joint:
+    """The joint program for another pattern of cotangents, in the variables of the first one.
+
+    A plan for the first program fixes which variables are kept. Where both programs compute the same
+    value before any cotangent arrives, this one reads the first one's variable, so that the plan holds.
     """
-    forward = split.forward.closed.jaxpr
-    constants = dict(zip(forward.invars, split.forward.consts, strict=False))
-    if program is None:
-        return Joint(tuple(forward.eqns), (), (), (), (), constants)
-    backward = program.call.closed.jaxpr
-    num_closed, num_leaves = len(program.call.consts), len(program.leaves)
-    leaves = dict(zip(split.leaves, split.residual_variables(), strict=True))
-    names = dict(
-        zip(backward.invars[num_closed:], (leaves[i] for i in program.leaves), strict=False)
-    )
-    constants |= dict(zip(backward.invars, program.call.consts, strict=False))
-    shared: dict[Any, Any] = {}
-    if like is not None:
-        named = {id(value): v for v, value in like.constants.items()}
-        pairs = zip(backward.invars, program.call.consts, strict=False)
-        names |= {v: named[id(value)] for v, value in pairs if id(value) in named}
-        constants |= like.constants
-        shared = {meaning(eqn): eqn for eqn in like.equations if not eqn.effects}
-    cts = backward.invars[num_closed + num_leaves :]
+    variable_of = {id(value): v for v, value in first.constants.items()}
+    closed = program.call.constants
+    names = residual_names(split, program)
+    names |= {v: variable_of[id(x)] for v, x in closed.items() if id(x) in variable_of}
+    shared = {meaning(eqn): eqn for eqn in first.equations if not eqn.effects}
+    parts = separate(program, names, shared)
+    constants = {**split.forward.constants, **closed, **first.constants}
+    return join(program, first.equations, parts, constants)
+
+
+def residual_names(split: Split, program: Backward) -> dict[Var, Atom]:
+    """A backward program's variables for its residuals, as the forward program names them."""
+    by_leaf = dict(zip(split.leaves, split.residual_variables, strict=True))
+    residuals = [by_leaf[leaf] for leaf in program.leaves]
+    return dict(zip(program.residual_variables, residuals, strict=True))
+
+
+class Parts(NamedTuple):
+    """A backward program's equations before and after the first cotangent, and its results."""
+
+    before: list[Equation]
+    after: list[Equation]
+    results: list[Atom]
+
+
+def separate(program: Backward, names: Mapping[Var, Atom], shared: Mapping[Any, Equation]) -> Parts:
+    """Part the equations that depend on no cotangent from the others; rename variables.
+
+    An equation that depends on no cotangent is left out if one of the same meaning is in `shared`.
+    """
+    jaxpr = program.call.closed.jaxpr
+    names = dict(names)
     before, after = [], []
-    dependent = set(cts)
-    for eqn in backward.eqns:
+    dependent = set(program.ct_variables)
+    for eqn in jaxpr.eqns:
         eqn = eqn.replace(invars=_jax.renamed(eqn.invars, names))
         if any(v in dependent for v in variables(eqn.invars)) or eqn.effects:
             dependent.update(eqn.outvars)
@@ -187,20 +239,33 @@ def joint_of(split: Split, program: Backward | None, like: Joint | None = None) 
             names |= dict(zip(eqn.outvars, shared[meaning(eqn)].outvars, strict=True))
         else:
             before.append(eqn)
-    results = _jax.renamed(backward.outvars, names)
-    read = [v for eqn in after for v in variables(eqn.invars)] + variables(results)
+    return Parts(before, after, _jax.renamed(jaxpr.outvars, names))
+
+
+def join(
+    program: Backward,
+    equations: Sequence[Equation],
+    parts: Parts,
+    constants: dict[Var, Value],
+) -> Joint:
+    """The joint program of forward equations and the parts of a backward program."""
+    cts = program.ct_variables
+    dependent = {*cts, *(v for eqn in parts.after for v in eqn.outvars)}
+    read = [v for eqn in parts.after for v in variables(eqn.invars)] + variables(parts.results)
     targets = dict.fromkeys(v for v in read if v not in dependent and v not in constants)
-    eqns = (*(forward.eqns if like is None else like.equations), *before)
-    return Joint(eqns, tuple(targets), tuple(after), tuple(cts), tuple(results), constants)
+    return Joint(
+        (*equations, *parts.before),
+        tuple(targets),
+        tuple(parts.after),
+        tuple(cts),
+        tuple(parts.results),
+        program.present,
+        constants,
+    )
 
 
-def whole_backward(split: Split) -> Backward | None:
-    """The backward program for all cotangents; None if nothing is differentiated."""
-    return split.backward(tuple(split.present)) if any(split.present) else None
-
-
-def meaning(eqn: Any) -> Any:
-    """What equal equations have in common: primitive, operands and params."""
+def meaning(eqn: Equation) -> Any:
+    """A key that equal equations share: primitive, operands and params."""
     operands = [
         (str(v.aval), np.asarray(v.val).tobytes()) if _jax.is_literal(v) else id(v)
         for v in eqn.invars
@@ -217,92 +282,10 @@ def _hashable(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """A split jaxpr with a plan, and how it is pulled back for each pattern of cotangents.
-
-    What is kept is chosen for the pattern in which every cotangent arrives. A cotangent that does
-    not arrive is not made zeros: zero times infinity would be no zero.
-
-    Attributes:
-      split: by what the rules read.
-      plan: what is kept, for the pattern in which every cotangent arrives.
-      variants: plans that keep the same, for other patterns, with the inputs that get a cotangent.
-    """
-
-    split: Split
-    plan: Plan
-    variants: dict[tuple[bool, ...], Variant | None] = field(default_factory=dict)
-
-    def variant(self, arrived: tuple[bool, ...]) -> Variant | None:
-        """The plan for a pattern of cotangents; None if it needs what was not kept."""
-        if arrived in self.variants:
-            return self.variants[arrived]
-        program = self.split.backward(arrived)
-        if arrived == tuple(self.split.present):
-            assert program is not None
-            found = Variant(self.plan, program.present)
-        else:
-            found = None if program is None else self.specialised(program)
-        if program is None or not program.call.closes_over_tracer:
-            self.variants[arrived] = found
-        return found
-
-    def specialised(self, program: Backward) -> Variant | None:
-        """The plan with this backward program in the place of the one for all cotangents."""
-        joint = joint_of(self.split, program, self.plan.joint)
-        known = {*self.plan.kept, *joint.constants}
-        try:
-            replayed = equations_between(joint.equations, known, joint.targets)
-        except KeyError:
-            return None
-        plan = Plan(joint, self.plan.kept, self.plan.once, tuple(replayed))
-        return Variant(plan, program.present)
-
-    def present_inputs(self, arrived: Sequence[bool]) -> tuple[bool, ...]:
-        """Which differentiated inputs get a cotangent, by the outputs whose cotangents arrive."""
-        if not any(arrived):
-            return (False,) * self.split.num_inputs
-        found = self.variant(tuple(arrived)) or self.variant(tuple(self.split.present))
-        assert found is not None
-        return found.present
-
-    def pull_back(
-        self, kept: Sequence[Any], cts: Sequence[Any], delay: Delay | None = None
-    ) -> list[Any]:
-        """Cotangents of the differentiated inputs, None where there is none."""
-        if all(ct is None for ct in cts):
-            return [None] * self.split.num_inputs
-        found, given = self.resolved(cts)
-        return found.by_input(found.plan.run_backward(kept, given, delay))
-
-    def resolved(self, cts: Sequence[Any]) -> tuple[Variant, list[Any]]:
-        """The plan for these cotangents, None for those that did not arrive, and what it takes."""
-        found = self.variant(tuple(ct is not None for ct in cts))
-        if found is None:
-            cts = self.split.instantiated(cts)
-            found = self.variant(tuple(self.split.present))
-            assert found is not None
-        return found, [ct for ct in cts if ct is not None]
-
-
-@dataclass(frozen=True, eq=False)
-class Variant:
-    """A plan for one pattern of cotangents, and which differentiated inputs get one."""
-
-    plan: Plan
-    present: tuple[bool, ...]
-
-    def by_input(self, results: Sequence[Any]) -> list[Any]:
-        """The results by differentiated input, None where there is none."""
-        found = iter(results)
-        return [next(found) if present else None for present in self.present]
-
-
 def equations_between(
-    eqns: Sequence[Any], known: Collection[Any], targets: Sequence[Any]
-) -> list[Any]:
-    """The equations that compute `targets` from what is known, in order."""
+    eqns: Sequence[Equation], known: Collection[Var], targets: Iterable[Var]
+) -> list[Equation]:
+    """The equations that compute `targets` from known variables, in order."""
     producer = {v: eqn for eqn in eqns for v in eqn.outvars}
     needed: set[int] = set()
     waiting = [v for v in targets if v not in known]
@@ -314,7 +297,7 @@ def equations_between(
     return [eqn for eqn in eqns if id(eqn) in needed]
 
 
-def depending_only_on(eqns: Sequence[Any], start: Collection[Any]) -> set[Any]:
+def depending_only_on(eqns: Sequence[Equation], start: Collection[Var]) -> set[Var]:
     """All variables that can be computed from these alone, these included."""
     found = set(start)
     for eqn in eqns:

@@ -1,37 +1,39 @@
-"""Primitives that carry a jaxpr: differentiated as a whole, as a forward and a backward program.
+"""A jaxpr split in two: a forward program, and a backward program for each pattern of cotangents.
 
-The jaxpr is traced once with our tape; what its rules read becomes extra outputs of the forward
-program (unless it is an input or an output already) and the backward program is the walk over that
-tape. Both are cached per (jaxpr, which inputs, rules), so a function called 24 times is traced once.
+The jaxpr is traced once with our tape. The backward program is the walk over that tape. The residuals,
+which its rules read, become extra outputs of the forward program, unless they are inputs or outputs
+already. Both programs are cached by (jaxpr, which inputs are differentiated, rules), so that a function
+called 24 times is traced once.
+
+    y = sin(x) * w    forward:  x, w        -> y, sin(x), cos(x)       `Split.forward`
+                      residuals: extra 0, extra 1, input 1             `Split.residuals`
+                      backward: residuals, ct_y -> ct_x, ct_w          `Split.backward((True,))`
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 
 from funcgrad import _jax
+from funcgrad._jax import Atom, Aval, Cotangent, Jaxpr, Mask, Positions, Slot, Value, Var
 from funcgrad.backward import walk
+from funcgrad.masks import filled, mask_of, select, spread
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
 from funcgrad.tape import FrozenTape, freeze, record
 
-
-@dataclass(frozen=True)
-class Source:
-    """Where a residual comes from: an ``input``, an ``output`` or an ``extra`` output."""
-
-    kind: str
-    index: int
+T = TypeVar("T")
+Group = Literal["input", "output", "extra"]
 
 
 class Call:
     """A jaxpr to be called as a jitted function, with its constants."""
 
-    def __init__(self, jaxpr: _jax.Jaxpr, consts: Sequence[Any], name: str):
+    def __init__(self, jaxpr: Jaxpr, consts: Sequence[Value], name: str):
         self.closed = _jax.close(jaxpr)
         self.consts = tuple(consts)
         self.jitted = _jax.jitted(self.closed, name)
@@ -40,86 +42,199 @@ class Call:
     def closes_over_tracer(self) -> bool:
         return any(isinstance(const, _jax.Tracer) for const in self.consts)
 
-    def __call__(self, args: Sequence[Any], params: dict[str, Any], shared: bool) -> list[Any]:
-        """Run it with the settings of the user's jitted call."""
+    @property
+    def constants(self) -> dict[Var, Value]:
+        """The values of the variables that the jaxpr closes over: its first inputs."""
+        return dict(zip(self.closed.jaxpr.invars[: len(self.consts)], self.consts, strict=True))
+
+    @property
+    def inputs(self) -> list[Var]:
+        """The jaxpr's variables for the arguments."""
+        return self.closed.jaxpr.invars[len(self.consts) :]
+
+    def __call__(self, args: Sequence[Value], params: dict[str, Any], shared: bool) -> list[Value]:
+        """Run the jaxpr with the settings of the user's jitted call."""
         args = [*self.consts, *args]
         if _jax.has_settings(params):
             return _jax.bind_jit(self.closed, args, params, shared)
         return self.jitted(*args)
 
-    def inline(self, args: Sequence[Any]) -> list[Any]:
-        """Run its operations where we are, inside another program."""
-        return _jax.eval_closed_jaxpr(self.closed, [*self.consts, *args])
+
+@dataclass(frozen=True)
+class Residuals:
+    """Where each residual lies once the forward program has run.
+
+    The constants that a program closes over count as its first inputs.
+
+    Attributes:
+      locations: of each residual, its group and its position in the group.
+    """
+
+    locations: tuple[tuple[Group, int], ...]
+
+    @classmethod
+    def locate(
+        cls, residuals: Sequence[T], inputs: Sequence[T], outputs: Sequence[T]
+    ) -> tuple[Residuals, list[T]]:
+        """Where residuals lie, and those that must be given out besides, each once."""
+        known: dict[int, tuple[Group, int]] = {id(x): ("input", i) for i, x in enumerate(inputs)}
+        for i, x in enumerate(outputs):
+            known.setdefault(id(x), ("output", i))
+        extra: list[T] = []
+        for x in residuals:
+            if id(x) not in known:
+                known[id(x)] = ("extra", len(extra))
+                extra.append(x)
+        return cls(tuple(known[id(x)] for x in residuals)), extra
+
+    def find(self, inputs: Sequence[T], outputs: Sequence[T], extra: Sequence[T]) -> list[T]:
+        """The residuals, from the values, the variables or the types of the three groups."""
+        groups: dict[Group, Sequence[T]] = {"input": inputs, "output": outputs, "extra": extra}
+        return [groups[group][i] for group, i in self.locations]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """The tape of a jaxpr, to be walked for any pattern of cotangents.
+
+    Attributes:
+      tape: the tape, whose first slots are those of the differentiated inputs.
+      slots: of the outputs, None for one that carries no gradient.
+      leaf_avals: the types of the tape's leaves.
+      num_inputs: the number of differentiated inputs.
+    """
+
+    tape: FrozenTape
+    slots: tuple[Slot | None, ...]
+    leaf_avals: tuple[Aval, ...]
+    num_inputs: int
+
+    @property
+    def present(self) -> Mask:
+        """Which outputs carry a gradient."""
+        return mask_of(self.slots)
+
+    def backward(self, arrived: Mask) -> Backward:
+        """Trace the walk over the tape for the cotangents that arrive."""
+        num_leaves = len(self.leaf_avals)
+        slots = filled(select(self.slots, arrived))
+        present: list[bool] = []
+
+        def backward(*flat: Value) -> list[Cotangent]:
+            tape = self.tape.thaw(flat[:num_leaves])
+            seeds = zip(slots, flat[num_leaves:], strict=True)
+            cts = walk(tape, seeds, range(self.num_inputs), consume=True)
+            present.extend(mask_of(cts))
+            return filled(cts)
+
+        ct_avals = [_jax.strong(_jax.cotangent_aval(self.tape.avals[slot])) for slot in slots]
+        jaxpr, consts = _jax.stage(backward, [*self.leaf_avals, *ct_avals], "backward")
+        first_ct = len(consts) + num_leaves
+        keep_cts = [False] * first_ct + [True] * len(ct_avals)
+        jaxpr, used = _jax.prune(jaxpr, [True] * len(jaxpr.outvars), keep_cts)
+        used_consts = select(consts, used[: len(consts)])
+        leaves = select(range(num_leaves), used[len(consts) : first_ct])
+        return Backward(Call(jaxpr, used_consts, "backward"), tuple(leaves), tuple(present))
+
+
+@dataclass(frozen=True)
+class Backward:
+    """A backward program for one pattern of cotangents.
+
+    Attributes:
+      call: (residuals, cotangents that arrived) -> input cotangents that are not None.
+      leaves: the leaves of the tape that are its residuals.
+      present: which differentiated inputs get a cotangent.
+    """
+
+    call: Call
+    leaves: Positions
+    present: Mask
+
+    @property
+    def residual_variables(self) -> list[Var]:
+        """The program's variables for its residuals."""
+        return self.call.inputs[: len(self.leaves)]
+
+    @property
+    def ct_variables(self) -> list[Var]:
+        """The program's variables for the cotangents that arrived."""
+        return self.call.inputs[len(self.leaves) :]
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A jaxpr cut in two.
+    """A jaxpr split in two.
 
     Attributes:
       forward: inputs -> (outputs, extra residuals).
-      tape: the tape that the backward program walks.
-      slots: of the outputs on that tape.
-      sources: where each residual that the backward program reads is found.
-      leaves: which leaf of the tape each residual is.
-      leaf_avals: the types of all leaves.
-      backwards: backward programs by which cotangents arrive.
+      recording: the tape, and where inputs and outputs are on it.
+      residuals: where the residuals lie.
+      leaves: of each residual, which leaf of the tape the residual is.
+      input_avals: the types of all inputs.
+      closes_over_tracer: whether no cache may keep this.
+      backwards: backward programs by the pattern of cotangents.
     """
 
     forward: Call
-    tape: FrozenTape
-    slots: tuple[int | None, ...]
-    num_inputs: int
-    sources: tuple[Source, ...]
-    leaves: tuple[int, ...]
-    leaf_avals: tuple[Any, ...]
-    input_avals: tuple[Any, ...]
-    backwards: dict[tuple[bool, ...], Backward] = field(default_factory=dict)
+    recording: Recording
+    residuals: Residuals
+    leaves: Positions
+    input_avals: tuple[Aval, ...]
+    closes_over_tracer: bool
+    backwards: dict[Mask, Backward] = field(default_factory=dict)
 
     @property
-    def closes_over_tracer(self) -> bool:
-        """Whether no cache may keep this."""
-        return self.forward.closes_over_tracer or (any(self.present) and not self.backwards)
+    def tape(self) -> FrozenTape:
+        """The tape that the backward program walks."""
+        return self.recording.tape
 
     @property
-    def present(self) -> list[bool]:
-        return [slot is not None for slot in self.slots]
+    def present(self) -> Mask:
+        """Which outputs carry a gradient."""
+        return self.recording.present
 
     @property
-    def inputs(self) -> list[Any]:
+    def num_inputs(self) -> int:
+        """The number of differentiated inputs."""
+        return self.recording.num_inputs
+
+    @property
+    def inputs(self) -> list[Var]:
         """The forward jaxpr's variables for the inputs, without the constants that it closes over."""
-        return self.forward.closed.jaxpr.invars[len(self.forward.consts) :]
+        return self.forward.inputs
+
+    @property
+    def outputs(self) -> list[Atom]:
+        """The forward jaxpr's variables for the outputs."""
+        return self.forward.closed.jaxpr.outvars[: len(self.recording.slots)]
+
+    @property
+    def residual_variables(self) -> list[Atom]:
+        """The forward jaxpr's variables for the residuals."""
+        jaxpr = self.forward.closed.jaxpr
+        extra = jaxpr.outvars[len(self.outputs) :]
+        return self.residuals.find(jaxpr.invars, self.outputs, extra)
 
     def run_forward(
-        self, primals: Sequence[Any], params: dict[str, Any]
-    ) -> tuple[list[Any], list[Any]]:
+        self, primals: Sequence[Value], params: dict[str, Any]
+    ) -> tuple[list[Value], list[Value]]:
         """The outputs and the residuals."""
         return self.find_residuals(primals, self.forward(primals, params, shared=True))
 
-    def residual_variables(self) -> list[Any]:
-        """The forward jaxpr's variables whose values are the residuals."""
-        jaxpr = self.forward.closed.jaxpr
-        extra = jaxpr.outvars[len(self.slots) :]
-        found = {"input": jaxpr.invars, "output": jaxpr.outvars, "extra": extra}
-        return [found[s.kind][s.index] for s in self.sources]
-
-    def inline_forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """The same, computed where we are, inside another program."""
-        return self.find_residuals(primals, self.forward.inline(primals))
-
     def find_residuals(
-        self, primals: Sequence[Any], results: Sequence[Any]
-    ) -> tuple[list[Any], list[Any]]:
+        self, primals: Sequence[Value], results: Sequence[Value]
+    ) -> tuple[list[Value], list[Value]]:
         """Outputs and residuals, from the forward program's inputs and results."""
-        outs, extra = list(results[: len(self.slots)]), results[len(self.slots) :]
-        found = {"input": [*self.forward.consts, *primals], "output": outs, "extra": extra}
-        return outs, [found[s.kind][s.index] for s in self.sources]
+        num_outs = len(self.recording.slots)
+        outs, extra = list(results[:num_outs]), results[num_outs:]
+        return outs, self.residuals.find([*self.forward.consts, *primals], outs, extra)
 
-    def backward(self, arrived: tuple[bool, ...]) -> Backward | None:
-        """The backward program for a pattern of cotangents; None if it reads what was not kept."""
+    def backward(self, arrived: Mask) -> Backward | None:
+        """The backward program for a pattern of cotangents; None if it reads more than was kept."""
         if arrived in self.backwards:
             return self.backwards[arrived]
-        program = stage_backward(self, arrived)
+        program = self.recording.backward(arrived)
         if not set(program.leaves) <= set(self.leaves):
             return None
         if not program.call.closes_over_tracer:
@@ -128,36 +243,26 @@ class Split:
 
     def apply_backward(
         self,
-        residuals: Sequence[Any],
-        cts: Sequence[Any],
-        run: Callable[[Call, Sequence[Any]], list[Any]],
-    ) -> list[Any]:
+        residuals: Sequence[Value],
+        cts: Sequence[Cotangent],
+        run: Callable[[Call, Sequence[Value]], list[Value]],
+    ) -> list[Cotangent]:
         """Cotangents of the differentiated inputs, in order, by `run`-ning the backward program."""
-        program = self.backward(tuple(ct is not None for ct in cts))
+        program = self.backward(mask_of(cts))
         if program is None:
             cts = self.instantiated(cts)
-            program = self.backward(tuple(ct is not None for ct in cts))
+            program = self.backward(mask_of(cts))
             assert program is not None
         by_leaf = dict(zip(self.leaves, residuals, strict=True))
         kept = [by_leaf[leaf] for leaf in program.leaves]
-        results = iter(run(program.call, [*kept, *(ct for ct in cts if ct is not None)]))
-        return [next(results) if there else None for there in program.present]
+        return spread(run(program.call, [*kept, *filled(cts)]), program.present)
 
-    def instantiated(self, cts: Sequence[Any]) -> list[Any]:
-        """Zeros for what did not arrive: for a program that then reads more than it does otherwise."""
-        return [
-            _jax.zeros(self.tape.avals[slot]) if ct is None and slot is not None else ct
-            for ct, slot in zip(cts, self.slots, strict=True)
-        ]
-
-
-@dataclass(frozen=True)
-class Backward:
-    """(residuals, cotangents that arrived) -> input cotangents that are not None."""
-
-    call: Call
-    leaves: tuple[int, ...]
-    present: tuple[bool, ...]
+    def instantiated(self, cts: Sequence[Cotangent]) -> list[Cotangent]:
+        """Zeros for cotangents that did not arrive: a program may read more residuals without them."""
+        avals = self.tape.avals
+        return _jax.instantiated(
+            cts, [None if slot is None else avals[slot] for slot in self.recording.slots]
+        )
 
 
 class StagedPullback:
@@ -166,117 +271,84 @@ class StagedPullback:
     programs: dict[Any, Callable[..., Any]]
     late = False
 
-    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
-        arrived = tuple(ct is not None for ct in cts)
+    def __call__(
+        self, residuals: Sequence[Value], cts: Sequence[Cotangent], eager: bool
+    ) -> list[Cotangent]:
+        arrived = mask_of(cts)
         if arrived not in self.programs:
 
-            def backward(residuals: list[Any], given: list[Any]) -> list[Any]:
-                ct_outs = iter(given)
-                cts = [next(ct_outs) if there else None for there in arrived]
-                return self.trace_backward(residuals, cts)
+            def backward(residuals: list[Value], given: list[Value]) -> list[Cotangent]:
+                return self.trace_backward(residuals, spread(given, arrived))
 
             self.programs[arrived] = jax.jit(backward)
-        return self.programs[arrived](list(residuals), [ct for ct in cts if ct is not None])
+        return self.programs[arrived](list(residuals), filled(cts))
 
-    def jitted_forward(self, *primals: Any) -> Any:
-        """What `trace_forward` gives, of a pullback that has one: traced once, and jitted."""
+    def jitted_forward(self, *primals: Value) -> Any:
+        """The results of `trace_forward`, for a pullback that has one: traced once, and jitted."""
         if "forward" not in self.programs:
             self.programs["forward"] = jax.jit(self.trace_forward)
         return self.programs["forward"](*primals)
 
-    def trace_forward(self, *primals: Any) -> Any:
-        """The outputs, and what the backward program needs of the forward one."""
+    def trace_forward(self, *primals: Value) -> Any:
+        """The outputs, and the values that the backward program needs of the forward one."""
         raise NotImplementedError
 
-    def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
+    def trace_backward(self, residuals: list[Value], cts: list[Cotangent]) -> list[Cotangent]:
         """The operands' cotangents, from the residuals and the outputs' cotangents."""
         raise NotImplementedError
 
 
-@cached(_jax.weak_cache)
-def split_of(closed: _jax.ClosedJaxpr, wanted: tuple[bool, ...], rules: Rules) -> Split:
-    """Trace forward and backward programs of a jaxpr."""
-    description = _jax.function_of(closed)
-    traced: dict[str, Any] = {}
+class Traced(NamedTuple):
+    """A forward program that gives out every leaf of its tape, after its outputs."""
 
-    def forward(*primals: Any) -> list[Any]:
-        def run(*args: Any) -> list[Any]:
+    jaxpr: Jaxpr
+    consts: list[Value]
+    recording: Recording
+
+
+@cached(_jax.weak_cache)
+def split_of(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) -> Split:
+    """Split a jaxpr: trace its forward program, and its backward program for all cotangents."""
+    jaxpr, consts, recording = trace_forward(closed, differentiated, rules)
+    name, avals, whole = _name_of(closed), tuple(closed.in_avals), recording.present
+    if not any(whole):
+        forward = Call(jaxpr, consts, name)
+        return Split(forward, recording, Residuals(()), (), avals, forward.closes_over_tracer)
+    program = recording.backward(whole)
+    outputs, leaves = jaxpr.outvars[: len(whole)], jaxpr.outvars[len(whole) :]
+    read = [leaves[i] for i in program.leaves]
+    residuals, extra = Residuals.locate(read, jaxpr.invars, outputs)
+    jaxpr = _jax.prune_keeping_inputs(jaxpr.replace(outvars=[*outputs, *extra]))
+    forward = Call(jaxpr, consts, name)
+    return Split(
+        forward,
+        recording,
+        residuals,
+        program.leaves,
+        avals,
+        closes_over_tracer=forward.closes_over_tracer or program.call.closes_over_tracer,
+        backwards={} if program.call.closes_over_tracer else {whole: program},
+    )
+
+
+def trace_forward(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) -> Traced:
+    """Trace a jaxpr with our tape."""
+    recorded: list[Any] = []
+
+    def forward(*primals: Value) -> list[Value]:
+        def run(*args: Value) -> list[Value]:
             return _jax.eval_closed_jaxpr(closed, args)
 
-        outs, slots, tape = record(run, primals, wanted, rules, description)
+        outs, slots, tape = record(run, primals, differentiated, rules, _jax.function_of(closed))
         frozen, leaves = freeze(tape)
-        traced.update(slots=tuple(slots), tape=frozen)
+        recorded[:] = frozen, tuple(slots)
         return [*outs, *leaves]
 
-    name = description.split(" at ")[0]
-    jaxpr, consts = _jax.stage(forward, closed.in_avals, f"{name}:forward")
-    num_outs = len(closed.out_avals)
-    leaf_vars = jaxpr.outvars[num_outs:]
-    whole = Split(
-        Call(jaxpr, consts, name),
-        traced["tape"],
-        traced["slots"],
-        sum(wanted),
-        (),
-        tuple(range(len(leaf_vars))),
-        tuple(v.aval for v in leaf_vars),
-        tuple(closed.in_avals),
-    )
-    if not any(whole.present):
-        return whole
-    program = stage_backward(whole, tuple(whole.present))
-    return keep_residuals(whole, jaxpr, program, name)
+    jaxpr, consts = _jax.stage(forward, closed.in_avals, f"{_name_of(closed)}:forward")
+    tape, slots = recorded
+    leaf_avals = tuple(v.aval for v in jaxpr.outvars[len(slots) :])
+    return Traced(jaxpr, consts, Recording(tape, slots, leaf_avals, sum(differentiated)))
 
 
-def keep_residuals(whole: Split, jaxpr: _jax.Jaxpr, program: Backward, name: str) -> Split:
-    """Keep the residuals that the backward program reads; give each value out once."""
-    num_outs = len(whole.slots)
-    known = {id(v): Source("input", i) for i, v in enumerate(jaxpr.invars)}
-    for i, v in enumerate(jaxpr.outvars[:num_outs]):
-        known.setdefault(id(v), Source("output", i))
-    extra: list[Any] = []
-    sources = []
-    for leaf in program.leaves:
-        v = jaxpr.outvars[num_outs + leaf]
-        if id(v) not in known:
-            known[id(v)] = Source("extra", len(extra))
-            extra.append(v)
-        sources.append(known[id(v)])
-    outvars = [*jaxpr.outvars[:num_outs], *extra]
-    forward = _jax.prune_keeping_inputs(jaxpr.replace(outvars=outvars))
-    return Split(
-        Call(forward, whole.forward.consts, name),
-        whole.tape,
-        whole.slots,
-        whole.num_inputs,
-        tuple(sources),
-        program.leaves,
-        whole.leaf_avals,
-        whole.input_avals,
-        {} if program.call.closes_over_tracer else {tuple(whole.present): program},
-    )
-
-
-def stage_backward(split: Split, arrived: tuple[bool, ...]) -> Backward:
-    """Trace the walk over the tape for the cotangents that arrive."""
-    num_leaves = len(split.leaf_avals)
-    slots = [s for s, there in zip(split.slots, arrived, strict=True) if there and s is not None]
-    present: list[bool] = []
-
-    def backward(*flat: Any) -> list[Any]:
-        seeds = zip(slots, flat[num_leaves:], strict=True)
-        cts = walk(split.tape.thaw(flat[:num_leaves]), seeds, range(split.num_inputs), consume=True)
-        present.extend(ct is not None for ct in cts)
-        return [ct for ct in cts if ct is not None]
-
-    ct_avals = [_jax.strong(_jax.cotangent_aval(split.tape.avals[slot])) for slot in slots]
-    jaxpr, consts = _jax.stage(backward, [*split.leaf_avals, *ct_avals], "backward")
-    num_consts = len(consts)
-    keep_cts = [False] * (num_consts + num_leaves) + [True] * len(ct_avals)
-    jaxpr, used = _jax.prune(jaxpr, [True] * len(jaxpr.outvars), keep_cts)
-    used_consts = [c for c, keep in zip(consts, used[:num_consts], strict=True) if keep]
-    return Backward(
-        Call(jaxpr, used_consts, "backward"),
-        tuple(i for i, keep in enumerate(used[num_consts : num_consts + num_leaves]) if keep),
-        tuple(present),
-    )
+def _name_of(closed: _jax.ClosedJaxpr) -> str:
+    return _jax.function_of(closed).split(" at ")[0]

@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import funcgrad
-from funcgrad.calls.snapshots import Slots
+from funcgrad.calls.snapshots import Snapshots
 from tests.compare import assert_same
 from tests.programs import normal
 
@@ -260,32 +260,34 @@ def test_repeats_stay_within_the_binomial_bound(count):
 
 
 @jax.jit
-def put_if(there, slots, time):
-    return lax.cond(there, lambda: slots.put(time, [jnp.float64(time)]), lambda: slots)
+def put_if(there, snapshots, time):
+    return lax.cond(there, lambda: snapshots.put(time, [jnp.float64(time)]), lambda: snapshots)
 
 
 def repeats(count, units):
-    """How often each unit is run again when all are walked back over, by the slots alone."""
+    """How often each unit is run again when all are walked back over, by the snapshots alone."""
 
     def schedule(units):
-        slots = Slots.empty(count, [jnp.float64(0)])
-        slots = lax.fori_loop(0, units, lambda t, s: put_if(True, s, jnp.int32(t)), slots)
+        snapshots = Snapshots.empty(count, [jnp.float64(0)])
+        snapshots = lax.fori_loop(0, units, lambda t, s: put_if(True, s, jnp.int32(t)), snapshots)
 
         def back(loop):
-            time, slots, runs = loop
-            time, slots = time - 1, slots.drop_from(time)
-            now, (state,) = slots.latest()
+            time, snapshots, runs = loop
+            time, snapshots = time - 1, snapshots.drop_from(time)
+            now, (state,) = snapshots.latest()
             runs = jnp.where(state == now, runs, -(2**20))  # the state is that of its time
 
             def ahead(loop):
-                now, slots, runs = loop
+                now, snapshots, runs = loop
                 now, runs = now + 1, runs.at[now].add(1)
-                return now, put_if(now < time, slots, now), runs
+                return now, put_if(now < time, snapshots, now), runs
 
-            _, slots, runs = lax.while_loop(lambda loop: loop[0] < time, ahead, (now, slots, runs))
-            return time, slots, runs.at[time].add(1)
+            _, snapshots, runs = lax.while_loop(
+                lambda loop: loop[0] < time, ahead, (now, snapshots, runs)
+            )
+            return time, snapshots, runs.at[time].add(1)
 
-        start = jnp.int32(units - 1), slots, jnp.zeros(512, jnp.int32)
+        start = jnp.int32(units - 1), snapshots, jnp.zeros(512, jnp.int32)
         return lax.while_loop(lambda loop: loop[0] > 0, back, start)[2]
 
     return jax.jit(schedule)(units)

@@ -11,7 +11,7 @@ import pytest
 import funcgrad
 from funcgrad.partition.budget import MinCut, Search, parse_budget
 from funcgrad.partition.costs import operations, size_in_bytes
-from funcgrad.partition.plan import joint_of, whole_backward
+from funcgrad.partition.plan import joint_of
 from funcgrad.partition.split import split_of
 from tests.programs import check_program, normal
 
@@ -97,7 +97,7 @@ def joint_of_chain():
     """exp(sin(x @ w)) @ w: four variables that may be kept."""
     closed = jax.make_jaxpr(lambda w, x: jnp.exp(jnp.sin(x @ w)) @ w)(W, X)
     split = split_of(closed, (True, True), funcgrad.DEFAULT)
-    return joint_of(split, whole_backward(split)), split.forward.closed.jaxpr.invars
+    return joint_of(split), split.forward.closed.jaxpr.invars
 
 
 @pytest.mark.parametrize("price", [3.0, 1.0, 0.3, 0.1, 0.01, 0.0])

@@ -13,7 +13,7 @@ import pytest
 import funcgrad
 from funcgrad import _jax
 from funcgrad.partition import cut
-from funcgrad.partition.costs import is_cheap
+from funcgrad.partition.costs import CHEAP_ONLY
 from funcgrad.partition.plan import equations_between
 
 
@@ -59,7 +59,7 @@ def test_no_subset_is_cheaper(seed):
     kept = cut.minimum_cut(jaxpr.eqns, targets, dict.fromkeys(free, 0))
     known = {*kept, *free}
     equations_between(jaxpr.eqns, known, targets)  # raises KeyError if they do not lead there
-    assert all(is_cheap(e) for e in equations_between(jaxpr.eqns, known, targets))
+    assert all(CHEAP_ONLY.of(e) == 0 for e in equations_between(jaxpr.eqns, known, targets))
     cost = sum(size(v) for v in kept if v not in free)
     candidates = [v for v in variables(jaxpr) if v not in free]
     for count in range(min(4, len(candidates))):
@@ -72,7 +72,7 @@ def reaches(jaxpr, start, targets):
     known = set(start)
     for eqn in jaxpr.eqns:
         inputs = [v for v in eqn.invars if not _jax.is_literal(v)]
-        if is_cheap(eqn) and all(v in known for v in inputs):
+        if CHEAP_ONLY.of(eqn) == 0 and all(v in known for v in inputs):
             known.update(eqn.outvars)
     return all(v in known for v in targets)
 

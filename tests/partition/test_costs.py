@@ -1,0 +1,41 @@
+"""Prices of computing an equation again."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from funcgrad.partition.costs import CHEAP_ONLY, WORTHWHILE, Prices
+
+X = jnp.ones(8)
+
+
+def only_equation(fun, *args):
+    (eqn,) = jax.make_jaxpr(fun)(*args).eqns
+    return eqn
+
+
+def printed(x):
+    jax.debug.print("{}", x)
+    return x * 2.0
+
+
+@pytest.mark.parametrize(
+    ("fun", "cheap_only", "worthwhile", "at_one_byte"),
+    [
+        (lambda x: x * 2.0, 0.0, 0.0, 8.0),
+        (jnp.exp, None, 20.0, 80.0),
+        (jnp.cumsum, None, None, 8.0),
+        (jax.jit(lambda x: x * 2.0 + 1.0), 0.0, 0.0, 16.0),
+        (jax.jit(lambda x: jnp.exp(x * 2.0)), None, 20.0, 88.0),
+        (jax.jit(lambda x: (x * 2.0, 1.0 + jnp.zeros(3))), None, None, 7.0),
+        (jax.jit(printed), None, None, None),
+    ],
+    ids=["cheap", "exp", "scan", "cheap call", "dear call", "needless input", "effect"],
+)
+def test_prices(fun, cheap_only, worthwhile, at_one_byte):
+    eqn = only_equation(fun, X)
+    assert CHEAP_ONLY.of(eqn) == cheap_only
+    assert WORTHWHILE.of(eqn) == worthwhile
+    assert Prices.at(1.0).of(eqn) == at_one_byte
