@@ -13,7 +13,6 @@ from funcgrad import _jax
 from tests.rules.cases import (
     Case,
     assert_close,
-    check,
     complex_normal,
     distinct,
     normal,
@@ -203,16 +202,6 @@ SPECIAL = [
         [1.0, 1.0, 0.0, 1.0, 1.0, 1.0],
     ),
 ]
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
-def test_rule(case):
-    check(case)
-
-
-@pytest.mark.parametrize("case", SPECIAL, ids=lambda c: c.id)
-def test_special_points(case):
-    check(case)
 
 
 def bits_of(fn):
