@@ -59,6 +59,8 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_equals_jax": ("grad", "jit(grad)", "grad(jit)", "grad(vmap(jit))", "make_jaxpr"),
         "test_gradient_of_gradient": ("inner",),
     },
+    "test_dtypes.py": {"test_reductions_and_normalisations": ("bfloat16",)},
+    "test_jacobians.py": {"test_jacobians": ("jacrev",)},
     "test_nesting.py": {"test_nestings": ("0",)},
     "test_slow.py": {"test_the_table_of_slow_tests_is_right": ()},
     "test_state.py": {"test_chain_of_100000_operations": ()},

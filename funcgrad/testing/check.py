@@ -46,7 +46,8 @@ def check_grads(
       args: its arguments. Floating and complex leaves are differentiated, others are passed on. Python's
         whole numbers, what is no array (a string, a function) and `nondiff_argnums` stay as they are.
       order: 2 checks gradients of gradients as well, 3 theirs, 1 neither.
-      modes: the checks to run, names of :data:`MODES`; all by default.
+      modes: the checks to run, names of :data:`MODES`, or of a part of the second order, such as
+        ``"second by jax"``; all by default.
       rtol: the relative error that is allowed; by default half of the digits of the coarsest dtype in
         `f`. An element that is small beside others of its array may be off by ``eps**0.8`` of them.
       seed: of the random cotangents and directions.

@@ -27,7 +27,7 @@ from funcgrad.testing.problem import (
     traced,
 )
 from funcgrad.testing.report import first_line
-from funcgrad.testing.run import MODES
+from funcgrad.testing.run import MODES, SECOND
 
 KEYWORDS: dict[str, Any] = {
     "order": 2,
@@ -64,7 +64,7 @@ def checked_options(order: Any, modes: Iterable[str], rtol: Any) -> tuple[str, .
             "None for one that suits the dtypes."
         )
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
-    unknown = [mode for mode in modes if mode not in MODES]
+    unknown = [mode for mode in modes if mode not in (*MODES, *SECOND)]
     if unknown or not modes:
         raise errors.InputError(
             f"The checks {unknown or 'of no kind'} were asked for. The modes are {', '.join(MODES)}."

@@ -33,6 +33,6 @@ def rows(table: str = "CASES") -> list[tuple[str, Case]]:
     ]
 
 
-def tested_apart() -> set[Any]:
+def ops_without_rows() -> set[Any]:
     """The ops that have no row, but tests of their own in the file of their family."""
     return {op for module in modules().values() for op in getattr(module, "TESTED_APART", ())}

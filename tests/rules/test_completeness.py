@@ -8,9 +8,9 @@ import pytest
 import funcgrad
 from funcgrad.registry import Rule, op_key
 from tests.rules import primitives
-from tests.rules.rows import rows, tested_apart
+from tests.rules.rows import ops_without_rows, rows
 
-ROWS = {op_key(case.op) for _, case in rows()} | tested_apart()
+ROWS = {op_key(case.op) for _, case in rows()} | ops_without_rows()
 RULES = [op for op, entry in funcgrad.DEFAULT.items() if isinstance(entry, Rule)]
 
 

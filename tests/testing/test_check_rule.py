@@ -228,3 +228,10 @@ def test_infinite_operands_are_compared_with_jax_where_consent_is_given():
         check_rule(tanh_of_finite_vjp, EDGES, options={"finite": False, "order": 1})
     assert caught.value.check.name == "jax"
     assert "at index (1,): nan, and " in str(caught.value)
+
+
+def test_parts_of_the_second_order_by_name():
+    modes = ("jax", "second by jax", "second by jax over ours")
+    report = check_rule(lax.tanh_p, X, options={"modes": modes})
+    assert tuple(row.name for row in report.of_status("passed")) == modes
+    assert {row.detail for row in report.of_status("not run")} == {"not asked for"}
