@@ -1,13 +1,15 @@
-"""Settings of the test processes, made before JAX starts."""
+"""Settings of the test processes, made before JAX starts; and which tests are slow."""
 
 import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from funcgrad._jax import QUICK_COMPILATION
+from tests.slow import is_slow
 
 # The programs are tiny and many: compiling them is the cost. Optimising them less takes no check away.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -43,3 +45,42 @@ def _bounded_memory(_limit: list[float]) -> Iterator[None]:
         jax.clear_caches()
         gc.collect()
         _limit[0] = max(ENOUGH, 1.5 * resident_bytes())
+
+
+# --- what the default command leaves out
+
+TESTS = Path(__file__).parent
+LEFT_OUT = pytest.StashKey[int]()
+"""How many tests were left out for being slow."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and TESTS in item.path.parents:
+            row = item.callspec.id if hasattr(item, "callspec") else ""
+            if is_slow(item.path.relative_to(TESTS).as_posix(), item.originalname, row):
+                item.add_marker("slow")
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    config = items[0].config
+    if config.option.markexpr == "not slow" and all(i.get_closest_marker("slow") for i in items):
+        config.stash[LEFT_OUT] = config.stash.get(LEFT_OUT, 0) + len(items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    left_out = getattr(node, "workeroutput", {}).get("left_out", 0)  # each has seen all tests
+    node.config.stash[LEFT_OUT] = max(left_out, node.config.stash.get(LEFT_OUT, 0))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    left_out = config.stash.get(LEFT_OUT, 0)
+    if left_out:
+        terminalreporter.write_line(f'{left_out} slow tests were left out: pytest -m "" runs all')

@@ -33,6 +33,7 @@ def check_grads(
     seed: int = 0,
     rules: Rules = DEFAULT,
     derivative: bool | None = None,
+    finite: bool = True,
 ) -> Report:
     """Check funcgrad's gradients of a function, at given arguments, in every way that applies.
 
@@ -45,7 +46,8 @@ def check_grads(
       args: its arguments. Floating and complex leaves are differentiated, others are passed on. Python's
         whole numbers, what is no array (a string, a function) and `nondiff_argnums` stay as they are.
       order: 2 checks gradients of gradients as well, 3 theirs, 1 neither.
-      modes: the checks to run, names of :data:`MODES`; all by default.
+      modes: the checks to run, names of :data:`MODES`, or of a part of the second order, such as
+        ``"second by jax"``; all by default.
       rtol: the relative error that is allowed; by default half of the digits of the coarsest dtype in
         `f`. An element that is small beside others of its array may be off by ``eps**0.8`` of them.
       seed: of the random cotangents and directions.
@@ -53,6 +55,9 @@ def check_grads(
       derivative: whether these rules are meant to be the derivative. By default they are, unless
         `rules` replaces one of the ops in `f`: of an override only the checks are run that must hold of
         any rule. Pass False for a function with a gradient of its own choice.
+      finite: whether arguments and outputs must be finite. Pass False to check, at infinities and NaNs,
+        what can be checked there: that the gradient is the one of ``jax.vjp``, the same under ``jit``,
+        and so on.
 
     Returns:
       A :class:`Report`: a row for each check, with its status and the largest error. What did not run
@@ -62,7 +67,7 @@ def check_grads(
       errors.GradientError: a check failed; an ``AssertionError``. It has the report and a cotangent that
         shows the failure.
       errors.InputError: nothing can be checked: there is no floating leaf, an argument or the output is
-        not finite, or an option is not one.
+        not finite (unless `finite` is False), or an option is not one.
       errors.OutputError: `f` returns no floating array.
       errors.MissingRuleError: an op in `f` has no rule.
 
@@ -77,7 +82,7 @@ def check_grads(
     args = inputs.tuple_of(f, args)
     labels = [f"argument {keystr(path)}" for path, _ in tree_leaves_with_path(args)]
     plain = inputs.without_derivative(f)
-    return _check(f, plain, args, labels, order, modes, rtol, seed, rules, derivative)
+    return _check(f, plain, args, labels, order, modes, rtol, seed, rules, derivative, finite)
 
 
 def check_rule(
@@ -149,6 +154,7 @@ def _check(
     seed: int,
     rules: Rules,
     derivative: bool | None,
+    finite: bool,
     name: str = "",
 ) -> Report:
     """Both checkers: look at the arguments, run the checks, raise what they found."""
@@ -163,8 +169,8 @@ def _check(
     with jax.enable_x64(inputs.is_double(leaves) or problem.is_x64()):
         marked = inputs.marked_leaves(fun, args)
         arrays = list(map(inputs.as_jax, marked))
-        inputs.check_finite(arrays, labels, name)
-        inputs.check_outputs(problem.on_leaves(fun, in_tree, arrays, ())(), name)
+        inputs.check_finite(arrays, labels, name, finite)
+        inputs.check_outputs(problem.on_leaves(fun, in_tree, arrays, ())(), name, finite)
         rows = [check_untouched(arrays, labels, arrays)]
         if rows[0].status == PASSED:
             why = inputs.why_no_truth(fun, args, rules, derivative)

@@ -86,7 +86,7 @@ def sample(problem: Problem) -> Sample:
 def check_numerical(problem: Problem, name: str, gradient: Sequence[Any]) -> list[Check]:
     """<ct, f(x + h v) - f(x - h v)> / 2h against <vjp(ct), v>, leaf by leaf."""
     points = sample(problem)
-    if not is_finite([as_double(y) for y in points.run(*problem.xs)]):
+    if not is_finite([as_double(y) for y in (*problem.xs, *points.run(*problem.xs))]):
         return [not_run(name, "the function is not finite here")]
     found: list[Check] = []
     shares, checked = [0.0], 0

@@ -28,7 +28,7 @@ from funcgrad.testing.problem import (
     traced,
 )
 from funcgrad.testing.report import first_line
-from funcgrad.testing.run import MODES
+from funcgrad.testing.run import MODES, SECOND
 
 KEYWORDS: dict[str, Any] = {
     "order": 2,
@@ -37,6 +37,7 @@ KEYWORDS: dict[str, Any] = {
     "seed": 0,
     "rules": DEFAULT,
     "derivative": None,
+    "finite": True,
 }
 
 
@@ -64,7 +65,7 @@ def checked_options(order: Any, modes: Iterable[str], rtol: Any) -> tuple[str, .
             "None for one that suits the dtypes."
         )
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
-    unknown = [mode for mode in modes if mode not in MODES]
+    unknown = [mode for mode in modes if mode not in (*MODES, *SECOND)]
     if unknown or not modes:
         raise errors.InputError(
             f"The checks {unknown or 'of no kind'} were asked for. The modes are {', '.join(MODES)}."
@@ -121,8 +122,8 @@ def _kind(x: Any) -> str:
     return _jax.typeof(x).str_short()
 
 
-def check_finite(leaves: Sequence[Any], labels: Sequence[str], name: str) -> None:
-    """There must be something to differentiate, and a gradient there."""
+def check_finite(leaves: Sequence[Any], labels: Sequence[str], name: str, finite: bool) -> None:
+    """There must be something to differentiate, and, if `finite`, a gradient there."""
     types = [f"{a}: {_kind(x)}" for a, x in zip(labels, leaves, strict=True)]
     if not any(map(is_inexact, leaves)):
         raise errors.InputError(
@@ -130,7 +131,7 @@ def check_finite(leaves: Sequence[Any], labels: Sequence[str], name: str) -> Non
             f"({', '.join(types) or 'there are none'}). Pass floating or complex arrays."
         )
     for label, x in zip(labels, leaves, strict=True):
-        if is_inexact(x):
+        if finite and is_inexact(x):
             _require_finite(x, f"{label} of `{name}`", "a gradient there cannot be checked")
 
 
@@ -142,12 +143,13 @@ def _require_finite(x: Any, what: str, consequence: str) -> None:
         at = f" at index {place}" if place else ""
         raise errors.InputError(
             f"{what} is {values[place]}{at} ({len(broken)} of {values.size} elements are not finite), "
-            f"so {consequence}. Pass arguments at which the function is finite."
+            f"so {consequence}. Pass arguments at which the function is finite, or finite=False to "
+            "check what can be checked there."
         )
 
 
-def check_outputs(out: Any, name: str) -> None:
-    """The function must return floating numbers, finite ones."""
+def check_outputs(out: Any, name: str, finite: bool) -> None:
+    """The function must return floating numbers, finite ones if `finite`."""
     for path, y in tree_leaves_with_path(out):
         check_output(y, name, keystr(path))
     inexact = [(p, y) for p, y in tree_leaves_with_path(out) if is_inexact(y)]
@@ -157,7 +159,7 @@ def check_outputs(out: Any, name: str) -> None:
             f"The gradients of `{name}` were to be checked, but it returns {kinds or 'nothing'}, which "
             "has none. Return floating or complex arrays."
         )
-    for path, y in inexact:
+    for path, y in inexact if finite else ():
         _require_finite(y, f"`{name}` was run, and output{keystr(path)}", "it has no gradient")
 
 

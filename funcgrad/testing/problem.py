@@ -155,8 +155,10 @@ class Problem:
 
     @functools.cached_property
     def noise(self) -> list[float]:
-        """What rounding within the function may leave in each leaf's cotangent."""
-        return [64 * self.eps * self.size / size_of(x) for x in self.xs]
+        """What rounding within the function may leave in each leaf's cotangent; nothing that could be
+        told where something is not finite."""
+        noise = [64 * self.eps * self.size / size_of(x) for x in self.xs]
+        return [n if np.isfinite(n) else 0.0 for n in noise]
 
     def difference(self, found: Sequence[Any], expected: Sequence[Any], noisy: bool) -> Difference:
         """Where two answers differ most, by what is allowed; with noise, if they are cotangents."""
@@ -291,6 +293,26 @@ def compiled(fun: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     except Exception:
         return fun
     return jitted
+
+
+def answers(functions: Sequence[Callable[..., Any]], *args: Any) -> list[Any]:
+    """What each function gives, or the exception that it raises.
+
+    They are compiled as one program where JAX can trace them all, since compiling is what costs.
+    """
+    together = jax.jit(lambda *args: [function(*args) for function in functions])
+    try:
+        together.trace(*args)
+    except Exception:
+        return [_answer(function, *args) for function in functions]
+    return together(*args)
+
+
+def _answer(function: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return compiled(function, *args)(*args)
+    except Exception as error:
+        return error
 
 
 def scalar_of_gradient(problem: Problem, pull: Callable[..., Arrays], salt: int) -> Problem:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcgrad import errors
 from funcgrad.testing import relations
 from funcgrad.testing.differences import check_dot, check_numerical
-from funcgrad.testing.problem import Problem, compiled, scalar_of_gradient
+from funcgrad.testing.problem import Problem, answers, scalar_of_gradient
 from funcgrad.testing.report import FAILED, Check, failed, first_line, not_run
 
 MODES = {
@@ -30,6 +31,9 @@ MODES = {
 }
 """The checks, by name."""
 
+SECOND = ("second by jax", "second numerical", "second by jax over ours")
+"""The parts of `second`, which may be asked for by themselves."""
+
 NEEDS_TRUTH = ("jax", "dot", "numerical", "second")
 """Those that ask whether the gradient is the derivative."""
 
@@ -39,7 +43,7 @@ def run_modes(
 ) -> list[Check]:
     """Run what was asked for, each in its precision; `why_no_truth` is why some cannot be asked."""
     rows: list[Check] = []
-    for mode in modes:
+    for mode in by_mode(modes):
         if mode in ("types", "untouched"):
             continue
         if mode in NEEDS_TRUTH and why_no_truth:
@@ -50,10 +54,15 @@ def run_modes(
             continue
         problem = precise if mode in ("dot", "numerical", "second") else native
         with problem.setting(), np.errstate(all="ignore"):
-            rows += _RUN[mode](problem, order)
+            rows += _second(problem, order, modes) if mode == "second" else _RUN[mode](problem)
         if rows[-1].detail == relations.RANDOM:
             break
     return rows
+
+
+def by_mode(modes: Sequence[str]) -> tuple[str, ...]:
+    """The modes, each once; a part of `second` stands for it."""
+    return tuple(dict.fromkeys("second" if mode in SECOND else mode for mode in modes))
 
 
 def not_asked(rows: Sequence[Check], modes: Sequence[str]) -> tuple[Check, ...]:
@@ -61,6 +70,7 @@ def not_asked(rows: Sequence[Check], modes: Sequence[str]) -> tuple[Check, ...]:
 
     A failure is shown even where it was not asked for: it is why the others did not run.
     """
+    modes = by_mode(modes)
     kept = [row for row in rows if row.mode in modes or row.status == FAILED]
     ran = {row.mode for row in kept}
     for mode in MODES:
@@ -70,35 +80,43 @@ def not_asked(rows: Sequence[Check], modes: Sequence[str]) -> tuple[Check, ...]:
     return tuple(sorted(kept, key=lambda row: list(MODES).index(row.mode)))
 
 
-def _second(problem: Problem, order: int) -> list[Check]:
+def _second(problem: Problem, order: int, modes: Sequence[str]) -> list[Check]:
     """Gradients of gradients, order by order, until one is wrong."""
     rows: list[Check] = []
+    parts = [part for part in SECOND if part in modes or "second" in modes]
     for n in range(2, order + 1):
-        rows += _next_order(problem, "second" if n == 2 else f"second (order {n})")
+        rows += _next_order(problem, "second" if n == 2 else f"second (order {n})", parts)
         if n == order or any(row.status == FAILED for row in rows):
             break
         problem = scalar_of_gradient(problem, problem.pull, n)
     return rows or [not_run("second", "order=1")]
 
 
-def _next_order(problem: Problem, name: str) -> list[Check]:
+def _next_order(problem: Problem, name: str, parts: Sequence[str]) -> list[Check]:
     try:
         scalar = scalar_of_gradient(problem, problem.pull, 1)
-        gradient = compiled(scalar.pull, scalar.xs, scalar.cts)(scalar.xs, scalar.cts)
+        gradient, by_jax, over_ours = answers(
+            [scalar.pull, scalar.jax_pull, lambda xs, cts: jax.vjp(scalar.fun, *xs)[1](cts)],
+            scalar.xs,
+            scalar.cts,
+        )
+        if isinstance(gradient, Exception):
+            raise gradient
     except errors.FuncgradError as error:
         return [failed(name, f"funcgrad raises {first_line(error)}", None, problem.cts, error)]
-    return [
-        *_by_jax(scalar, f"{name} by jax", gradient),
-        *check_numerical(scalar, f"{name} numerical", gradient),
-        *relations.check_over(scalar, f"{name} by jax over ours", gradient),
-    ]
+    rows: list[Check] = []
+    if "second by jax" in parts:
+        rows += _by_jax(scalar, f"{name} by jax", gradient, by_jax)
+    if "second numerical" in parts:
+        rows += check_numerical(scalar, f"{name} numerical", gradient)
+    if "second by jax over ours" in parts:
+        rows += relations.check_over(scalar, f"{name} by jax over ours", gradient, over_ours)
+    return rows
 
 
-def _by_jax(scalar: Problem, name: str, gradient: Any) -> list[Check]:
-    try:
-        expected = compiled(scalar.jax_pull, scalar.xs, scalar.cts)(scalar.xs, scalar.cts)
-    except Exception as error:
-        return [not_run(name, f"JAX has no such derivative: {first_line(error)}")]
+def _by_jax(scalar: Problem, name: str, gradient: Any, expected: Any) -> list[Check]:
+    if isinstance(expected, Exception):
+        return [not_run(name, f"JAX has no such derivative: {first_line(expected)}")]
     if not np.isfinite(
         scalar.fun(*scalar.xs)[0]
     ):  # of an infinite gradient inf and nan say the same
@@ -110,15 +128,14 @@ def _infinite_as_nan(cts: Sequence[Any]) -> list[Any]:
     return [jnp.where(jnp.isfinite(ct), ct, jnp.nan).astype(ct.dtype) for ct in cts]
 
 
-_RUN: dict[str, Callable[[Problem, int], list[Check]]] = {
-    "value": lambda p, _: relations.check_value(p, "value"),
-    "jax": lambda p, _: relations.check_jax(p, "jax", p.gradient),
-    "dot": lambda p, _: check_dot(p, "dot", p.gradient),
-    "numerical": lambda p, _: check_numerical(p, "numerical", p.gradient),
-    "linear": lambda p, _: relations.check_linear(p, "linear"),
-    "jit": lambda p, _: relations.check_jit(p, "jit"),
-    "vmap": lambda p, _: relations.check_vmap(p, "vmap"),
-    "operands": lambda p, _: relations.check_operands(p, "operands"),
-    "outputs": lambda p, _: relations.check_outputs(p, "outputs"),
-    "second": _second,
+_RUN: dict[str, Callable[[Problem], list[Check]]] = {
+    "value": lambda p: relations.check_value(p, "value"),
+    "jax": lambda p: relations.check_jax(p, "jax", p.gradient),
+    "dot": lambda p: check_dot(p, "dot", p.gradient),
+    "numerical": lambda p: check_numerical(p, "numerical", p.gradient),
+    "linear": lambda p: relations.check_linear(p, "linear"),
+    "jit": lambda p: relations.check_jit(p, "jit"),
+    "vmap": lambda p: relations.check_vmap(p, "vmap"),
+    "operands": lambda p: relations.check_operands(p, "operands"),
+    "outputs": lambda p: relations.check_outputs(p, "outputs"),
 }

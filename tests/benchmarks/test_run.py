@@ -99,7 +99,7 @@ def test_quick_run_of_a_loop_prints_its_ratios_and_writes_nothing(capsys):
 
 
 def test_quick_run_of_a_while_loop_is_compared_with_equinox(capsys):
-    pytest.importorskip("equinox")
+    pytest.importorskip("equinox", reason="equinox, to compare with, is not installed")
     run.main(["--quick", "trips_1"])
     assert "| trips_1 |" in capsys.readouterr().out
 
@@ -117,7 +117,7 @@ def test_loops_stands_for_all_that_loops_are_shown_by():
 
 
 def test_the_budget_curve_has_a_table_and_a_picture(tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="matplotlib, which draws it, is not installed")
     points = budget.measure_curve(True, 1)
     text = budget.section(points)
     assert all(f"| {point.name} |" in text for point in points)

@@ -217,7 +217,10 @@ def test_programs_stay_on_the_host():
     assert text.count("compute_type=device_host") == 2
 
 
-@pytest.mark.skipif(not hasattr(xla_metadata, "xla_metadata_call2"), reason="from JAX 0.12")
+@pytest.mark.skipif(
+    not hasattr(xla_metadata, "xla_metadata_call2"),
+    reason=f"JAX {jax.__version__} has no xla_metadata_call2, which comes with 0.12",
+)
 @pytest.mark.parametrize(
     ("derived", "expected"),
     [("same", ["a", "a"]), ("drop", ["a", ""]), ({"kind": "b"}, ["a", "b"])],

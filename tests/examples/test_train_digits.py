@@ -10,9 +10,10 @@ import pytest
 
 import funcgrad
 
-pytest.importorskip("sklearn")
-pytest.importorskip("matplotlib")
-pytest.importorskip("tqdm")
+for library in ("sklearn", "matplotlib", "tqdm"):
+    pytest.importorskip(
+        library, reason=f"{library} is not installed: pip install 'funcgrad[examples]'"
+    )
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = [path.stem for path in EXAMPLES.glob("*digits*.py")]
 

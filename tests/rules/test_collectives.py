@@ -16,7 +16,7 @@ import funcgrad
 from funcgrad import _jax
 from funcgrad.rules import collectives
 from tests.meshes import mesh_of, sharded
-from tests.rules.cases import Case, assert_close, check, normal
+from tests.rules.cases import Case, assert_close, normal
 
 
 def primitive(name: str) -> Any:
@@ -248,11 +248,6 @@ TESTED_APART = {
 }
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
-def test_rule(case: Case) -> None:
-    check(case)
-
-
 UNDER_VMAP = {
     "psum": lambda x: lax.psum(x, "i"),
     "pmean": lambda x: lax.pmean(x, "i"),
@@ -317,7 +312,7 @@ def test_pbroadcast(dynamic: bool) -> None:
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_pbroadcast_is_traced_to_its_rule(dynamic: bool) -> None:
     if dynamic and primitive("pbroadcast_dynamic_p") is None:
-        pytest.skip("this JAX takes no source that is computed")
+        pytest.skip(f"JAX {jax.__version__} has no pbroadcast from a device that is computed")
 
     def loss(x: Any, source: Any) -> Any:
         def body(x: Any, source: Any) -> Any:

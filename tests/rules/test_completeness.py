@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 import jax
 import pytest
 
 import funcgrad
-import tests.rules
 from funcgrad.registry import Rule, op_key
 from tests.rules import primitives
+from tests.rules.rows import ops_without_rows, rows
 
-MODULES = [
-    importlib.import_module(f"tests.rules.{m.name}")
-    for m in pkgutil.iter_modules(tests.rules.__path__)
-]
-ROWS = {op_key(case.op) for module in MODULES for case in getattr(module, "CASES", [])}
-ROWS |= {op for module in MODULES for op in getattr(module, "TESTED_APART", ())}
+ROWS = {op_key(case.op) for _, case in rows()} | ops_without_rows()
 RULES = [op for op, entry in funcgrad.DEFAULT.items() if isinstance(entry, Rule)]
 
 

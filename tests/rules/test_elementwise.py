@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import lax
 
 import funcgrad
 from funcgrad import _jax
-from tests.rules.cases import Case, check, complex_normal, normal, uniform
+from tests.rules.cases import Case, complex_normal, normal, uniform
 
 INFINITY = np.inf
 
@@ -101,16 +100,6 @@ SPECIAL = [
         smooth=False,
     ),
 ]
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
-def test_rule(case):
-    check(case)
-
-
-@pytest.mark.parametrize("case", SPECIAL, ids=lambda c: c.id)
-def test_special_points(case):
-    check(case)
 
 
 def test_tanh_is_exact_near_saturation():

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 from jax import lax
 
-from tests.rules.cases import Case, check, complex_normal, distinct, normal
+from tests.rules.cases import Case, complex_normal, distinct, normal
 
 TIES = np.array([[2.0, 1, 2, 1, 2], [0, 0, 0, 0, 0]])
 
@@ -112,13 +111,3 @@ SPECIAL = [
     ),
     Case(lax.top_k_p, top_k(3), (TIES,), "ties", order=1, smooth=False),
 ]
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
-def test_rule(case: Case) -> None:
-    check(case)
-
-
-@pytest.mark.parametrize("case", SPECIAL, ids=lambda c: c.id)
-def test_special_points(case: Case) -> None:
-    check(case)

@@ -200,3 +200,38 @@ def test_a_rule_for_several_ops_is_checked_on_the_one_that_occurs():
     assert failing(shared_vjp, X, through=jnp.tanh)
     with pytest.raises(errors.InputError, match="`sin`, `tanh`"):
         check_rule(shared_vjp, X)
+
+
+def test_more_outputs_than_operands():
+    report = check_rule(lax.split_p, X, sizes=(1, 2), axis=1)
+    assert {row.status for row in report if row.mode in ("value", "jax", "outputs")} == {"passed"}
+
+
+EDGES = np.array([0.5, np.inf, -np.inf, np.nan])
+
+
+@funcgrad.defvjp(lax.tanh_p)
+def tanh_of_finite_vjp(ct, x, *, out, **_):
+    return ct * (1 - out * out) + 0 * x  # nan where x is infinite
+
+
+def test_infinite_operands_are_compared_with_jax_where_consent_is_given():
+    with pytest.raises(errors.InputError, match=r"is inf at index \(1,\).*finite=False"):
+        check_rule(lax.tanh_p, EDGES)
+    report = check_rule(lax.tanh_p, EDGES, options={"finite": False})
+    ran = {row.name for row in report.of_status("passed")}
+    assert {"types", "value", "jax", "jit", "vmap", "second by jax", "untouched"} <= ran
+    reasons = {row.name: row.detail for row in report.of_status("not run")}
+    assert reasons["numerical"] == "the function is not finite here"
+    assert reasons["linear"] == "the gradient is not finite"
+    with pytest.raises(GradientError) as caught:
+        check_rule(tanh_of_finite_vjp, EDGES, options={"finite": False, "order": 1})
+    assert caught.value.check.name == "jax"
+    assert "at index (1,): nan, and " in str(caught.value)
+
+
+def test_parts_of_the_second_order_by_name():
+    modes = ("jax", "second by jax", "second by jax over ours")
+    report = check_rule(lax.tanh_p, X, options={"modes": modes})
+    assert tuple(row.name for row in report.of_status("passed")) == modes
+    assert {row.detail for row in report.of_status("not run")} == {"not asked for"}

@@ -1,0 +1,88 @@
+"""What `pytest` leaves out by default, and `pytest -m ""` runs: the tests that were measured to be slow.
+
+Of a table some rows stay, so that every rule, every call and every public function is tested by
+default. The rows of rules are not listed here: all but the first of an op are slow
+(``tests/rules/test_rows.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "benchmarks/test_run.py": {
+        "test_gradient_equals_jax_grad": ("mlp", "lstm"),
+        "test_temporary_memory_is_never_above_jax_grads_by_more_than_5_percent": ("mlp", "lstm"),
+        "test_quick_run_of_a_while_loop_is_compared_with_equinox": (),
+        "test_quick_run_of_a_loop_prints_its_ratios_and_writes_nothing": (),
+        "test_the_budget_curve_has_a_table_and_a_picture": (),
+    },
+    "benchmarks/test_soak.py": {
+        "test_steps_outside_jit_leave_nothing_behind": (),
+        "test_functions_that_are_gone_leave_nothing_behind": (),
+    },
+    "calls/test_custom.py": {"test_equals_jax": ("jit(grad)", "grad(vmap)", "jit(second order)")},
+    "calls/test_expanded.py": {
+        "test_householder_product": ("(4, 1)",),
+        "test_windows_that_jax_differentiates_forward_only": ("dilated",),
+    },
+    "calls/test_late_sums.py": {"test_gradient": ("rows", "bias", "embedding")},
+    "calls/test_linear_solve.py": {"test_gradient": ("solve", "right-hand side only")},
+    "calls/test_references.py": {
+        "test_straight_program": ("accumulated", "by dynamic index", "read before and after"),
+        "test_call": ("jit", "vmap", "read in scan"),
+        "test_while_loop": (),
+    },
+    "calls/test_scan.py": {
+        "test_gradient": ("rnn", "fori_loop", "map", "integer ys"),
+        "test_a_carry_that_is_a_ys_of_a_step_near": ("False-True-1",),
+    },
+    "calls/test_shard_map.py": {
+        "test_data_parallel": ("checked",),
+        "test_tensor_parallel": ("checked",),
+        "test_ring": ("checked",),
+        "test_fully_sharded_parameters": ("checked",),
+        "test_mixture_of_experts": (),
+        "test_body": ("checked",),
+        "test_transforms": ("checked",),
+        "test_eager_body_may_look_at_values_that_all_devices_have": (),
+    },
+    "calls/test_while_loop.py": {
+        "test_equals_a_bounded_scan_for_any_number_of_trips": ("3",),
+        "test_under_vmap_each_example_has_its_own_trips": (),
+        "test_second_order": (),
+        "test_nested_in_everything": (),
+        "test_repeats_stay_within_the_binomial_bound": ("4",),
+    },
+    "partition/test_budget.py": {"test_gradient": ()},
+    "test_composition.py": {
+        "test_equals_jax": ("grad", "jit(grad)", "grad(jit)", "grad(vmap(jit))", "make_jaxpr"),
+        "test_gradient_of_gradient": ("inner",),
+    },
+    "test_dtypes.py": {"test_reductions_and_normalisations": ("bfloat16",)},
+    "test_jacobians.py": {"test_jacobians": ("jacrev",)},
+    "test_nesting.py": {"test_nestings": ("0",)},
+    "test_slow.py": {"test_the_table_of_slow_tests_is_right": ()},
+    "test_state.py": {"test_chain_of_100000_operations": ()},
+    "testing/fuzz/test_many.py": {
+        "test_failures_are_runnable_files": (),
+        "test_a_failure_is_confirmed_in_a_process_of_its_own": (),
+        "test_command_line": (),
+    },
+    "testing/fuzz/test_one.py": {"test_random_programs": ("5",)},
+    "testing/test_check_grads.py": {
+        "test_every_check_runs_in_every_dtype": ("float32", "float64"),
+        "test_right_gradients_pass": ("matrix", "pytrees", "complex", "scalar"),
+        "test_what_did_not_run_says_why": (),
+        "test_where_a_nan_begins_in_a_loop_that_may_be_long": (),
+    },
+    "testing/test_mutations.py": {"test_corrupted_rules_are_caught": ("sin", "dot_general")},
+}
+"""Files below tests, their slow tests, and of these the rows that stay: those whose id is one of the
+names, or has one of them in it."""
+
+
+def is_slow(file: str, test: str, row: str) -> bool:
+    """Whether a test is slow; `row` is the id of its parameters, empty where there are none."""
+    kept = SLOW.get(file, {}).get(test)
+    return kept is not None and not any(f"-{name}-" in f"-{row}-" for name in kept)
