@@ -11,7 +11,7 @@ import jax
 from jax._src import core as _core
 from jax._src import linear_util, tree_util
 from jax._src.ad_checkpoint import remat_p  # noqa: F401
-from jax._src.config import int_state
+from jax._src.config import int_state, string_or_object_state
 from jax._src.interpreters import partial_eval
 from jax._src.named_sharding import UNSPECIFIED
 from jax._src.pjit import jit_p
@@ -91,6 +91,16 @@ loop_checkpoints = int_state(
     include_in_trace_context=True,
 )
 """A setting of JAX's kind: local to a thread, and part of what programs are cached by."""
+
+
+drop_in: Any = string_or_object_state(
+    "funcgrad_as_jax_grad",
+    None,
+    "What jax.grad and its like are, within a block of funcgrad.as_jax_grad.",
+    include_in_jit_key=True,
+    include_in_trace_context=True,
+)
+"""The same, whose values are any hashable objects."""
 
 
 @dataclass(frozen=True)
