@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+from jax.tree_util import tree_flatten, tree_unflatten
 
 from funcgrad import _jax, errors
 from funcgrad.broadcasting import unbroadcast
 
 if TYPE_CHECKING:
-    from funcgrad.tape import Tape
+    from funcgrad.tape import Node, Tape
 
 LATE_STEPS = 3
 """How many elementwise rules a broadcast cotangent may pass before it is summed. Enough for softmax and
@@ -59,13 +60,43 @@ def walk(
         if all(ct is None for ct in cts):
             continue
         try:
-            results = pullback(node.residuals, cts, eager)
+            if eager:
+                results = pullback(node.residuals, cts, eager)
+            else:
+                with _jax.at_line_of(node.source):
+                    results = pullback(node.residuals, cts, eager)
         except errors.Unlocated as problem:
             raise problem.at(_jax.where(node.source)) from None
+        except _jax.NOT_FINITE as problem:
+            raise not_finite(problem, node, cts) from None
         for slot, ct in zip(operands, results, strict=True):
             if ct is not None:
                 pending.add(slot, ct, steps + 1)
     return [pending.take(slot) for slot in wanted]
+
+
+def not_finite(problem: Exception, node: Node, cts: Sequence[Any]) -> Exception:
+    """What JAX found under ``jax_debug_nans`` or ``jax_debug_infs``, with its place in the source.
+
+    The pullback is staged and run again operation by operation, as a call or a loop in it may hold
+    the line that is at fault.
+    """
+    if isinstance(problem, errors.NotFiniteError):
+        return problem
+    args, tree = tree_flatten((node.residuals, cts))
+
+    def pull_back(*args: Any) -> list[Any]:
+        results = node.pullback(*tree_unflatten(tree, args), eager=False)
+        return [ct for ct in results if ct is not None]
+
+    try:
+        with _jax.at_line_of(node.source):
+            jaxpr, consts = _jax.stage(pull_back, [_jax.typeof(x) for x in args], "backward")
+        found = _jax.first_not_finite(jaxpr, [*consts, *args])
+    except Exception:  # what was found stands, whether or not it can be found again
+        found = None
+    op, place = found or (node.op, None)
+    return errors.NotFiniteError(problem, op, place or _jax.where(node.source))
 
 
 class Pending:
