@@ -14,6 +14,7 @@ from funcgrad import _jax
 from funcgrad.default import DEFAULT
 from funcgrad.jacobians import jacrev
 from funcgrad.registry import Rules
+from funcgrad.surface import public
 from funcgrad.transforms import grad, value_and_grad, vjp
 
 SWAPPED = {"grad": grad, "value_and_grad": value_and_grad, "vjp": vjp, "jacrev": jacrev}
@@ -30,6 +31,7 @@ class Settings:
         return f"<funcgrad with {len(self.rules)} rules{', strict' * self.strict}>"
 
 
+@public
 @contextlib.contextmanager
 def as_jax_grad(*, rules: Rules = DEFAULT, strict: bool = False) -> Iterator[None]:
     """Let ``jax.grad``, ``jax.value_and_grad``, ``jax.vjp`` and ``jax.jacrev`` be funcgrad's.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 from jax.tree_util import (
@@ -31,13 +30,16 @@ from funcgrad.arguments import (
 from funcgrad.backward import walk
 from funcgrad.default import DEFAULT
 from funcgrad.registry import Rules
+from funcgrad.surface import derivative_of, public
 from funcgrad.tape import FrozenTape, Tape, freeze, record
 
-WRAPPED = ("__module__", "__name__", "__qualname__", "__doc__")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
+@public
 def grad(
-    fun: Callable[..., Any],
+    fun: Callable[P, Any],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
@@ -45,7 +47,7 @@ def grad(
     *,
     rules: Rules = DEFAULT,
     strict: bool = False,
-) -> Callable[..., Any]:
+) -> Callable[P, Any]:
     """Return a function that computes the gradient of a scalar-valued `fun`.
 
     Args:
@@ -81,7 +83,9 @@ def grad(
         fun, argnums, has_aux, holomorphic, allow_int, rules=rules, strict=strict
     )
 
-    @functools.wraps(fun, assigned=WRAPPED)
+    aux = ", and the auxiliary data" if has_aux else ""
+
+    @derivative_of(fun, "Gradient", check_argnums(argnums), f"the gradient{aux}")
     def gradient(*args: Any, **kwargs: Any) -> Any:
         value, ct_args = value_and_gradient(*args, **kwargs)
         return (ct_args, value[1]) if has_aux else ct_args
@@ -89,8 +93,9 @@ def grad(
     return gradient
 
 
+@public
 def value_and_grad(
-    fun: Callable[..., Any],
+    fun: Callable[P, R],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
@@ -98,7 +103,7 @@ def value_and_grad(
     *,
     rules: Rules = DEFAULT,
     strict: bool = False,
-) -> Callable[..., Any]:
+) -> Callable[P, tuple[R, Any]]:
     """Return a function that computes both a scalar-valued `fun` and its gradient.
 
     Arguments and errors are those of :func:`grad`; the function returns ``(value, gradient)``,
@@ -113,7 +118,7 @@ def value_and_grad(
     check_callable(fun)
     argnums = check_argnums(argnums)
 
-    @functools.wraps(fun, assigned=WRAPPED)
+    @derivative_of(fun, "Value and gradient", argnums, "a pair of the value and the gradient")
     def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
         positions = resolve_argnums(argnums, args, fun)
         dynamic = tuple(args[i] for i in positions)
@@ -141,6 +146,7 @@ def value_and_grad(
     return value_and_gradient
 
 
+@public
 def vjp(
     fun: Callable[..., Any],
     *primals: Any,
@@ -229,6 +235,7 @@ class Pullback:
         self._plan = plan
         self.residuals = list(residuals)
 
+    @_jax.boundary
     def __call__(self, ct: Any) -> tuple[Any, ...]:
         plan = self._plan
         cts = check_cotangents(ct, plan.out_tree, plan.out_avals, plan.name)

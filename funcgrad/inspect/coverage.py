@@ -12,6 +12,7 @@ import jax
 from funcgrad import _jax
 from funcgrad.default import DEFAULT
 from funcgrad.registry import FunctionId, Op, Rule, Rules, ZeroRule
+from funcgrad.surface import public
 
 KINDS = {
     "rule": "a backward rule of the registry",
@@ -68,6 +69,7 @@ class Coverage:
         return "\n".join(lines)
 
 
+@public
 def coverage(
     fun: Callable[..., Any], *args: Any, rules: Rules = DEFAULT, strict: bool = False
 ) -> Coverage:

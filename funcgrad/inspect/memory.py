@@ -14,6 +14,7 @@ from funcgrad.calls.checkpoint import program_of_remat
 from funcgrad.default import DEFAULT
 from funcgrad.partition.budget import Estimate, Search
 from funcgrad.registry import Rules
+from funcgrad.surface import public
 from funcgrad.transforms import vjp
 
 
@@ -56,6 +57,7 @@ class Memory:
         return "\n".join([*lines, f"XLA's temporary memory for the whole gradient: {xla}"])
 
 
+@public
 def memory(fun: Callable[..., Any], *args: Any, rules: Rules = DEFAULT) -> Memory:
     """Estimate what the checkpointed functions in `fun` keep, and ask XLA what the gradient takes.
 
