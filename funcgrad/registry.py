@@ -15,6 +15,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from funcgrad import _jax, errors
+from funcgrad.printing import shown_call, shown_rule, shown_rules, shown_zero
 
 Op = Any
 """What a rule is registered for: a primitive, or the :class:`FunctionId` of a function."""
@@ -79,12 +80,18 @@ class Rule:
         """``file:line`` of the rule, for reports and messages."""
         return _jax.source_of(self.fn)
 
+    def __repr__(self) -> str:
+        return shown_rule(self)
+
 
 @dataclass(frozen=True)
 class ZeroRule:
     """Says that the derivative of these ops is zero or undefined by nature."""
 
     ops: tuple[Op, ...]
+
+    def __repr__(self) -> str:
+        return shown_zero(self)
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,9 @@ class CallRule:
 
     fn: Callable[..., Any]
     ops: tuple[Op, ...]
+
+    def __repr__(self) -> str:
+        return shown_call(self, _jax.source_of(self.fn))
 
 
 Entry = Rule | ZeroRule | CallRule
@@ -266,7 +276,7 @@ class Rules(Mapping[Op, Entry]):
         )
 
     def __repr__(self) -> str:
-        return f"Rules({len(self)} ops)"
+        return shown_rules(self, self._fallback)
 
 
 @functools.lru_cache(maxsize=64)

@@ -25,10 +25,12 @@ from funcgrad.arguments import (
     check_output,
     check_scalar,
     name_of,
+    names_of_arguments,
     resolve_argnums,
 )
 from funcgrad.backward import walk
 from funcgrad.default import DEFAULT
+from funcgrad.printing import shown_pullback
 from funcgrad.registry import Rules
 from funcgrad.surface import derivative_of, public
 from funcgrad.tape import FrozenTape, Tape, freeze, record
@@ -196,6 +198,7 @@ def vjp(
     in_avals = tuple(_jax.typeof(x) for x in leaves)
     plan = _Plan(
         name_of(fun),
+        names_of_arguments(fun, len(primals)),
         frozen,
         in_tree,
         in_avals,
@@ -214,6 +217,7 @@ class _Plan:
     """All of a pullback but its residuals."""
 
     name: str
+    arguments: tuple[str, ...]
     tape: FrozenTape
     in_tree: Any
     in_avals: tuple[Any, ...]
@@ -229,6 +233,14 @@ class Pullback:
 
     Call it with a cotangent for the output: a pytree like it, with its shapes and dtypes
     (``float0`` for integer leaves). It returns a tuple with a cotangent for each argument.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> def predict(w, x):
+      ...     return jnp.tanh(w @ x)
+      >>> y, pullback = funcgrad.vjp(predict, jnp.ones((2, 3)), jnp.ones(3))
+      >>> pullback
+      <pullback of predict(w, x): 3 residuals, 44 bytes>
     """
 
     def __init__(self, plan: _Plan, residuals: Sequence[Any]):
@@ -244,6 +256,10 @@ class Pullback:
         with errors.located_at(lambda: "<unknown line>"):
             found = walk(tape, seeds, range(len(plan.tape_inputs)), consume=True)
         return tree_unflatten(plan.in_tree, _fill(found, plan.in_avals, plan.tape_inputs))
+
+    def __repr__(self) -> str:
+        name = self._plan.name.split(" at ")[0]
+        return shown_pullback(name, self._plan.arguments, self.residuals)
 
     def tree_flatten(self) -> tuple[list[Any], _Plan]:
         return self.residuals, self._plan
