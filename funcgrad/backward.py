@@ -7,6 +7,7 @@ recursion, so a chain of a million nodes is fine.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -49,6 +50,7 @@ def walk(
         if slot is not None and ct is not None:
             pending.add(slot, ct)
     nodes: list[Any] = tape.nodes
+    anywhere = nullcontext()
     for index in range(len(nodes) - 1, -1, -1):
         node = nodes[index]
         if consume:
@@ -60,18 +62,16 @@ def walk(
         if all(ct is None for ct in cts):
             continue
         try:
-            if eager:
+            with anywhere if eager else _jax.at_line_of(node.source):
                 results = pullback(node.residuals, cts, eager)
-            else:
-                with _jax.at_line_of(node.source):
-                    results = pullback(node.residuals, cts, eager)
+                for slot, ct in zip(operands, results, strict=True):
+                    if ct is not None:
+                        pending.add(slot, ct, steps + 1)
         except errors.Unlocated as problem:
             raise problem.at(_jax.where(node.source)) from None
         except _jax.NOT_FINITE as problem:
-            raise not_finite(problem, node, cts) from None
-        for slot, ct in zip(operands, results, strict=True):
-            if ct is not None:
-                pending.add(slot, ct, steps + 1)
+            located = not_finite(problem, node, cts)
+            raise located from located.__cause__
     return [pending.take(slot) for slot in wanted]
 
 
@@ -81,7 +81,7 @@ def not_finite(problem: Exception, node: Node, cts: Sequence[Any]) -> Exception:
     The pullback is staged and run again operation by operation, as a call or a loop in it may hold
     the line that is at fault.
     """
-    if isinstance(problem, errors.NotFiniteError):
+    if isinstance(problem, errors.NotFiniteError) or not _jax.looks_for_not_finite():
         return problem
     args, tree = tree_flatten((node.residuals, cts))
 

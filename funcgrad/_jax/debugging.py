@@ -40,6 +40,11 @@ NOT_FINITE = (FloatingPointError, InternalFloatingPointError)
 """What JAX raises under ``jax_debug_nans`` and ``jax_debug_infs``."""
 
 
+def looks_for_not_finite() -> bool:
+    """Whether JAX has been told to look for NaNs or infinities."""
+    return config.debug_nans.value or config.debug_infs.value
+
+
 def first_not_finite(jaxpr: Jaxpr, args: Sequence[Any]) -> tuple[str, str | None] | None:
     """Where a jaxpr without constants first gives what JAX has been told to look for.
 

@@ -24,6 +24,10 @@ def sum_of_root(x: Any) -> Any:
     return jnp.sqrt(x * 2) * 0.0 + x  # at fault
 
 
+def in_a_sum_of_cotangents(x: Any) -> Any:
+    return jnp.sqrt(x) - jnp.sqrt(x)  # at fault
+
+
 def in_scan(x: Any) -> Any:
     def body(carry: Any, _: Any) -> Any:
         return jnp.sqrt(carry * x), None  # at fault
@@ -67,7 +71,15 @@ CONTEXTS: dict[str, Callable[[Any], Any]] = {
     "nested": lambda f: funcgrad.grad(funcgrad.grad(f)),
     "pullback": lambda f: lambda x: funcgrad.vjp(f, x)[1](jnp.float32(1)),
 }
-FUNCTIONS = [sum_of_root, in_scan, in_while, in_branch, in_checkpoint, in_custom_vjp]
+FUNCTIONS = [
+    sum_of_root,
+    in_a_sum_of_cotangents,
+    in_scan,
+    in_while,
+    in_branch,
+    in_checkpoint,
+    in_custom_vjp,
+]
 
 
 @pytest.fixture
@@ -106,6 +118,19 @@ def test_an_infinity_is_found_too():
         funcgrad.grad(lambda x: jnp.sqrt(x))(0.0)
     assert "became inf" in str(raised.value)
     assert "jax_debug_infs" in str(raised.value)
+
+
+def test_the_users_own_floating_point_error_is_left_alone():
+    @jax.custom_vjp
+    def numpy_s(x: Any) -> Any:
+        return x
+
+    def backward(_: Any, ct: Any) -> Any:
+        raise FloatingPointError("from numpy")
+
+    numpy_s.defvjp(lambda x: (x, None), backward)
+    with pytest.raises(FloatingPointError, match="from numpy"):
+        funcgrad.grad(numpy_s)(1.0)
 
 
 @pytest.mark.usefixtures("debug_nans")
@@ -202,6 +227,13 @@ def test_wrong_use_shows_the_users_frames_alone():
     with pytest.raises(funcgrad.FuncgradError) as raised:
         funcgrad.grad(3.0)  # type: ignore[arg-type]
     assert len(frames_of(raised.value)) == 1
+
+
+def test_in_a_block_of_as_jax_grad_too():
+    for call in (lambda: jax.vjp(calls_one_that_fails, 1.0), lambda: jax.grad(fails)(1.0)):
+        with funcgrad.as_jax_grad(), pytest.raises(Planned) as raised:
+            call()
+        assert not [f for f in frames_of(raised.value) if f.filename.startswith(INTERNAL)]
 
 
 def test_the_setting_of_jax_shows_all_frames():
