@@ -70,10 +70,11 @@ def as_jax_grad(*, rules: Rules = DEFAULT, strict: bool = False) -> Iterator[Non
 def _chosen_by_setting(ours: Callable[..., Any], original: Callable[..., Any]) -> Any:
     """`ours` in a thread that is in a block, `original` in any other."""
 
+    @_jax.boundary
     @functools.wraps(ours)
     def chosen(*args: Any, **kwargs: Any) -> Any:
         settings = _jax.drop_in.value
-        if settings is None:
+        if not isinstance(settings, Settings):
             return original(*args, **kwargs)
         return ours(*args, **kwargs, rules=settings.rules, strict=settings.strict)
 

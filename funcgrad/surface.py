@@ -63,13 +63,10 @@ def derivative_of(
     """
     unbound: Any = fun.func if isinstance(fun, functools.partial) else fun
     name = getattr(unbound, "__name__", type(unbound).__name__)
-    doc = (
-        f"{what} of `{name}` with respect to {_in_words(argnums)}.\n\n"
-        f"Takes the same arguments as `{name}`, and returns {returns}."
-    )
     original = getattr(unbound, "__doc__", None)
-    if original:
-        doc += f"\n\nThe documentation of `{name}`:\n\n{inspect.cleandoc(original)}"
+    doc = _documentation(
+        what, name, argnums, returns, original if isinstance(original, str) else ""
+    )
 
     def decorate(derivative: Callable[..., R]) -> Callable[P, R]:
         wrapped: Any = _jax.boundary(derivative)
@@ -79,6 +76,17 @@ def derivative_of(
         return wrapped
 
     return decorate
+
+
+@functools.lru_cache(maxsize=256)
+def _documentation(what: str, name: str, argnums: Argnums, returns: str, original: str) -> str:
+    doc = (
+        f"{what} of `{name}` with respect to {_in_words(argnums)}.\n\n"
+        f"Takes the same arguments as `{name}`, and returns {returns}."
+    )
+    if original:
+        doc += f"\n\nThe documentation of `{name}`:\n\n{inspect.cleandoc(original)}"
+    return doc
 
 
 def _in_words(argnums: Argnums) -> str:
