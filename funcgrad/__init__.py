@@ -1,4 +1,33 @@
-"""funcgrad: reverse-mode differentiation for JAX that its users can open."""
+"""Reverse-mode differentiation for JAX that its users can open.
+
+Derivatives:
+  grad: the gradient of a scalar-valued function.
+  value_and_grad: the value and the gradient.
+  vjp: the output and its pullback, from output to input cotangents.
+  Pullback: what vjp returns: a pytree of residuals that can be called.
+  jacrev: the Jacobian.
+  hessian: the Hessian.
+  hvp: the product of the Hessian with a vector.
+
+Rules:
+  DEFAULT: every rule of the package; printed, a list by family.
+  Rules: an immutable mapping from op to rule, with override and extend.
+  Rule: one backward rule; printed, its source.
+  defvjp: makes a function the rule of an op.
+  partials: makes rules of a table of derivatives.
+  zero: says that an op has no derivative.
+  op: makes a function an op with a rule of its own.
+
+Memory and loops:
+  checkpoint: computes a function again in the backward pass, within a budget.
+  loops: sets how many states a while_loop keeps.
+
+Checks and tools:
+  testing: check_grads and check_rule.
+  as_jax_grad: puts funcgrad in the place of jax.grad, for a block.
+  inspect: coverage, which rule differentiates what; memory, what a gradient takes.
+  FuncgradError: the base of every error.
+"""
 
 from funcgrad import inspect, testing
 from funcgrad.calls.checkpoint import checkpoint
@@ -35,3 +64,7 @@ __all__ = [
     "vjp",
     "zero",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +19,22 @@ Argnums = int | tuple[int, ...]
 
 def name_of(fun: Callable[..., Any]) -> str:
     """``name at file:line`` of a user's function."""
+    if inspect.ismethod(fun):
+        fun = fun.__func__
     return _jax.function_description(fun) or type(fun).__name__
+
+
+def names_of_arguments(fun: Callable[..., Any], count: int) -> tuple[str, ...]:
+    """The names of the first `count` positional arguments, as `fun` has them."""
+    skipped = 0
+    while isinstance(fun, functools.partial):
+        skipped += len(fun.args)
+        fun = fun.func
+    fun = inspect.unwrap(fun)
+    skipped += inspect.ismethod(fun)
+    code = getattr(fun, "__code__", None)
+    names = code.co_varnames[skipped : code.co_argcount][:count] if code else ()
+    return (*names, *[f"argument {i}" for i in range(len(names), count)])
 
 
 def check_callable(fun: Any) -> None:

@@ -7,13 +7,15 @@ recursion, so a chain of a million nodes is fine.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax
+from jax.tree_util import tree_flatten, tree_unflatten
 
 from funcgrad import _jax, errors
 from funcgrad.broadcasting import unbroadcast
-from funcgrad.tape import Tape
+from funcgrad.tape import Node, Tape
 
 LATE_STEPS = 3
 """How many elementwise rules a broadcast cotangent may pass before it is summed. Enough for softmax and
@@ -47,6 +49,7 @@ def walk(
             pending.add(slot, ct)
     nodes: list[Any] = tape.nodes
     observer = tape.observer
+    anywhere = nullcontext()
     for index in range(len(nodes) - 1, -1, -1):
         node = nodes[index]
         if consume:
@@ -59,15 +62,43 @@ def walk(
         if all(ct is None for ct in cts):
             continue
         try:
-            results = pullback(node.residuals, cts, eager)
+            with anywhere if eager else _jax.at_line_of(node.source):
+                results = pullback(node.residuals, cts, eager)
+                if observer is not None:
+                    results = observer.pulled(node, cts, pending.summed(operands, results))
+                for slot, ct in zip(operands, results, strict=True):
+                    if ct is not None:
+                        pending.add(slot, ct, steps + 1)
         except errors.Unlocated as problem:
             raise problem.at(node.where) from problem.__cause__
-        if observer is not None:
-            results = observer.pulled(node, cts, pending.summed(operands, results))
-        for slot, ct in zip(operands, results, strict=True):
-            if ct is not None:
-                pending.add(slot, ct, steps + 1)
+        except _jax.NOT_FINITE as problem:
+            located = not_finite(problem, node, cts)
+            raise located from located.__cause__
     return [pending.take(slot) for slot in wanted]
+
+
+def not_finite(problem: Exception, node: Node, cts: Sequence[Any]) -> Exception:
+    """What JAX found under ``jax_debug_nans`` or ``jax_debug_infs``, with its place in the source.
+
+    The pullback is staged and run again operation by operation, as a call or a loop in it may hold
+    the line that is at fault.
+    """
+    if isinstance(problem, errors.NotFiniteError) or not _jax.looks_for_not_finite():
+        return problem
+    args, tree = tree_flatten((node.residuals, cts))
+
+    def pull_back(*args: Any) -> list[Any]:
+        results = node.pullback(*tree_unflatten(tree, args), eager=False)
+        return [ct for ct in results if ct is not None]
+
+    try:
+        with _jax.at_line_of(node.source):
+            jaxpr, consts = _jax.stage(pull_back, [_jax.typeof(x) for x in args], "backward")
+        found = _jax.first_not_finite(jaxpr, [*consts, *args])
+    except Exception:  # what was found stands, whether or not it can be found again
+        found = None
+    op, place = found or (node.op, None)
+    return errors.NotFiniteError(problem, op, place or _jax.where(node.source))
 
 
 class Pending:

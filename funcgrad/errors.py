@@ -205,6 +205,19 @@ class MutableReferenceError(FuncgradError, NotImplementedError):
         )
 
 
+class NotFiniteError(FuncgradError, FloatingPointError):
+    """A backward pass made a NaN or an infinity, and JAX was told to look for them."""
+
+    def __init__(self, found: Exception, op: Any, where: str | None):
+        kind, setting = ("inf", "infs") if "inf)" in str(found) else ("nan", "nans")
+        super().__init__(
+            f"A gradient became {kind} in the backward pass of {where or '<unknown line>'}, at `{op}`; "
+            f"jax_debug_{setting} looks for that. The derivative is infinite or undefined at the value "
+            "there, or a cotangent overflowed. Keep such values out of the operation: with jnp.where "
+            "around its operand, not around its result."
+        )
+
+
 class GradientError(FuncgradError, AssertionError):
     """A check of a gradient failed.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,15 @@ from funcgrad.arguments import (
 )
 from funcgrad.default import DEFAULT
 from funcgrad.registry import Rules, check_rules
-from funcgrad.transforms import WRAPPED, grad, on_arguments, vjp
+from funcgrad.surface import derivative_of, public
+from funcgrad.transforms import grad, on_arguments, vjp
+
+P = ParamSpec("P")
 
 
+@public
 def jacrev(
-    fun: Callable[..., Any],
+    fun: Callable[P, Any],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
@@ -33,7 +37,7 @@ def jacrev(
     *,
     rules: Rules = DEFAULT,
     strict: bool = False,
-) -> Callable[..., Any]:
+) -> Callable[P, Any]:
     """Return a function that computes the Jacobian of `fun`, one row per output element.
 
     Arguments are those of :func:`grad`, but `fun`'s output may be any pytree of arrays.
@@ -55,7 +59,9 @@ def jacrev(
     check_rules(rules)
     argnums = check_argnums(argnums)
 
-    @functools.wraps(fun, assigned=WRAPPED)
+    aux = ", and the auxiliary data" if has_aux else ""
+
+    @derivative_of(fun, "Jacobian", argnums, f"the Jacobian{aux}")
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         positions = resolve_argnums(argnums, args, fun)
         dynamic = tuple(args[i] for i in positions)
@@ -75,15 +81,16 @@ def jacrev(
     return jacobian
 
 
+@public
 def hessian(
-    fun: Callable[..., Any],
+    fun: Callable[P, Any],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
     *,
     rules: Rules = DEFAULT,
     strict: bool = False,
-) -> Callable[..., Any]:
+) -> Callable[P, Any]:
     """Return a function that computes the Hessian of `fun`: the Jacobian of its Jacobian.
 
     Arguments and errors are those of :func:`jacrev`.
@@ -96,9 +103,11 @@ def hessian(
     """
     check_rules(rules)
     inner = jacrev(fun, argnums, has_aux, holomorphic, rules=rules, strict=strict)
-    return jacrev(inner, argnums, has_aux, holomorphic, rules=rules, strict=strict)
+    outer = jacrev(inner, argnums, has_aux, holomorphic, rules=rules, strict=strict)
+    return derivative_of(fun, "Hessian", check_argnums(argnums), "the Hessian")(outer)
 
 
+@public
 def hvp(
     fun: Callable[..., Any],
     primals: Sequence[Any],

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from funcgrad import _jax, errors
 from funcgrad.keys import FunctionId, Op, op_key
+from funcgrad.printing import shown_call, shown_rule, shown_rules, shown_zero
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,18 @@ class Rule:
         """``file:line`` of the rule, for reports and messages."""
         return _jax.source_of(self.fn)
 
+    def __repr__(self) -> str:
+        return shown_rule(self)
+
 
 @dataclass(frozen=True)
 class ZeroRule:
     """Says that the derivative of these ops is zero or undefined by nature."""
 
     ops: tuple[Op, ...]
+
+    def __repr__(self) -> str:
+        return shown_zero(self)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,9 @@ class CallRule:
 
     fn: Callable[..., Any]
     ops: tuple[Op, ...]
+
+    def __repr__(self) -> str:
+        return shown_call(self, _jax.source_of(self.fn))
 
 
 Entry = Rule | ZeroRule | CallRule
@@ -319,7 +329,7 @@ class Rules(Mapping[Op, Entry]):
         )
 
     def __repr__(self) -> str:
-        return f"Rules({len(self)} ops)"
+        return shown_rules(self, self._fallback)
 
 
 @functools.lru_cache(maxsize=64)

@@ -161,7 +161,7 @@ class Variant:
         if eager and self.compiled is not None:
             results = self.compiled(*args)
         else:
-            results = _jax.eval_jaxpr(self.jaxpr, args)
+            results = _jax.eval_jaxpr(self.jaxpr, args, own_lines=False)
         if len(results) == len(self.present):
             return results
         remaining = iter(results)

@@ -194,14 +194,24 @@ class TapeTracer(_jax.Tracer):
         self.slot = slot
 
     def to_concrete_value(self) -> Any:
-        return _jax.to_concrete_value(self.primal)
+        known = getattr(self.primal, "to_concrete_value", None)
+        return self.primal if known is None else known()
 
     @property
     def _debug_info(self) -> Any:
         return _jax.traced_for_gradient(self._trace.description)
 
-    def _short_repr(self) -> str:
-        return f"TapeTracer({self.aval.str_short()}, slot {self.slot})"
+    def __repr__(self) -> str:
+        return self._shown(repr)
+
+    def __str__(self) -> str:
+        return self._shown(str)
+
+    def _shown(self, show: Callable[[Any], str]) -> str:
+        """The value where there is one; the type under jit; and that it is traced."""
+        value = self.to_concrete_value()
+        shown = self.aval.str_short() if value is None else show(value)
+        return f"{shown} (traced for a gradient)"
 
     def _contents(self) -> Any:
         return _jax.DIFFERENTIATED

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 from jax.tree_util import (
@@ -26,20 +25,25 @@ from funcgrad.arguments import (
     check_output,
     check_scalar,
     name_of,
+    names_of_arguments,
     resolve_argnums,
 )
 from funcgrad.backward import walk
 from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
+from funcgrad.printing import shown_pullback
 from funcgrad.registry import Rules, check_rules
+from funcgrad.surface import derivative_of, public
 from funcgrad.tape import FrozenTape, Tape, freeze, record
 from funcgrad.unused import reporting
 
-WRAPPED = ("__module__", "__name__", "__qualname__", "__doc__")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
+@public
 def grad(
-    fun: Callable[..., Any],
+    fun: Callable[P, Any],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
@@ -47,7 +51,7 @@ def grad(
     *,
     rules: Rules = DEFAULT,
     strict: bool = False,
-) -> Callable[..., Any]:
+) -> Callable[P, Any]:
     """Return a function that computes the gradient of a scalar-valued `fun`.
 
     Args:
@@ -83,7 +87,9 @@ def grad(
         fun, argnums, has_aux, holomorphic, allow_int, rules=rules, strict=strict
     )
 
-    @functools.wraps(fun, assigned=WRAPPED)
+    aux = ", and the auxiliary data" if has_aux else ""
+
+    @derivative_of(fun, "Gradient", check_argnums(argnums), f"the gradient{aux}")
     def gradient(*args: Any, **kwargs: Any) -> Any:
         value, ct_args = value_and_gradient(*args, **kwargs)
         return (ct_args, value[1]) if has_aux else ct_args
@@ -91,8 +97,9 @@ def grad(
     return gradient
 
 
+@public
 def value_and_grad(
-    fun: Callable[..., Any],
+    fun: Callable[P, R],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
@@ -100,7 +107,7 @@ def value_and_grad(
     *,
     rules: Rules = DEFAULT,
     strict: bool = False,
-) -> Callable[..., Any]:
+) -> Callable[P, tuple[R, Any]]:
     """Return a function that computes both a scalar-valued `fun` and its gradient.
 
     Arguments and errors are those of :func:`grad`; the function returns ``(value, gradient)``,
@@ -116,7 +123,7 @@ def value_and_grad(
     check_rules(rules)
     argnums = check_argnums(argnums)
 
-    @functools.wraps(fun, assigned=WRAPPED)
+    @derivative_of(fun, "Value and gradient", argnums, "a pair of the value and the gradient")
     def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
         positions = resolve_argnums(argnums, args, fun)
         dynamic = tuple(args[i] for i in positions)
@@ -144,6 +151,7 @@ def value_and_grad(
     return value_and_gradient
 
 
+@public
 def vjp(
     fun: Callable[..., Any],
     *primals: Any,
@@ -194,6 +202,7 @@ def vjp(
     in_avals = tuple(_jax.typeof(x) for x in leaves)
     plan = _Plan(
         name_of(fun),
+        names_of_arguments(fun, len(primals)),
         frozen,
         in_tree,
         in_avals,
@@ -212,6 +221,7 @@ class _Plan:
     """All of a pullback but its residuals."""
 
     name: str
+    arguments: tuple[str, ...]
     tape: FrozenTape
     in_tree: Any
     in_avals: tuple[Any, ...]
@@ -227,12 +237,21 @@ class Pullback:
 
     Call it with a cotangent for the output: a pytree like it, with its shapes and dtypes
     (``float0`` for integer leaves). It returns a tuple with a cotangent for each argument.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> def predict(w, x):
+      ...     return jnp.tanh(w @ x)
+      >>> y, pullback = funcgrad.vjp(predict, jnp.ones((2, 3)), jnp.ones(3))
+      >>> pullback
+      <pullback of predict(w, x): 3 residuals, 44 bytes>
     """
 
     def __init__(self, plan: _Plan, residuals: Sequence[Any]):
         self._plan = plan
         self.residuals = list(residuals)
 
+    @_jax.boundary
     def __call__(self, ct: Any) -> tuple[Any, ...]:
         plan = self._plan
         cts = check_cotangents(ct, plan.out_tree, plan.out_avals, plan.name)
@@ -241,6 +260,10 @@ class Pullback:
         with errors.at_worst_unknown():
             found = walk(tape, seeds, range(len(plan.tape_inputs)), consume=True)
         return tree_unflatten(plan.in_tree, _fill(found, plan.in_avals, plan.tape_inputs))
+
+    def __repr__(self) -> str:
+        name = self._plan.name.split(" at ")[0]
+        return shown_pullback(name, self._plan.arguments, self.residuals)
 
     def tree_flatten(self) -> tuple[list[Any], _Plan]:
         return self.residuals, self._plan

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -60,3 +62,72 @@ def test_existing_training_code_runs_unedited():
     with funcgrad.as_jax_grad():
         found = jax.jit(lambda *args: step(*args))(*args)
     assert jax.tree.all(jax.tree.map(jnp.allclose, found, expected))
+
+
+TWICE = funcgrad.DEFAULT.override({jax.lax.sin_p: lambda ct, x, **_: 2 * ct * jnp.cos(x)})
+THRICE = funcgrad.DEFAULT.override({jax.lax.sin_p: lambda ct, x, **_: 3 * ct * jnp.cos(x)})
+
+
+def jitted_slope():
+    """A jitted function, of its own at each call, that differentiates by jax.grad."""
+    return jax.jit(lambda x: jax.grad(jnp.sin)(x))
+
+
+def test_a_function_that_was_compiled_outside_is_differentiated_anew_inside():
+    slope = jitted_slope()
+    assert slope(0.0) == 1.0
+    with funcgrad.as_jax_grad(rules=TWICE):
+        assert slope(0.0) == 2.0
+        with funcgrad.as_jax_grad(rules=THRICE):
+            assert slope(0.0) == 3.0
+        assert slope(0.0) == 2.0
+    assert slope(0.0) == 1.0
+
+
+def test_a_function_that_was_compiled_inside_is_differentiated_anew_outside():
+    slope = jitted_slope()
+    with funcgrad.as_jax_grad(rules=TWICE):
+        assert slope(0.0) == 2.0
+    assert slope(0.0) == 1.0
+
+
+def test_an_error_restores_the_setting_too():
+    slope = jitted_slope()
+    with pytest.raises(ZeroDivisionError), funcgrad.as_jax_grad(rules=TWICE):
+        raise ZeroDivisionError
+    assert slope(0.0) == 1.0
+
+
+def test_what_jax_traces_within_a_program_is_kept_apart_too():
+    inner = jitted_slope()
+    cond = lambda x: jax.lax.cond(x < 1, inner, lambda x: x, x)
+    outside = jax.make_jaxpr(cond)(0.0)
+    with funcgrad.as_jax_grad(rules=TWICE):
+        assert str(jax.make_jaxpr(cond)(0.0)) != str(outside)
+    assert str(jax.make_jaxpr(cond)(0.0)) == str(outside)
+
+
+def test_strict_is_part_of_the_key():
+    counted = []
+    slope = jax.jit(lambda x: (counted.append(1), jax.grad(jnp.sin)(x))[1])
+    for strict in (False, True, False):
+        with funcgrad.as_jax_grad(strict=strict):
+            slope(0.0)
+    assert len(counted) == 2
+
+
+def test_another_thread_is_unaffected():
+    slope, found = jitted_slope(), []
+    with funcgrad.as_jax_grad(rules=TWICE):
+        assert slope(0.0) == 2.0
+        other = threading.Thread(target=lambda: found.extend([slope(0.0), jax.grad(jnp.sin)(0.0)]))
+        other.start()
+        other.join()
+    assert found == [1.0, 1.0]
+
+
+def test_a_name_taken_inside_the_block_is_jax_s_after_it():
+    with funcgrad.as_jax_grad(rules=TWICE):
+        kept = jax.grad
+        assert kept(jnp.sin)(0.0) == 2.0
+    assert kept(jnp.sin)(0.0) == 1.0

@@ -104,6 +104,16 @@ caught_functions = string_or_object_state(
 """A setting of the same kind: what is traced under it is cached apart."""
 
 
+drop_in: Any = string_or_object_state(
+    "funcgrad_as_jax_grad",
+    None,
+    "What jax.grad and its like are, within a block of funcgrad.as_jax_grad.",
+    include_in_jit_key=True,
+    include_in_trace_context=True,
+)
+"""The same, whose values are any hashable objects."""
+
+
 @dataclass(frozen=True)
 class Saved:
     """What a checkpoint policy says of values that are kept: where they wait, if elsewhere."""

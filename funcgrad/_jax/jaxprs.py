@@ -15,6 +15,7 @@ from jax._src.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p
 from jax._src.interpreters import partial_eval
 from jax._src.pjit import jit_p
 from jax._src.state.discharge import discharge_state
+from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from funcgrad._jax.types import Atom, Aval, Equation, Value, Var
@@ -56,9 +57,12 @@ def prune_keeping_inputs(jaxpr: Jaxpr) -> Jaxpr:
     return prune(jaxpr, [True] * len(jaxpr.outvars), True)[0]
 
 
-def eval_jaxpr(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
-    """Run the operations of a jaxpr without constants in the current trace."""
-    return _core.eval_jaxpr(jaxpr, (), *args)
+def eval_jaxpr(jaxpr: Jaxpr, args: Sequence[Any], own_lines: bool = True) -> list[Any]:
+    """Run the operations of a jaxpr without constants in the current trace.
+
+    They come from their own source lines, or from the one that is current.
+    """
+    return _core.eval_jaxpr(jaxpr, (), *args, propagate_source_info=own_lines)
 
 
 def is_literal(v: Atom) -> TypeIs[Literal]:
@@ -102,7 +106,8 @@ def values_of(eqns: Sequence[Equation], known: MutableMapping[Var, Value]) -> di
     everything = ChainMap(found, known)
     for eqn in eqns:
         params = eqn.primitive.get_bind_params(eqn.params)
-        with eqn.ctx.manager:
+        line = source_info_util.user_context(eqn.source_info.traceback)
+        with line, eqn.ctx.manager:
             out = eqn.primitive.bind(*read(eqn.invars, everything), **params)
         outs = out if eqn.primitive.multiple_results else [out]
         found.update(zip(eqn.outvars, outs, strict=True))

@@ -8,6 +8,7 @@ differentiated as a whole, by a :class:`CallProgram`, and meets no tracer, slot 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -127,6 +128,7 @@ def defcall(
         def call(trace: TapeTrace, primitive: Any, tracers: Sequence[Any], params: Params) -> Any:
             return enter(trace, primitive, tracers, params, how)
 
+        functools.update_wrapper(call, program_of)
         return defrecord(*ops)(call)
 
     return register

@@ -21,6 +21,7 @@ from funcgrad.inspect.observe import tape_of
 from funcgrad.keys import FunctionId, Op
 from funcgrad.registry import Rule, Rules, ZeroRule
 from funcgrad.rule_program import Program
+from funcgrad.surface import public
 from funcgrad.tape import FrozenTape, MissingRule, Node
 
 KINDS = {
@@ -78,6 +79,7 @@ class Coverage:
         return "\n".join(lines)
 
 
+@public
 def coverage(
     fun: Callable[..., Any], *args: Any, rules: Rules = DEFAULT, strict: bool = False
 ) -> Coverage:

@@ -15,6 +15,7 @@ from funcgrad.default import DEFAULT
 from funcgrad.inspect.observe import tape_of
 from funcgrad.partition.budget import Estimate, Search
 from funcgrad.registry import Rules
+from funcgrad.surface import public
 from funcgrad.tape import FrozenTape, walk_nodes
 from funcgrad.transforms import vjp
 
@@ -58,6 +59,7 @@ class Memory:
         return "\n".join([*lines, f"XLA's temporary memory for the whole gradient: {xla}"])
 
 
+@public
 def memory(fun: Callable[..., Any], *args: Any, rules: Rules = DEFAULT) -> Memory:
     """Estimate what the checkpointed functions in `fun` keep, and ask XLA what the gradient takes.
 

@@ -16,6 +16,7 @@ from funcgrad import _jax, errors
 from funcgrad.arguments import check_callable, name_of
 from funcgrad.default import DEFAULT
 from funcgrad.registry import Rule, Rules
+from funcgrad.surface import public
 from funcgrad.testing import inputs, problem
 from funcgrad.testing.compare import show_tree
 from funcgrad.testing.originals import check_types, check_untouched, snapshot
@@ -23,6 +24,7 @@ from funcgrad.testing.report import FAILED, PASSED, Check, Report
 from funcgrad.testing.run import MODES, not_asked, run_modes
 
 
+@public
 def check_grads(
     f: Callable[..., Any],
     args: Sequence[Any],
