@@ -375,5 +375,5 @@ MARKED = re.compile(r"^(.*?)(\[.*@.*\])( at .*)$")
 
 def unmarked(description: str) -> tuple[str, str]:
     """A function's name as a trace has it, without the mark, and the mark or an empty string."""
-    found = MARKED.match(description)
+    found = MARKED.match(description) if "[" in description else None
     return (found[1] + found[3], found[2]) if found else (description, "")

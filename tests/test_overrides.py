@@ -245,8 +245,9 @@ op_with_params.defvjp(lambda ct, x, *, out, k: k * ct)
         (op_with_params, lambda x: op_with_params(x, k=2.0), given(k=2.0)),
         (scaled, lambda x: scaled(x, factor=5.0), given(factor=5.0)),
     ],
-    ids=str,
-)
+    ids=["log_softmax", "log_softmax of axis 0", "softmax", "gelu", "static_argnames",
+         "custom_jvp", "custom_vjp", "op, by default", "op", "plain"],
+)  # fmt: skip
 @pytest.mark.parametrize("way", ["plainly", "under jit", "in a scan"])
 def test_a_rule_is_given_static_arguments_by_name(op, call, rule, way):
     fun = WAYS[way](lambda x: call(x))
@@ -410,6 +411,7 @@ def test_functions_of_every_signature_are_caught():
         ({"sin": hundred_vjp}, errors.NotAnOpError, ["'sin'", "str"]),
         ({np.sin: hundred_vjp}, errors.NotAnOpError, ["ufunc"]),
     ],
+    ids=["a list", "a number", "a string", "of numpy"],
 )
 def test_wrong_overrides_are_refused(wrong, error, words):
     with pytest.raises(error) as raised:
@@ -422,7 +424,7 @@ def test_rules_that_are_no_rules_are_refused():
         funcgrad.grad(jnp.sin, rules={lax.sin_p: hundred_vjp})
 
 
-@pytest.mark.parametrize("op", [lax.sin_p, plain, tripled], ids=str)
+@pytest.mark.parametrize("op", [lax.sin_p, plain, tripled], ids=["primitive", "plain", "op"])
 @pytest.mark.parametrize(
     ("rule", "words"),
     [

@@ -14,9 +14,29 @@ def test_the_readme_runs_from_top_to_bottom(capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert len(blocks) >= 3
     exec(compile("\n".join(blocks), "README.md", "exec"), {"__name__": "readme"})
-    printed = capsys.readouterr().out.split()
-    assert printed[:2] == ["12.0", "12.0"]
-    assert float(printed[2]) == pytest.approx(0.78645, abs=1e-4)  # 1 / cosh(0.5)^2
+    printed = capsys.readouterr().out
+    assert printed.startswith("[2. 6.]\n")
+    lines = printed.splitlines()
+    place = lines.index("12.0 12.0")
+    assert float(lines[place + 1]) == pytest.approx(0.78645, abs=1e-4)  # 1 / cosh(0.5)^2
+    assert "tanh_vjp" in printed
+
+
+def test_what_contributing_shows_runs(capsys):
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("# Add an op, a call or a tool")[1]
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) == 4
+    exec(
+        compile("\n".join(blocks), "CONTRIBUTING.md", "exec", dont_inherit=True),
+        {"__name__": "contributing"},
+    )
+    assert capsys.readouterr().out.splitlines() == ["12.0", "0.5403023", "0.1", "['mul', 'sin']"]
+
+
+def test_what_architecture_shows_runs(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "ARCHITECTURE.md").read_text(), re.S)
+    exec(compile("\n".join(blocks), "ARCHITECTURE.md", "exec"), {"__name__": "architecture"})
+    assert "('output', 0)" in capsys.readouterr().out
 
 
 def test_the_rule_in_contributing_is_right():

@@ -162,7 +162,9 @@ def enter(
             return trace.record_function(op, found, primitive, primals, slots, params)
     differentiated = tuple(slot is not None for slot in slots)
     with errors.located_at(_jax.current_where):
-        rules = trace.rules.within(_jax.current_scope()) if how.apart else trace.rules
+        rules = trace.rules
+        if how.apart and rules.observer is not None:
+            rules = rules.within(_jax.current_scope())
         program = how.program_of(primitive, params, differentiated, rules)
     if program.present is not None and not any(program.present):
         return trace.evaluate(primitive, primals, params)
