@@ -149,6 +149,20 @@ def wrong_count(found: int, expected: int) -> str:
     )
 
 
+class NoDerivativeError(FuncgradError, NotImplementedError):
+    """An op is used in a way in which it has no derivative."""
+
+    def __init__(self, op: Any, problem: str, where: str):
+        super().__init__(
+            f"A gradient was asked for through op `{op}`, used at {where}, which {problem}"
+        )
+
+
+def no_derivative(op: Any, problem: str) -> Unlocated:
+    """The same from within a rule, which does not know the user's line."""
+    return Unlocated(NoDerivativeError, op, problem)
+
+
 class InitialValueError(FuncgradError, NotImplementedError):
     """The initial value of a reduction was differentiated."""
 

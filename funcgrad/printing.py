@@ -7,32 +7,29 @@ import linecache
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from funcgrad.registry import CallRule, Entry, Rule, Rules, ZeroRule
+from typing import Any
 
 WIDTH = 88
 
 
-def shown_rule(rule: Rule) -> str:
+def shown_rule(rule: Any) -> str:
     """Which ops a rule is of, where it stands, and its source."""
     kind = "elementwise rule" if rule.late else "rule"
     head = f"<{kind} `{rule.name}` of {_ops(rule.ops)}, at {rule.source}>"
     return "\n".join([head, *textwrap.indent(source_text(rule.fn), "    ").splitlines()])
 
 
-def shown_zero(entry: ZeroRule) -> str:
+def shown_zero(entry: Any) -> str:
     """Which ops have no derivative."""
     return f"<the derivative of {_ops(entry.ops)} is zero or undefined by nature>"
 
 
-def shown_call(entry: CallRule, source: str) -> str:
+def shown_call(entry: Any, source: str) -> str:
     """Which ops call a function, and what handles them: `source`."""
     return f"<{_ops(entry.ops)} is differentiated through what it calls, by {source}>"
 
 
-def shown_rules(rules: Rules, fallback: Entry | None) -> str:
+def shown_rules(rules: Any, fallback: Any) -> str:
     """The ops by family, which is the module of their rules."""
     families: dict[str, list[str]] = {}
     for op, entry in rules.items():
@@ -87,7 +84,7 @@ def _name(op: Any) -> str:
     return str(op).split(" at ")[0]
 
 
-def _family(entry: Entry) -> str:
+def _family(entry: Any) -> str:
     fn = getattr(entry, "fn", None)
     if fn is None:
         return "zero or undefined by nature"

@@ -20,6 +20,13 @@ class Unknown:
     def to_concrete_value(self) -> None:
         """There is none, so that Python control flow on it fails as under jit."""
 
+    def __bool__(self) -> bool:
+        raise errors.InputError(
+            "A jax.custom_jvp rule asked whether something computed from its tangents is true. A rule "
+            "must be linear in its tangents, and when it is run backward they have no values: decide "
+            "by the primals, or with jnp.where."
+        )
+
 
 class TangentTrace(TapeTrace):
     """Writes down what a custom_jvp rule does to its tangents, without values for them.

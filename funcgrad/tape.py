@@ -261,6 +261,12 @@ class TapeTrace(_jax.Trace):
 
     # --- operations
 
+    def rules_inside(self) -> Rules:
+        """The rules for a program that is traced apart from the current name scope."""
+        return (
+            self.rules if self.rules.observer is None else self.rules.within(_jax.current_scope())
+        )
+
     def reads_content(self, primals: Sequence[Any]) -> bool:
         """Whether one of these is a mutable reference to a differentiated value; see ``refs``."""
         return bool(self.contents) and any(id(x) in self.contents for x in primals)

@@ -162,9 +162,7 @@ def enter(
             return trace.record_function(op, found, primitive, primals, slots, params)
     differentiated = tuple(slot is not None for slot in slots)
     with errors.located_at(_jax.current_where):
-        rules = trace.rules
-        if how.apart and rules.observer is not None:
-            rules = rules.within(_jax.current_scope())
+        rules = trace.rules_inside() if how.apart else trace.rules
         program = how.program_of(primitive, params, differentiated, rules)
     if program.present is not None and not any(program.present):
         return trace.evaluate(primitive, primals, params)

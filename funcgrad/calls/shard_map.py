@@ -136,6 +136,7 @@ class ShardBody:
     def __init__(self, trace: TapeTrace, fun: Any, settings: Mapping, specs: Any, wanted: Any):
         self.trace, self.fun, self.settings, self.in_specs = trace, fun, settings, specs
         self.wanted = wanted
+        self.rules = trace.rules_inside()
         self.manual_names = settings.manual_names()
         self.captured: list[TapeTracer] = []
         self.input_slots: list[int] = []
@@ -145,7 +146,7 @@ class ShardBody:
     def __call__(self, *shards: Any) -> tuple[list[Any], list[Any]]:
         """Run the function on shards; give out outputs and residuals, with their specs."""
         with _jax.take_current_trace() as parent:
-            trace = ShardTrace(parent, self.trace.rules, self.trace.description, self.trace)
+            trace = ShardTrace(parent, self.rules, self.trace.description, self.trace)
             args = [
                 trace.new_tracer(x) if wanted else x
                 for x, wanted in zip(shards, self.wanted, strict=True)

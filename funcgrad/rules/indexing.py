@@ -73,10 +73,10 @@ def scatter_sub_vjp(ct: Any, x: Any, indices: Any, updates: Any, **params: Any) 
 def scatter_vjp(ct: Any, x: Any, indices: Any, updates: Any, *, out: Any, **params: Any) -> Any:
     # y[k] = u[i] for the last i with index_i = k, else x[k]; only that u[i] gets ct[k]
     if params["update_jaxpr"] is not None:
-        raise errors.FuncgradError(
-            "A gradient was asked for through jax.lax.scatter_apply (x.at[i].apply(f)), whose "
-            "function has no rule. Use x.at[i].set(f(x[i])) instead."
+        problem = (
+            "applies a function (x.at[i].apply(f)) that has no rule. Use x.at[i].set(f(x[i]))."
         )
+        raise errors.no_derivative(lax.scatter_p, problem)
     ct_x = _write(lax.scatter, ct, indices, jnp.zeros_like(updates, ct.dtype), params)
     ct_updates = _read(ct, indices, updates.shape, params)
     if not _writes_once(indices, params):

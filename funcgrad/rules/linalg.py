@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from funcgrad import errors
 from funcgrad.registry import defvjp, zero
 from funcgrad.rules.arithmetic import is_complex
 
@@ -186,7 +187,9 @@ def eigh_vjp(ct: Any, x: Array, *, out: Any, subset_by_index: Any, **_: Any) -> 
     # (Giles 2008)
     (v, w), (ct_v, ct_w) = out, ct
     if subset_by_index not in (None, (0, x.shape[-1])):
-        raise NotImplementedError("eigh with subset_by_index has no derivative, in JAX neither.")
+        raise errors.no_derivative(
+            lax.linalg.eigh_p, "with subset_by_index has none, in JAX neither."
+        )
     terms = []
     if ct_w is not None:
         terms.append(_conj(v) * ct_w[..., None, :])
@@ -217,9 +220,8 @@ def svd_vjp(
         u, _, vh = svd(x, full_matrices=False, subset_by_index=subset_by_index, algorithm=algorithm)
         return (_conj(u) * ct[0][..., None, :]) @ _conj(vh)
     if subset_by_index not in (None, (0, rank)):
-        raise NotImplementedError(
-            "svd with subset_by_index and compute_uv=True has no derivative, in JAX neither."
-        )
+        problem = "with subset_by_index and compute_uv=True has none, in JAX neither."
+        raise errors.no_derivative(lax.linalg.svd_p, problem)
     (s, u, vh), (ct_s, ct_u, ct_vh) = out, ct
     if full_matrices:
         ct_u, ct_v = _thin_orthogonal(ct_u, u, rank), _thin_orthogonal(_mt(ct_vh), vh.mT, rank)
@@ -273,10 +275,11 @@ def eig_vjp(
     w, *vectors = out
     ct_w, *ct_vectors = ct
     if vectors and not enable_eigvec_derivs:
-        raise NotImplementedError(
-            "The gradient of eig's eigenvectors is defined only up to the scale that LAPACK chose. "
-            "Pass enable_eigvec_derivs=True to jax.lax.linalg.eig to accept it, or compute the "
-            "eigenvalues alone with jax.numpy.linalg.eigvals."
+        raise errors.no_derivative(
+            lax.linalg.eig_p,
+            "has eigenvectors that are defined only up to the scale that LAPACK chose. Pass "
+            "enable_eigvec_derivs=True to jax.lax.linalg.eig to accept that scale, or compute the "
+            "eigenvalues alone with jax.numpy.linalg.eigvals.",
         )
     if 0 in x.shape:
         return None
@@ -294,7 +297,8 @@ def eig_vjp(
         ct_w = None
     if compute_left_eigenvectors:
         ct_w = None if ct_w is None else _conj(ct_w)
-        terms.append(_adjoint(_eig_cotangent(_conj(w), vectors[0], ct_w, ct_vectors[0])))
+        left = _eig_cotangent(_conj(w), vectors[0], ct_w, ct_vectors[0])
+        terms.append(None if left is None else _adjoint(left))
     ct_x = sum(term for term in terms if term is not None)
     return ct_x if is_complex(x) else jnp.real(ct_x)
 

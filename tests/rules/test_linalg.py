@@ -199,7 +199,6 @@ SPECTRAL = [
         "both",
         rtol=1e-9,
         order=1,
-        without=("outputs",),
     ),
     row(EIG, lambda x: eig(True, False)(x)[0], (complex_normal(3, 3),), "values-by-left", order=1),
     row(EIG, jnp.linalg.eigvals, (normal(3, 3),), "eigvals", order=1),
