@@ -108,6 +108,10 @@ def wrapped_function(fn: Any) -> Any | None:
     return wrapped
 
 
+def _wrapped(fn: Any) -> Any | None:
+    return getattr(fn, "__wrapped__", None)
+
+
 TRANSPARENT = ("ad_checkpoint.py", "source_info_util.py")
 """The files of JAX's wrappers that leave a function's results as they are."""
 
@@ -147,8 +151,13 @@ def primitive_of(fn: Any) -> Primitive | None:
 
 def function_description(fn: Any) -> str | None:
     """How a trace names `fn`: ``name at file:line``; None for what is no function."""
-    if not inspect.isfunction(inspect.unwrap(fn)):
-        return None
+    while not inspect.isfunction(fn) or hasattr(fn, "__wrapped__"):
+        if isinstance(fn, functools.partial):
+            fn = fn.func
+        elif (inner := wrapped_function(fn)) is not None or (inner := _wrapped(fn)) is not None:
+            fn = inner
+        else:
+            return None
     return api_util.fun_sourceinfo(fn)
 
 
