@@ -38,7 +38,7 @@ class Caught:
     outer: Caught | None
 
     def rule_of(self, function: Any, agrees: Callable[[FunctionId], bool]) -> tuple[Any, Any, Any]:
-        """The op of a call, its rule, and what is caught inside the function; None without a rule."""
+        """The op of a call, its rule, and what is caught inside the function; Nones without a rule."""
         level: Caught | None = self
         while level is not None:
             for caught, op in reversed(level.rules.functions):
@@ -145,32 +145,17 @@ def forwarding_code(function: types.FunctionType) -> types.CodeType:
 
 def _parameter_list(code: types.CodeType) -> tuple[str, str]:
     """A function's parameters as they stand in a definition, and in a call that hands them on."""
-    names = list(code.co_varnames)
-    positional, keyword_only = code.co_argcount, code.co_kwonlyargcount
-    parameters, arguments = names[:positional], names[:positional]
-    if code.co_posonlyargcount:
-        parameters = [
-            *names[: code.co_posonlyargcount],
-            "/",
-            *names[code.co_posonlyargcount : positional],
-        ]
-    variadic = positional + keyword_only
-    if code.co_flags & inspect.CO_VARARGS:
-        parameters, arguments = (
-            [*parameters, f"*{names[variadic]}"],
-            [*arguments, f"*{names[variadic]}"],
-        )
-        variadic += 1
-    elif keyword_only:
-        parameters = [*parameters, "*"]
-    for name in names[positional : positional + keyword_only]:
-        parameters, arguments = [*parameters, name], [*arguments, f"{name}={name}"]
-    if code.co_flags & inspect.CO_VARKEYWORDS:
-        parameters, arguments = (
-            [*parameters, f"**{names[variadic]}"],
-            [*arguments, f"**{names[variadic]}"],
-        )
-    return ", ".join(parameters), ", ".join(arguments)
+    names = iter(code.co_varnames)
+    positional = [next(names) for _ in range(code.co_argcount)]
+    keyword_only = [next(names) for _ in range(code.co_kwonlyargcount)]
+    star = [f"*{next(names)}"] if code.co_flags & inspect.CO_VARARGS else []
+    stars = [f"**{next(names)}"] if code.co_flags & inspect.CO_VARKEYWORDS else []
+    first = code.co_posonlyargcount
+    slash = ["/"] if first else []
+    bare_star = ["*"] if keyword_only and not star else []
+    parameters = [*positional[:first], *slash, *positional[first:], *star, *bare_star]
+    arguments = [*positional, *star, *(f"{name}={name}" for name in keyword_only), *stars]
+    return ", ".join([*parameters, *keyword_only, *stars]), ", ".join(arguments)
 
 
 def dispatch(function: Any, original: Any, args: Any, kwargs: Any) -> Any:

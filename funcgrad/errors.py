@@ -75,6 +75,17 @@ class UncaughtCallError(FuncgradError, RuntimeError):
         )
 
 
+class ClosedOverError(FuncgradError, TypeError):
+    """An overridden function reads a differentiated value that is not among its arguments."""
+
+    def __init__(self, op: Any, rule: Any, where: str):
+        super().__init__(
+            f"`{op}`, called at {where}, is overridden by `{rule.name}` ({rule.source}), which gives "
+            "cotangents to its arguments alone. The function also reads a differentiated value that it "
+            "closes over, or that an object holds which is not a pytree. Pass that value as an argument."
+        )
+
+
 class DuplicateRuleError(FuncgradError, ValueError):
     """Two rules for one op."""
 

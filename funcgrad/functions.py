@@ -265,7 +265,12 @@ def node_of(op: FunctionId, rule: Rule, call: Call, run: Callable[[Call], Any]) 
     """Run a call so that it is one node with `rule`, whatever transforms are around it."""
     form, arrays = Form.of(call)
     custom = custom_vjp_of(op, rule, form, lambda operands: run(call.with_operands(operands)))
-    return custom(*arrays)
+    try:
+        return custom(*arrays)
+    except jax.errors.UnexpectedTracerError as problem:
+        if "TapeTracer" not in str(problem):
+            raise
+        raise errors.ClosedOverError(op, rule, _jax.here()) from problem
 
 
 def custom_vjp_of(

@@ -385,6 +385,24 @@ def test_the_code_is_restored_when_the_function_raises():
     assert plain.__code__ is code
 
 
+def test_a_differentiated_value_that_is_closed_over_is_an_error():
+    class Scale:
+        def __call__(self, x):
+            return x * self.by
+
+    scale = Scale()
+
+    def fun(x, by):
+        scale.by = by
+        return scale(x).sum()
+
+    rules = funcgrad.DEFAULT.override({Scale.__call__: hundred_vjp})
+    with pytest.raises(errors.ClosedOverError, match=f"__call__.*{__file__}"):
+        funcgrad.grad(fun, (0, 1), rules=rules)(X, X)
+    with pytest.raises(Exception, match="closed-over"):  # JAX's own, of a custom_vjp
+        funcgrad.grad(jax.jit(fun), (0, 1), rules=rules)(X, X)
+
+
 def test_functions_of_every_signature_are_caught():
     def make():
         offset = jnp.float32(1.0)
