@@ -70,7 +70,7 @@ def walk(
                     if ct is not None:
                         pending.add(slot, ct, steps + 1)
         except errors.Unlocated as problem:
-            raise problem.at(node.where) from problem.__cause__
+            raise problem.at(node.where) from problem.cause
         except _jax.NOT_FINITE as problem:
             located = not_finite(problem, node, cts)
             raise located from located.__cause__

@@ -53,13 +53,15 @@ class UnusedOverrideError(FuncgradError, ValueError):
     """The same where ``strict=True`` was asked for."""
 
 
-class RuleError(FuncgradError, RuntimeError):
+class RuleError(FuncgradError):
     """A rule could not be called with an op's cotangent, operands and params, or it raised."""
 
     def __init__(self, rule: Any, op: Any, problem: str, where: str):
-        super().__init__(
-            f"The rule `{rule.name}` ({rule.source}) of op `{op}`, used at {where}, {problem}"
-        )
+        name, source = getattr(rule, "name", "?"), getattr(rule, "source", "?")
+        super().__init__(f"The rule `{name}` ({source}) of op `{op}`, used at {where}, {problem}")
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class UncaughtCallError(FuncgradError, RuntimeError):
@@ -283,13 +285,19 @@ def _describe(entry: Any) -> str:
 class Unlocated(Exception):
     """An error on its way to where the user's source line is known; never leaves funcgrad."""
 
-    def __init__(self, kind: type[Exception], *args: Any):
+    def __init__(self, kind: type[Exception], *args: Any, cause: Exception | None = None):
         super().__init__(kind.__name__, *args)
-        self.kind, self.arguments = kind, args
+        self.kind, self.arguments, self.cause = kind, args, cause
 
     def at(self, where: str | None) -> Exception:
-        """The error proper, with its place in the user's source; this one while it is unknown."""
-        return self if where is None else self.kind(*self.arguments, where)
+        """The error proper, with its place in the user's source; this one while it is unknown.
+
+        An error that a rule raised comes with the rule's own frames.
+        """
+        if where is None:
+            return self
+        cause = self.cause
+        return self.kind(*self.arguments, where).with_traceback(cause and cause.__traceback__)
 
 
 @contextlib.contextmanager
@@ -298,7 +306,7 @@ def located_at(where: Callable[[], str | None]) -> Iterator[None]:
     try:
         yield
     except Unlocated as problem:
-        raise problem.at(where()) from problem.__cause__
+        raise problem.at(where()) from problem.cause
 
 
 def wrong_signature(signature: Any, args: Any, kwargs: Any) -> str:
@@ -311,14 +319,25 @@ def wrong_signature(signature: Any, args: Any, kwargs: Any) -> str:
 
 
 def call_rule(rule: Any, op: Any, args: Any, kwargs: Any) -> Any:
-    """Call a rule; an error in it names the rule and the op, and stays the cause."""
+    """Call a rule; what it raises names the rule and the op as well."""
     try:
         return rule.fn(*args, **kwargs)
     except (FuncgradError, Unlocated, NotImplementedError):
         raise
     except Exception as problem:
         kind = type(problem).__name__
-        raise Unlocated(RuleError, rule, op, f"raised {kind}: {problem}") from problem
+        words = f"raised {kind}: {problem}"
+        raise Unlocated(_error_like(problem), rule, op, words, cause=problem) from problem
+
+
+def _error_like(problem: Exception) -> type[Exception]:
+    """A RuleError that is of the problem's class too, so that code which expects that catches it."""
+    try:
+        kind = type("RuleError", (RuleError, type(problem)), {"__module__": __name__})
+        kind(None, None, "", "")
+    except Exception:  # a class that cannot be mixed in, or made from a message
+        return RuleError
+    return kind
 
 
 def at_worst_unknown() -> contextlib.AbstractContextManager[None]:

@@ -19,7 +19,7 @@ from jax.tree_util import Partial, tree_broadcast, tree_flatten, tree_leaves, tr
 
 from funcgrad import _jax, errors
 from funcgrad.broadcasting import unbroadcast
-from funcgrad.keys import FunctionId
+from funcgrad.keys import FunctionId, same
 from funcgrad.registry import Rule
 from funcgrad.rule_program import Program, program_of
 
@@ -54,7 +54,6 @@ class Call:
     """A function's arguments, of which those with arrays in them are the operands."""
 
     signature: inspect.Signature
-    given: frozenset[str]
     arguments: tuple[Argument, ...]
     takes_numbers: bool = False
     """Whether the numbers in operands are arrays, as an op's are."""
@@ -70,12 +69,13 @@ class Call:
         """The call ``function(*args, **kwargs)``, with the defaults."""
         signature = signature_of(function)
         bound = signature.bind(*args, **kwargs)
-        given = frozenset(bound.arguments)
+        given = {*bound.arguments}
         bound.apply_defaults()
         arguments: list[Argument] = []
         for name, value in bound.arguments.items():
-            arguments += _arguments_of(signature.parameters[name], value, is_operand)
-        return cls(signature, given, tuple(arguments), is_operand is not _has_arrays)
+            operand = is_operand if name in given else _has_arrays  # a default is a param
+            arguments += _arguments_of(signature.parameters[name], value, operand)
+        return cls(signature, tuple(arguments), is_operand is not _has_arrays)
 
     @property
     def operands(self) -> list[Argument]:
@@ -93,21 +93,20 @@ class Call:
             Argument(a.parameter, next(new), a.element, True) if a.is_operand else a
             for a in self.arguments
         )
-        return Call(self.signature, self.given, arguments, self.takes_numbers)
+        return Call(self.signature, arguments, self.takes_numbers)
 
     def params_for(self, function: Any) -> dict[str, Any]:
         """Arguments that are no operands, by name; of those left at defaults what `function` takes."""
         params = [a for a in self.arguments if not a.is_operand]
         takes, takes_all = keywords_of(signature_of(function))
         return {
-            a.name: a.value
-            for a in params
-            if takes_all or a.name in takes or self.is_explicit(a.parameter)
+            a.name: a.value for a in params if takes_all or a.name in takes or self.is_explicit(a)
         }
 
-    def is_explicit(self, parameter: str) -> bool:
-        """Whether an argument was given, other than the object of a method."""
-        return parameter in self.given and parameter != "self"
+    def is_explicit(self, a: Argument) -> bool:
+        """Whether an argument differs from its default, and is not the object of a method."""
+        default = self.signature.parameters[a.parameter].default
+        return a.parameter != "self" and not same(default, a.value)
 
     def run(self, function: Any) -> Any:
         """What `function` returns for these arguments."""
@@ -159,7 +158,7 @@ class Form:
       places: which leaves are arrays.
       constants: the other leaves.
       params: arguments that are no operands, by name.
-      defaults: those of the params that the call left at their defaults.
+      defaults: those of the params that have their default values, which a rule need not take.
       numbers: positions, among operands and numbers, of params that are numbers.
     """
 
@@ -187,7 +186,7 @@ class Form:
             tuple(i for i, there in enumerate(is_array) if there),
             tuple(leaf for leaf, there in zip(leaves, is_array, strict=True) if not there),
             tuple((a.name, a.value) for a in params),
-            frozenset(a.name for a in params if not call.is_explicit(a.parameter)),
+            frozenset(a.name for a in params if not call.is_explicit(a)),
             tuple(i for i, a in enumerate(numeric) if not a.is_operand),
         )
         return form, [leaves[i] for i in form.places]
@@ -292,7 +291,8 @@ def custom_vjp_of(
             on_leaves = rule_on_arrays(rule, op, form, out_tree)
         in_avals = [jax.typeof(x) for x in values]
         out_avals = [jax.typeof(y) for y in outs]
-        with errors.located_at(_jax.here):
+        # an override's error can be located by the call around it, an op's under jax.grad cannot
+        with errors.located_at(_jax.here_if_known if marked else _jax.here):
             program = program_of(on_leaves, op, {}, in_avals, out_avals, wanted, len(outs) > 1)
         both = (*values, *outs)
         application = Application(program, len(values))

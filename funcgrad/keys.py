@@ -48,10 +48,11 @@ class Fixed:
     def agrees(self, signature: inspect.Signature, arguments: Mapping[str, Any]) -> bool:
         """Whether a call's arguments are the fixed ones, as far as these go."""
         bound = signature.bind_partial(*self.args, **dict(self.kwargs)).arguments
-        return all(name in arguments and _same(arguments[name], x) for name, x in bound.items())
+        return all(name in arguments and same(arguments[name], x) for name, x in bound.items())
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
+    """Whether two arguments are the same, neither being made of arrays."""
     return a is b or (type(a) is type(b) and not _jax.holds_arrays(a) and bool(a == b))
 
 

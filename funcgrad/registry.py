@@ -286,6 +286,12 @@ class Rules(Mapping[Op, Entry]):
         """Return new rules that never fall back on JAX for primitives of third-party packages."""
         return self if self._fallback is None else _strict(self)
 
+    def quietly(self) -> Rules:
+        """Return the same rules, of which nothing is reported that never applies."""
+        if not self.overridden:
+            return self
+        return Rules(self._unique(), self._fallback, (), self.caught, self.observer)
+
     def observed_by(self, observer: Observer | None) -> Rules:
         """Return new rules whose differentiations tell `observer` of each node."""
         return Rules(self._unique(), self._fallback, self.overridden, self.caught, observer)

@@ -69,6 +69,10 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "test_dtypes.py": {"test_reductions_and_normalisations": ("bfloat16",)},
     "test_jacobians.py": {"test_jacobians": ("jacrev",)},
+    "test_overrides.py": {
+        "test_override_applies": ("plainly", "softmax", "a plain def"),
+        "test_a_rule_is_given_static_arguments_by_name": ("plainly",),
+    },
     "test_nesting.py": {"test_nestings": ("0",)},
     "test_slow.py": {"test_the_table_of_slow_tests_is_right": ()},
     "test_state.py": {"test_chain_of_100000_operations": ()},
@@ -86,7 +90,6 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_every_check_runs_in_every_dtype": ("float32", "float64"),
         "test_right_gradients_pass": ("matrix", "pytrees", "complex", "scalar"),
         "test_what_did_not_run_says_why": (),
-        "test_where_a_nan_begins_in_a_loop_that_may_be_long": (),
     },
     "testing/test_mutations.py": {"test_corrupted_rules_are_caught": ("sin", "dot_general")},
 }

@@ -63,10 +63,15 @@ def current_scope() -> str:
     return scope_of(current_source())
 
 
-def here() -> str:
-    """``file:line (function)`` of the user's frame that is running."""
+def here_if_known() -> str | None:
+    """``file:line (function)`` of the user's frame that is running, if JAX lets it be seen."""
     with source_info_util.user_context(None):
-        return where(current_source()) or "<unknown line>"
+        return where(current_source())
+
+
+def here() -> str:
+    """The same, or words that say that the line is not known."""
+    return here_if_known() or "<unknown line>"
 
 
 def primitive(name: str, module: str = "") -> Primitive | None:

@@ -126,7 +126,8 @@ def defcall(
         how = How(program_of, function, inlined, apart)
 
         def call(trace: TapeTrace, primitive: Any, tracers: Sequence[Any], params: Params) -> Any:
-            return enter(trace, primitive, tracers, params, how)
+            with errors.located_at(_jax.current_where):
+                return enter(trace, primitive, tracers, params, how)
 
         functools.update_wrapper(call, program_of)
         return defrecord(*ops)(call)
@@ -161,9 +162,8 @@ def enter(
         if isinstance(found, (Rule, ZeroRule)):
             return trace.record_function(op, found, primitive, primals, slots, params)
     differentiated = tuple(slot is not None for slot in slots)
-    with errors.located_at(_jax.current_where):
-        rules = trace.rules_inside() if how.apart else trace.rules
-        program = how.program_of(primitive, params, differentiated, rules)
+    rules = trace.rules_inside() if how.apart else trace.rules
+    program = how.program_of(primitive, params, differentiated, rules)
     if program.present is not None and not any(program.present):
         return trace.evaluate(primitive, primals, params)
     outs, residuals = trace.run_forward(program, primals, op)
