@@ -19,7 +19,7 @@ from funcgrad.registry import Rules
 from funcgrad.tape import FrozenTape, record
 
 
-@defcall(_jax.primitive("custom_vmap_p", "custom_batching"), function=of_jaxpr())
+@defcall(_jax.custom_vmap_p, function=of_jaxpr())
 def custom_vmap_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> CustomVmapProgram:

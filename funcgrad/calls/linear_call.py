@@ -15,7 +15,7 @@ from funcgrad.registry import Rules
 from funcgrad.tape import NO_TAPES, FrozenTape, record
 
 
-@defcall(_jax.primitive("linear_call_p", "custom_derivatives"))
+@defcall(_jax.linear_call_p)
 def linear_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> LinearProgram:

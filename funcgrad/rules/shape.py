@@ -73,12 +73,12 @@ def split_vjp(ct: Any, x: Any, *, out: Any, axis: int, **_: Any) -> Any:
     return lax.concatenate(_present(ct, out), axis)
 
 
-@defvjp(_jax.primitive("stack_p"))
+@defvjp(_jax.stack_p)
 def stack_vjp(ct: Any, *xs: Any, axis: int, **_: Any) -> Any:
     return tuple(jnp.unstack(ct, axis=axis))
 
 
-@defvjp(_jax.primitive("unstack_p"))
+@defvjp(_jax.unstack_p)
 def unstack_vjp(ct: Any, x: Any, *, out: Any, axis: int, **_: Any) -> Any:
     return jnp.stack(_present(ct, out), axis)
 
@@ -88,7 +88,7 @@ def _present(cts: Any, outs: Any) -> list[Any]:
     return [jnp.zeros_like(y) if ct is None else ct for ct, y in zip(cts, outs, strict=True)]
 
 
-@defvjp(_jax.primitive("tile_p"))
+@defvjp(_jax.tile_p)
 def tile_vjp(ct: Any, x: Any, *, reps: Any, **_: Any) -> Any:
     by_copy = [size for pair in zip(reps, x.shape, strict=True) for size in pair]
     sharding = jax.typeof(x).sharding
