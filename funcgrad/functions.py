@@ -281,7 +281,7 @@ def custom_vjp_of(
         wanted = tuple(i for i, x in enumerate(arrays) if x.perturbed)
         out = on_arrays(*values)
         outs, out_tree = tree_flatten(out)
-        if _is_hashable(form):
+        if _jax.is_hashable(form):
             on_leaves = rule_on_arrays_once(rule, op, form, out_tree)
         else:
             on_leaves = rule_on_arrays(rule, op, form, out_tree)
@@ -316,14 +316,6 @@ def rule_on_arrays(rule: Rule, op: FunctionId, form: Form, out_tree: Any) -> Rul
 
 
 rule_on_arrays_once = functools.lru_cache(maxsize=1024)(rule_on_arrays)
-
-
-def _is_hashable(form: Form) -> bool:
-    try:
-        hash(form)
-    except TypeError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)

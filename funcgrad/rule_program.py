@@ -21,6 +21,7 @@ from jax import lax
 from funcgrad import _jax, errors
 from funcgrad.broadcasting import broadcasts_to, unbroadcast, varying_like
 from funcgrad.keys import Op
+from funcgrad.masks import only, select, spread
 from funcgrad.registry import Rule
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -164,8 +165,7 @@ class Variant:
             results = _jax.eval_jaxpr(self.jaxpr, args, own_lines=False)
         if len(results) == len(self.present):
             return results
-        remaining = iter(results)
-        return [next(remaining) if there else None for there in self.present]
+        return spread(results, self.present)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,10 +211,8 @@ class Program:
 
     def instantiated(self, cts: Sequence[Any]) -> list[Any]:
         """Zeros for what did not arrive: for a rule that then reads more than it does otherwise."""
-        return [
-            _jax.zeros(aval) if ct is None and _jax.is_inexact(aval) else ct
-            for ct, aval in zip(cts, self.signature.outputs, strict=True)
-        ]
+        outputs = self.signature.outputs
+        return _jax.instantiated(cts, only(outputs, map(_jax.is_inexact, outputs)))
 
 
 def program_of(
@@ -230,15 +228,7 @@ def program_of(
     signature = Signature(
         rule, op, tuple(params.items()), tuple(operands), tuple(outputs), wanted, multiple
     )
-    return build_once(signature) if _is_hashable(signature) else build(signature)
-
-
-def _is_hashable(signature: Signature) -> bool:
-    try:
-        hash(signature)
-    except TypeError:
-        return False
-    return True
+    return build_once(signature) if _jax.is_hashable(signature) else build(signature)
 
 
 def build(signature: Signature) -> Program:
@@ -281,7 +271,7 @@ def _elementwise_results(
         if eqn.primitive is _jax.jit_p:
             inner = _jax.close(eqn.params["jaxpr"]).jaxpr
             masks = (is_linear, is_zero)
-            given = [{v for v, there in zip(inner.invars, m, strict=True) if there} for m in masks]
+            given = [set(select(inner.invars, mask)) for mask in masks]
             found = _elementwise_results(inner, *given)
             if found is None:
                 return None
@@ -294,7 +284,7 @@ def _elementwise_results(
             moved = eqn.primitive in (lax.broadcast_in_dim_p, lax.convert_element_type_p)
             results = [[False] * len(eqn.outvars), [moved and all(is_zero)] * len(eqn.outvars)]
         for known, there in zip((linear, zero), results, strict=True):
-            known.update(v for v, is_there in zip(eqn.outvars, there, strict=True) if is_there)
+            known.update(select(eqn.outvars, there))
     return linear, zero
 
 
@@ -308,7 +298,7 @@ def _is_zero(v: Any, zero: set[Any]) -> bool:
 
 def _is_linear(eqn: Any, is_linear: Sequence[bool], is_zero: Sequence[bool]) -> bool:
     """Whether an equation is linear, element by element, in some of its operands."""
-    read = [v for v, there in zip(eqn.invars, is_linear, strict=True) if there]
+    read = select(eqn.invars, is_linear)
     if {v.aval.shape for v in read} != {eqn.outvars[0].aval.shape}:
         return False
     rest_vanishes = all(a or b for a, b in zip(is_linear[1:], is_zero[1:], strict=True))
@@ -331,7 +321,7 @@ def stage(signature: Signature, cts: Sequence[Any]) -> Variant:
     present: list[bool] = []
 
     def apply(*flat: Any) -> list[Any]:
-        given = dict(zip(arrived, flat, strict=False))
+        given = dict(zip(arrived, flat[: len(arrived)], strict=True))
         values = flat[len(arrived) :]
         all_cts = [given.get(i) for i in range(len(cts))]
         results = signature.apply(all_cts, values[:num_operands], values[num_operands:])
@@ -345,14 +335,12 @@ def stage(signature: Signature, cts: Sequence[Any]) -> Variant:
     used_consts = used[: len(consts)]
     used_cts = used[len(consts) : len(consts) + len(arrived)]
     used_values = used[len(consts) + len(arrived) :]
-    targets = [
-        signature.operands[i] for i, there in zip(signature.wanted, present, strict=True) if there
-    ]
+    targets = [signature.operands[i] for i in select(signature.wanted, present)]
     return Variant(
         jaxpr,
-        tuple(c for c, keep in zip(consts, used_consts, strict=True) if keep),
-        tuple(i for i, keep in zip(arrived, used_cts, strict=True) if keep),
-        tuple(i for i, keep in enumerate(used_values) if keep),
+        tuple(select(consts, used_consts)),
+        tuple(select(arrived, used_cts)),
+        tuple(select(range(len(used_values)), used_values)),
         tuple(present),
         compiled(jaxpr, targets, signature.rule.name),
     )

@@ -83,10 +83,7 @@ class LinearProgram:
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         known, t_consts = residuals[: self.num_known], residuals[self.num_known :]
-        given = [
-            _jax.zeros(aval) if ct is None else ct
-            for ct, aval in zip(cts, self.out_avals, strict=True)
-        ]
+        given = _jax.instantiated(cts, self.out_avals)
         found: dict[int, Any] = {}
         if self.wanted and self.wanted[-1] >= self.first:
             transposed = self.transposed(known[: self.first], t_consts, given)

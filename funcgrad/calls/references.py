@@ -23,6 +23,7 @@ from typing import Any
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
 from funcgrad.keys import FunctionId
+from funcgrad.masks import select
 from funcgrad.partition.split import StagedPullback
 from funcgrad.registry import CallRule, Rules, defrecord
 from funcgrad.rule_program import cached
@@ -158,12 +159,12 @@ class AccessPullback(StagedPullback):
 
     def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The cotangents of content and new value: the access is linear in them."""
-        reads = self.primitive is _jax.get_p
+        num_linear = 1 if self.primitive is _jax.get_p else 2
         trace = TangentTrace(_jax.current_trace(), self.rules, str(self.primitive))
         linear = [
             trace.new_tangent(aval) if wanted else _jax.zeros(aval)
             for aval, wanted in zip(
-                self.pure.in_avals[: 1 if reads else 2], self.wanted, strict=False
+                self.pure.in_avals[:num_linear], self.wanted[:num_linear], strict=True
             )
         ]
         try:
@@ -172,7 +173,7 @@ class AccessPullback(StagedPullback):
             _, slots = trace.split(outs)
         finally:
             trace.invalidate()
-        seeds = zip(slots, cts, strict=False)
+        seeds = zip(slots[: len(cts)], cts, strict=True)
         return walk(trace.tape, seeds, range(sum(self.wanted)), consume=True)
 
 
@@ -249,7 +250,7 @@ def call_with_references(
         if call.hides_references or not call.replaces_all or _jax.has_settings(params):
             with _jax.set_current_trace(trace):
                 return _jax.eval_closed_jaxpr(params["jaxpr"], tracers)
-    reject_twice(primitive, [x for x, use in zip(primals, call.used, strict=True) if use])
+    reject_twice(primitive, select(primals, call.used))
     changed = any(known) or any(call.written)
     if not any(call.replaced) or (call.hides_references and not changed):
         return entry.fn(trace, primitive, tracers, params)
@@ -282,9 +283,9 @@ def run_pure(trace: TapeTrace, call: PureCall, tracers: Sequence[Any], multiple:
     ]
     with _jax.set_current_trace(trace):
         results = _jax.eval_closed_jaxpr(call.pure, args, own_lines=False)
-    refs = [x for x, replaced in zip(tracers, call.replaced, strict=True) if replaced]
-    written = [w for w, replaced in zip(call.written, call.replaced, strict=True) if replaced]
+    refs = select(tracers, call.replaced)
     first = len(results) - len(refs)
+    written = select(call.written, call.replaced)
     for ref, content, there in zip(refs, results[first:], written, strict=True):
         if there:
             store(trace, ref, content)

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
 from funcgrad.broadcasting import varying_like
+from funcgrad.masks import select, spread
 from funcgrad.registry import Rules, defrecord
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import FrozenTape, TapeTrace, TapeTracer, freeze
@@ -204,7 +205,7 @@ class ShardBody:
         return [found[kept.kind][kept.index] for kept in self.kept]
 
     def pullback(self) -> ShardPullback:
-        specs = [spec for spec, there in zip(self.in_specs, self.wanted, strict=True) if there]
+        specs = select(self.in_specs, self.wanted)
         specs += [PartitionSpec()] * len(self.captured)
         return ShardPullback(
             self.settings,
@@ -255,7 +256,7 @@ class ShardPullback:
         def backward(*shards: Any) -> tuple[list[Any], list[Any]]:
             leaves = [
                 jax.lax.squeeze(shard, (0,)) if kept.scalar else shard
-                for kept, shard in zip(self.kept, shards, strict=False)
+                for kept, shard in zip(self.kept, shards[: len(self.kept)], strict=True)
             ]
             seeds = zip(slots, shards[len(leaves) :], strict=True)
             found = walk(self.tape.thaw(leaves), seeds, self.in_slots, consume=True)
@@ -269,8 +270,8 @@ class ShardPullback:
 
         shared = [self.divided(ct, spec) for ct, _, spec in arrived]
         specs = [*(kept.spec for kept in self.kept), *(spec for *_, spec in arrived)]
-        results = iter(self.settings.run(backward, [*residuals, *shared], specs))
-        return [next(results) if there else None for there in present]
+        results = self.settings.run(backward, [*residuals, *shared], specs)  # fills `present`
+        return spread(results, present)
 
     def divided(self, ct: Any, spec: Any) -> Any:
         """The cotangent of an output, of which each device that has it whole is given a part.

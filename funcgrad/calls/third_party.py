@@ -70,7 +70,8 @@ class ForeignPullback:
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         pullback: Callable[..., Any] = tree_unflatten(self.tree, residuals)
-        return list(pullback(_instantiated(cts, self.out_avals)))
+        pairs = zip(cts, self.out_avals, strict=True)
+        return list(pullback([_jax.zero_cotangent(a) if ct is None else ct for ct, a in pairs]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +100,5 @@ class ForeignTranspose:
             outs = self.primitive.bind(*operands, **self.params)
             return [outs[i] for i in where] if self.primitive.multiple_results else [outs]
 
-        given = _instantiated([cts[i] for i in where], [self.out_avals[i] for i in where])
+        given = _jax.instantiated([cts[i] for i in where], [self.out_avals[i] for i in where])
         return list(jax.linear_transpose(run, *self.in_avals)(given))
-
-
-def _instantiated(cts: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
-    return [
-        _jax.zero_cotangent(aval) if ct is None else ct for ct, aval in zip(cts, avals, strict=True)
-    ]

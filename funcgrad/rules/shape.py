@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from funcgrad import _jax
 from funcgrad.registry import Rule, defvjp, zero
+from funcgrad.rules._common import or_zeros
 
 INTEGERS = zero(lax.iota_p, lax.bitcast_convert_type_p)
 
@@ -70,7 +71,7 @@ def concatenate_vjp(ct: Any, *xs: Any, dimension: int, **_: Any) -> Any:
 
 @defvjp(lax.split_p)
 def split_vjp(ct: Any, x: Any, *, out: Any, axis: int, **_: Any) -> Any:
-    return lax.concatenate(_present(ct, out), axis)
+    return lax.concatenate(list(map(or_zeros, ct, out)), axis)
 
 
 @defvjp(_jax.stack_p)
@@ -80,12 +81,7 @@ def stack_vjp(ct: Any, *xs: Any, axis: int, **_: Any) -> Any:
 
 @defvjp(_jax.unstack_p)
 def unstack_vjp(ct: Any, x: Any, *, out: Any, axis: int, **_: Any) -> Any:
-    return jnp.stack(_present(ct, out), axis)
-
-
-def _present(cts: Any, outs: Any) -> list[Any]:
-    """The cotangents, zeros for those that never arrived."""
-    return [jnp.zeros_like(y) if ct is None else ct for ct, y in zip(cts, outs, strict=True)]
+    return jnp.stack(list(map(or_zeros, ct, out)), axis)
 
 
 @defvjp(_jax.tile_p)
