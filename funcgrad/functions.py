@@ -21,7 +21,7 @@ from funcgrad import _jax, errors
 from funcgrad.broadcasting import unbroadcast
 from funcgrad.keys import FunctionId
 from funcgrad.registry import Rule
-from funcgrad.rule_program import Program, program_of
+from funcgrad.rule_program import RuleProgram, program_of
 
 # --- calls
 
@@ -322,7 +322,7 @@ rule_on_arrays_once = functools.lru_cache(maxsize=1024)(rule_on_arrays)
 class Application:
     """A rule's program, as the residuals of a custom_vjp carry it."""
 
-    program: Program
+    program: RuleProgram
     count: int
 
     def __call__(self, *residuals_and_cts: Any) -> tuple[Any, ...]:

@@ -133,7 +133,7 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Variant:
+class PatternProgram:
     """The rule's program for one pattern of cotangents.
 
     Attributes:
@@ -169,7 +169,7 @@ class Variant:
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class RuleProgram:
     """A rule at given types: call it with the node's residuals and the output cotangents.
 
     Attributes:
@@ -180,7 +180,7 @@ class Program:
     signature: Signature
     reads: tuple[int, ...]
     late: bool
-    variants: dict[Any, Variant] = field(default_factory=dict)
+    patterns: dict[Any, PatternProgram] = field(default_factory=dict)
 
     @property
     def inner(self) -> Mapping[str, Any]:
@@ -196,18 +196,18 @@ class Program:
     @property
     def closes_over_tracer(self) -> bool:
         """Whether no cache may keep this."""
-        return any(variant.closes_over_tracer for variant in self.variants.values())
+        return any(program.closes_over_tracer for program in self.patterns.values())
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         key = tuple([None if ct is None else _jax.typeof(ct) for ct in cts])
-        variant = self.variants.get(key)
-        if variant is None:
-            variant = stage(self.signature, key)
-            if not set(variant.reads) <= set(self.reads):
+        program = self.patterns.get(key)
+        if program is None:
+            program = stage(self.signature, key)
+            if not set(program.reads) <= set(self.reads):
                 return self(residuals, self.instantiated(cts), eager)
-            if not variant.closes_over_tracer:
-                self.variants[key] = variant
-        return variant(cts, dict(zip(self.reads, residuals, strict=True)), eager)
+            if not program.closes_over_tracer:
+                self.patterns[key] = program
+        return program(cts, dict(zip(self.reads, residuals, strict=True)), eager)
 
     def instantiated(self, cts: Sequence[Any]) -> list[Any]:
         """Zeros for what did not arrive: for a rule that then reads more than it does otherwise."""
@@ -223,7 +223,7 @@ def program_of(
     outputs: Sequence[Any],
     wanted: tuple[int, ...],
     multiple: bool,
-) -> Program:
+) -> RuleProgram:
     """The program of `rule` for a node with these params and operand and output types."""
     signature = Signature(
         rule, op, tuple(params.items()), tuple(operands), tuple(outputs), wanted, multiple
@@ -231,16 +231,16 @@ def program_of(
     return build_once(signature) if _jax.is_hashable(signature) else build(signature)
 
 
-def build(signature: Signature) -> Program:
+def build(signature: Signature) -> RuleProgram:
     """Trace the rule and find what it reads when every cotangent arrives."""
     cts = tuple(_jax.cotangent_aval(a) if _jax.is_inexact(a) else None for a in signature.outputs)
-    variant = stage(signature, cts)
-    first_ct = len(variant.consts)
-    linear_in = variant.jaxpr.invars[first_ct : first_ct + len(variant.cts)]
+    program = stage(signature, cts)
+    first_ct = len(program.consts)
+    linear_in = program.jaxpr.invars[first_ct : first_ct + len(program.cts)]
     late = signature.rule.late
     if late and signature.rule.elementwise:
-        late = is_elementwise(variant.jaxpr, linear_in)
-    return Program(signature, variant.reads, late, {cts: variant})
+        late = is_elementwise(program.jaxpr, linear_in)
+    return RuleProgram(signature, program.reads, late, {cts: program})
 
 
 def is_elementwise(jaxpr: _jax.Jaxpr, cts: Sequence[Any]) -> bool:
@@ -314,7 +314,7 @@ def _is_linear(eqn: Any, is_linear: Sequence[bool], is_zero: Sequence[bool]) -> 
 build_once = cached(_jax.cache())(build)
 
 
-def stage(signature: Signature, cts: Sequence[Any]) -> Variant:
+def stage(signature: Signature, cts: Sequence[Any]) -> PatternProgram:
     """Trace the rule for cotangents of these types (None: did not arrive) and remove dead code."""
     arrived = [i for i, aval in enumerate(cts) if aval is not None]
     num_operands = len(signature.operands)
@@ -336,7 +336,7 @@ def stage(signature: Signature, cts: Sequence[Any]) -> Variant:
     used_cts = used[len(consts) : len(consts) + len(arrived)]
     used_values = used[len(consts) + len(arrived) :]
     targets = [signature.operands[i] for i in select(signature.wanted, present)]
-    return Variant(
+    return PatternProgram(
         jaxpr,
         tuple(select(consts, used_consts)),
         tuple(select(arrived, used_cts)),

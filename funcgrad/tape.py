@@ -106,7 +106,7 @@ class Tape:
 
 
 @dataclass(frozen=True)
-class Place:
+class LeafIndex:
     """A residual's place among the leaves of a frozen tape."""
 
     index: int
@@ -124,7 +124,7 @@ class FrozenTape:
         """The tape with `leaves` as its residuals."""
 
         def value(residual: Any) -> Any:
-            return leaves[residual.index] if isinstance(residual, Place) else residual
+            return leaves[residual.index] if isinstance(residual, LeafIndex) else residual
 
         nodes = [_with_residuals(node, tuple(map(value, node.residuals))) for node in self.nodes]
         return Tape(nodes, list(self.avals), self.observer)
@@ -133,17 +133,19 @@ class FrozenTape:
 def freeze(tape: Tape) -> tuple[FrozenTape, list[Any]]:
     """Separate a tape from its arrays; one that several nodes read is one leaf."""
     leaves: list[Any] = []
-    places: dict[int, Place] = {}
+    indices: dict[int, LeafIndex] = {}
 
-    def place(value: Any) -> Any:
+    def without_array(value: Any) -> Any:
         if not (isinstance(value, (jax.Array, np.ndarray)) or _jax.is_mutable(value)):
             return value
-        if id(value) not in places:
-            places[id(value)] = Place(len(leaves))
+        if id(value) not in indices:
+            indices[id(value)] = LeafIndex(len(leaves))
             leaves.append(value)
-        return places[id(value)]
+        return indices[id(value)]
 
-    nodes = tuple(_with_residuals(node, tuple(map(place, node.residuals))) for node in tape.nodes)
+    nodes = tuple(
+        _with_residuals(node, tuple(map(without_array, node.residuals))) for node in tape.nodes
+    )
     return FrozenTape(nodes, tuple(tape.avals), tape.observer), leaves
 
 
