@@ -1,8 +1,8 @@
-"""One application of a rule as a program: what it reads, and what it computes.
+"""Rules as programs: what a rule reads, and what it computes.
 
-A rule is traced once per (params, types) to a jaxpr. Removing dead code from that jaxpr tells which
-operands and outputs the rule reads, which are the node's residuals; what computes a cotangent that
-nobody needs goes the same way.
+A rule is traced to a jaxpr once for each combination of params and types. Dead code is then removed:
+whatever computes a cotangent that no one needs. The operands and outputs that are left are those that
+the rule reads, and become the node's residuals.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Uncacheable(Exception):
-    """Carries a program whose rule closes over a tracer, so that no cache may keep it."""
+    """Carries a program out of a cache that must not keep it: its rule closes over a tracer."""
 
     def __init__(self, program: Any):
         super().__init__()
@@ -36,7 +36,7 @@ class Uncacheable(Exception):
 
 
 def cached(cache: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep what a function makes in a `cache`, but nothing that closes over a tracer."""
+    """Decorate a function that makes programs: `cache` keeps those that close over no tracer."""
 
     def decorate(make: Callable[..., Any]) -> Callable[..., Any]:
         def make_cacheable(*args: Any) -> Any:
@@ -61,7 +61,7 @@ def cached(cache: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Signature:
-    """Everything about a node that its rule can depend on, besides values."""
+    """All that a rule's program depends on: everything about a node but its values."""
 
     rule: Rule
     op: Op
@@ -94,7 +94,7 @@ class Signature:
         return [self.checked(i, result[i]) for i in self.wanted]
 
     def check_signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The rule must take a cotangent, the operands, ``out`` and the params."""
+        """Check that the rule takes a cotangent, the operands, ``out`` and the params."""
         try:
             signature = inspect.signature(self.rule.fn, follow_wrapped=False)
         except (TypeError, ValueError):
@@ -107,7 +107,7 @@ class Signature:
             raise errors.Unlocated(errors.RuleError, self.rule, self.op, problem) from None
 
     def checked(self, operand: int, ct: Any) -> Any:
-        """A rule's result must have its operand's dtype and shape, up to the op's broadcasting."""
+        """A rule's result, if it has its operand's dtype and shape, up to the op's broadcasting."""
         if ct is None:
             return None
         expected = _jax.tangent_aval(self.operands[operand])
@@ -137,11 +137,12 @@ class PatternProgram:
     """The rule's program for one pattern of cotangents.
 
     Attributes:
-      jaxpr: (consts, cotangents read, values read) -> cotangents of operands that are not None.
+      jaxpr: maps consts, the cotangents read and the values read to the operands' cotangents that
+        are not None.
       cts: positions of the cotangents read.
       reads: positions, among operands and then outputs, of the values read.
       present: which wanted operands get a cotangent.
-      compiled: the same as one compiled call, in which broadcasting is undone; None if there is
+      compiled: the jaxpr as one compiled call that also undoes broadcasting; None if there is
         nothing to compute.
     """
 
@@ -175,6 +176,7 @@ class RuleProgram:
     Attributes:
       reads: positions, among operands and then outputs, of the values that the rule reads.
       late: whether it takes cotangents that are still broadcast.
+      patterns: its programs so far, by the types of the cotangents (None: did not arrive).
     """
 
     signature: Signature
@@ -189,7 +191,7 @@ class RuleProgram:
 
     @property
     def reasons(self) -> tuple[tuple[str, int], ...]:
-        """What each residual is to the op: ``("operand", i)`` or ``("output", i)``."""
+        """Which operand or output each residual is: ``("operand", i)`` or ``("output", i)``."""
         count = len(self.signature.operands)
         return tuple(("operand", i) if i < count else ("output", i - count) for i in self.reads)
 
@@ -210,7 +212,11 @@ class RuleProgram:
         return program(cts, dict(zip(self.reads, residuals, strict=True)), eager)
 
     def instantiated(self, cts: Sequence[Any]) -> list[Any]:
-        """Zeros for what did not arrive: for a rule that then reads more than it does otherwise."""
+        """Cotangents, zeros for those that did not arrive.
+
+        A rule may read more values when a cotangent is missing than when all arrive. Those values
+        were not kept, so such a rule is given zeros.
+        """
         outputs = self.signature.outputs
         return _jax.instantiated(cts, only(outputs, map(_jax.is_inexact, outputs)))
 
@@ -246,8 +252,8 @@ def build(signature: Signature) -> RuleProgram:
 def is_elementwise(jaxpr: _jax.Jaxpr, cts: Sequence[Any]) -> bool:
     """Whether a rule only multiplies cotangents by factors, adds them up, or selects from them.
 
-    Such a rule may be given cotangents that are still broadcast: the sum of its results is its result
-    for the sum.
+    Such a rule may be given cotangents that are still broadcast, since it commutes with the sum that
+    undoes the broadcasting.
     """
     return _elementwise_results(jaxpr, {*cts}, set()) is not None
 
@@ -264,7 +270,10 @@ ADDITIVE = frozenset(
 def _elementwise_results(
     jaxpr: _jax.Jaxpr, linear: set[Any], zero: set[Any]
 ) -> tuple[set[Any], set[Any]] | None:
-    """A jaxpr's variables that are linear in cotangents, and those that are zero; None if not so."""
+    """The variables of a jaxpr that are linear in cotangents, and those that are zero.
+
+    None if some variable depends on cotangents in another way.
+    """
     for eqn in jaxpr.eqns:
         is_linear = [_is_in(v, linear) for v in eqn.invars]
         is_zero = [_is_zero(v, zero) for v in eqn.invars]
@@ -347,8 +356,10 @@ def stage(signature: Signature, cts: Sequence[Any]) -> PatternProgram:
 
 
 def compiled(jaxpr: _jax.Jaxpr, targets: Sequence[Any], name: str) -> Callable[..., Any] | None:
-    """A jaxpr as one compiled call, named so that profiles show it, giving cotangents of the
-    `targets`' shapes; None where it computes nothing."""
+    """A jaxpr as one compiled call that returns cotangents of the `targets`' shapes.
+
+    None if it computes nothing. Profiles show the call under `name`.
+    """
     shapes = [getattr(v.aval, "shape", ()) for v in jaxpr.outvars]
     if not jaxpr.eqns and shapes == [target.shape for target in targets]:
         return None

@@ -1,8 +1,8 @@
-"""The tape: what happened to the differentiated values while a function ran.
+"""The tape: the ops that a function applied to differentiated values, in order.
 
-While `f` runs, each primitive that touches a differentiated value is run at once in the parent trace
-(on concrete arrays outside jit, on tracers inside) and appended to the tape as a node. A node keeps
-the residuals that its rule reads and nothing else.
+While the function runs, each primitive with a differentiated operand runs at once in the parent trace
+(on concrete arrays outside jit, on tracers inside). The trace then appends a node to the tape. A node
+keeps the values that its rule reads, the residuals, and no others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from funcgrad.rule_program import program_of
 
 
 class NodePullback(Protocol):
-    """From a node's residuals and output cotangents to those of its differentiated operands."""
+    """Computes the operands' cotangents from a node's residuals and the outputs' cotangents."""
 
     @property
     def late(self) -> bool:
@@ -73,9 +73,9 @@ class Node:
 
     @property
     def reasons(self) -> tuple[tuple[str, int], ...]:
-        """Why each residual is kept: the rule reads ``("operand", i)`` or ``("output", i)``.
+        """What each residual is: ``("operand", i)`` or ``("output", i)`` of an op with a rule.
 
-        A residual of a call is ``("residual", i)``: what its backward program reads.
+        Those of a call are ``("residual", i)``, since its backward program reads values inside it.
         """
         known = getattr(self.pullback, "reasons", None)
         return known or tuple(("residual", i) for i in range(len(self.residuals)))
@@ -107,14 +107,17 @@ class Tape:
 
 @dataclass(frozen=True)
 class LeafIndex:
-    """A residual's place among the leaves of a frozen tape."""
+    """Stands for a residual in a frozen tape: the index of its leaf."""
 
     index: int
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenTape:
-    """A tape without its arrays, which are leaves beside it: static data for a jaxpr or a pytree."""
+    """A tape with a :class:`LeafIndex` for each array: static data for a jaxpr or a pytree.
+
+    The arrays themselves are a list beside it, its leaves.
+    """
 
     nodes: tuple[Node, ...]
     avals: tuple[Any, ...]
@@ -131,7 +134,7 @@ class FrozenTape:
 
 
 def freeze(tape: Tape) -> tuple[FrozenTape, list[Any]]:
-    """Separate a tape from its arrays; one that several nodes read is one leaf."""
+    """Separate a tape from its arrays. An array that several nodes read is one leaf."""
     leaves: list[Any] = []
     indices: dict[int, LeafIndex] = {}
 
@@ -156,7 +159,7 @@ def _with_residuals(node: Node, residuals: tuple[Any, ...]) -> Node:
 
 
 NO_TAPES: Mapping[str, FrozenTape] = MappingProxyType({})
-"""What a node has inside that holds no tape."""
+"""The inner tapes of a node that has none."""
 
 
 def walk_nodes(tape: Tape | FrozenTape) -> Iterator[Node]:
@@ -169,7 +172,7 @@ def walk_nodes(tape: Tape | FrozenTape) -> Iterator[Node]:
 
 @dataclass(frozen=True)
 class MissingRule:
-    """Stands in for a rule that does not exist, until a cotangent asks for it."""
+    """The pullback of an op without a rule: an error, once a cotangent arrives at it."""
 
     op: Op
     operands: int
@@ -210,7 +213,7 @@ class TapeTracer(_jax.Tracer):
         return self._shown(str)
 
     def _shown(self, show: Callable[[Any], str]) -> str:
-        """The value where there is one; the type under jit; and that it is traced."""
+        """The value, or its type under jit, with a note that it is traced."""
         value = self.to_concrete_value()
         shown = self.aval.str_short() if value is None else show(value)
         return f"{shown} (traced for a gradient)"
@@ -220,7 +223,7 @@ class TapeTracer(_jax.Tracer):
 
 
 class TapeTrace(_jax.Trace):
-    """Runs every operation in the parent trace and writes down those on differentiated values."""
+    """Runs every operation in the parent trace and records those on differentiated values."""
 
     __slots__ = ("contents", "description", "parent_trace", "rules", "tape")
 
@@ -235,7 +238,7 @@ class TapeTrace(_jax.Trace):
     # --- values
 
     def new_tracer(self, primal: Any) -> TapeTracer:
-        """Start differentiating with respect to `primal`, or go on with it."""
+        """A tracer for `primal`, with a new slot: for an input, or for an output of a node."""
         aval = self.type_of(primal)
         return TapeTracer(self, aval, primal, self.tape.new_slot(aval))
 
@@ -243,7 +246,7 @@ class TapeTrace(_jax.Trace):
         return _jax.typeof(primal)
 
     def split(self, values: Sequence[Any]) -> tuple[list[Any], list[int | None]]:
-        """Primals and slots of values; no slot for one that is not ours."""
+        """The primals and slots of values; None is the slot of a value that is not our tracer."""
         primals, slots = [], []
         for value in values:
             ours = isinstance(value, TapeTracer) and value._trace is self
@@ -264,13 +267,16 @@ class TapeTrace(_jax.Trace):
     # --- operations
 
     def rules_inside(self) -> Rules:
-        """The rules for a program that is traced apart from the current name scope."""
+        """The rules for a call's body, which is traced outside the current name scope."""
         return (
             self.rules if self.rules.observer is None else self.rules.within(_jax.current_scope())
         )
 
     def reads_content(self, primals: Sequence[Any]) -> bool:
-        """Whether one of these is a mutable reference to a differentiated value; see ``refs``."""
+        """Whether one of these is a mutable reference with a differentiated content.
+
+        See ``calls.references``.
+        """
         return bool(self.contents) and any(id(x) in self.contents for x in primals)
 
     def bind_in_parent(self, primitive: Any, primals: Sequence[Any], params: dict[str, Any]) -> Any:
@@ -280,18 +286,18 @@ class TapeTrace(_jax.Trace):
     def evaluate(
         self, primitive: Any, primals: Sequence[Any], params: dict[str, Any]
     ) -> Sequence[Any]:
-        """Run an operation on differentiated values; a list of outputs."""
+        """Run an operation on primals and return the list of its outputs."""
         out = self.bind_in_parent(primitive, primals, params)
         return out if primitive.multiple_results else [out]
 
     def forward_of(self, rule: Any) -> Callable[..., Any] | None:
-        """The rule's own way to compute its op, where no other differentiation looks on."""
+        """The rule's own way to compute its op; None inside another tape, which must see the op."""
         return None if isinstance(self.parent_trace, TapeTrace) else rule.forward
 
     def run_forward(
         self, program: Any, primals: Sequence[Any], op: Op
     ) -> tuple[Sequence[Any], Sequence[Any]]:
-        """Outputs and residuals of a call's program."""
+        """Run a call's program; return outputs and residuals."""
         return program.forward(primals)
 
     def process_primitive(self, primitive: Any, tracers: Sequence[Any], params: Any, /) -> Any:
@@ -316,7 +322,7 @@ class TapeTrace(_jax.Trace):
         return outs if primitive.multiple_results else outs[0]
 
     def process_call(self, primitive: Any, fun: Any, tracers: Sequence[Any], params: Any, /) -> Any:
-        """JAX up to 0.10 has primitives that call a function: run it here."""
+        """Run the function of a call primitive under this trace (JAX up to 0.10)."""
         with _jax.set_current_trace(self):
             return fun.call_wrapped(*tracers)
 
@@ -331,7 +337,7 @@ class TapeTrace(_jax.Trace):
         return self.process_primitive(primitive, tracers, {"subfuns": (fun, fwd, bwd), **params})
 
     def process_shard_map(self, primitive: Any, fun: Any, tracers: Any, /, **params: Any) -> Any:
-        """Its function may close over our tracers, so that its operands alone say nothing."""
+        """Enter every shard_map: its function may close over tracers that are no operands."""
         entry = self.rules.find(primitive)
         params = {"subfuns": (fun,), **params}
         if not isinstance(entry, CallRule):
@@ -339,7 +345,7 @@ class TapeTrace(_jax.Trace):
         with _jax.set_current_trace(self.parent_trace):
             return entry.fn(self, primitive, tracers, params)
 
-    # --- writing down
+    # --- recording
 
     def record_function(
         self,
@@ -350,7 +356,7 @@ class TapeTrace(_jax.Trace):
         slots: Sequence[int | None],
         params: dict[str, Any],
     ) -> Sequence[Any]:
-        """A call of a function for which the user, or the package, has a rule."""
+        """Run a call of a function that has a rule, and record it as one node."""
         outs = self.evaluate(primitive, primals, params)
         if isinstance(rule, ZeroRule):
             return outs
@@ -366,7 +372,7 @@ class TapeTrace(_jax.Trace):
         rule: Rule | None,
         multiple: bool,
     ) -> Sequence[Any]:
-        """Write down an op whose pullback is a rule, keeping the values that the rule reads."""
+        """Record an op whose pullback is a rule, with the values that the rule reads."""
         out_avals = [self.type_of(y) for y in outs]
         operand_avals = [self.type_of(x) for x in primals]
         present = [_jax.is_inexact(aval) for aval in out_avals]
@@ -413,13 +419,13 @@ class TapeTrace(_jax.Trace):
         return results
 
     def append(self, node: Node, outs: Sequence[Any]) -> None:
-        """Put a node on the tape, and tell who observes."""
+        """Put a node on the tape, and tell the observer."""
         self.tape.nodes.append(node)
         if self.tape.observer is not None:
             self.tape.observer.recorded(node, outs)
 
     def check_residuals(self, op: Op, residuals: Sequence[Any]) -> None:
-        """Nothing to object to here; see ``tangents.TangentTrace``."""
+        """Raise an error for a residual without a value: only ``tangents.TangentTrace`` has such."""
 
 
 def record(
@@ -431,8 +437,8 @@ def record(
 ) -> tuple[list[Any], list[int | None], Tape]:
     """Run `fun` on flat values; return its outputs, their slots, and the tape.
 
-    The differentiated inputs have the first slots, in order. Whatever happens, nothing of the
-    differentiation stays behind in JAX's trace state.
+    The differentiated inputs have the first slots, in order. JAX's trace state is restored even
+    if `fun` raises an error.
     """
     with _jax.take_current_trace() as parent:
         trace = TapeTrace(parent, rules, description)
