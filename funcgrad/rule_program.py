@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from funcgrad import _jax, errors
+from funcgrad._jax import Atom, Aval, Cotangent, Equation, Mask, Positions, Value, Var
 from funcgrad.broadcasting import broadcasts_to, unbroadcast, varying_like
 from funcgrad.keys import Op
 from funcgrad.masks import only, select, spread
@@ -66,14 +67,14 @@ class Signature:
     rule: Rule
     op: Op
     params: tuple[tuple[str, Any], ...]
-    operands: tuple[Any, ...]
-    outputs: tuple[Any, ...]
-    wanted: tuple[int, ...]
+    operands: tuple[Aval, ...]
+    outputs: tuple[Aval, ...]
+    wanted: Positions
     multiple: bool
 
     def apply(
-        self, cts: Sequence[Any], operands: Sequence[Any], outputs: Sequence[Any]
-    ) -> list[Any]:
+        self, cts: Sequence[Cotangent], operands: Sequence[Value], outputs: Sequence[Value]
+    ) -> list[Cotangent]:
         """Run the rule and return the cotangents of the wanted operands, checked."""
         if self.multiple:
             ct, out = tuple(cts), tuple(outputs)
@@ -106,7 +107,7 @@ class Signature:
             problem = errors.wrong_signature(signature, names, kwargs)
             raise errors.Unlocated(errors.RuleError, self.rule, self.op, problem) from None
 
-    def checked(self, operand: int, ct: Any) -> Any:
+    def checked(self, operand: int, ct: Cotangent) -> Cotangent:
         """A rule's result, if it has its operand's dtype and shape, up to the op's broadcasting."""
         if ct is None:
             return None
@@ -147,10 +148,10 @@ class PatternProgram:
     """
 
     jaxpr: _jax.Jaxpr
-    consts: tuple[Any, ...]
-    cts: tuple[int, ...]
-    reads: tuple[int, ...]
-    present: tuple[bool, ...]
+    consts: tuple[Value, ...]
+    cts: Positions
+    reads: Positions
+    present: Mask
     compiled: Callable[..., Any] | None
 
     @property
@@ -158,7 +159,9 @@ class PatternProgram:
         """Whether no cache may keep this."""
         return any(isinstance(const, _jax.Tracer) for const in self.consts)
 
-    def __call__(self, cts: Sequence[Any], values: Mapping[int, Any], eager: bool) -> list[Any]:
+    def __call__(
+        self, cts: Sequence[Cotangent], values: Mapping[int, Value], eager: bool
+    ) -> list[Cotangent]:
         args = [*self.consts, *[cts[i] for i in self.cts], *[values[i] for i in self.reads]]
         if eager and self.compiled is not None:
             results = self.compiled(*args)
@@ -180,9 +183,9 @@ class RuleProgram:
     """
 
     signature: Signature
-    reads: tuple[int, ...]
+    reads: Positions
     late: bool
-    patterns: dict[Any, PatternProgram] = field(default_factory=dict)
+    patterns: dict[tuple[Aval | None, ...], PatternProgram] = field(default_factory=dict)
 
     @property
     def inner(self) -> Mapping[str, Any]:
@@ -200,7 +203,9 @@ class RuleProgram:
         """Whether no cache may keep this."""
         return any(program.closes_over_tracer for program in self.patterns.values())
 
-    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
+    def __call__(
+        self, residuals: Sequence[Value], cts: Sequence[Cotangent], eager: bool
+    ) -> list[Cotangent]:
         key = tuple([None if ct is None else _jax.typeof(ct) for ct in cts])
         program = self.patterns.get(key)
         if program is None:
@@ -211,7 +216,7 @@ class RuleProgram:
                 self.patterns[key] = program
         return program(cts, dict(zip(self.reads, residuals, strict=True)), eager)
 
-    def instantiated(self, cts: Sequence[Any]) -> list[Any]:
+    def instantiated(self, cts: Sequence[Cotangent]) -> list[Value]:
         """Cotangents, zeros for those that did not arrive.
 
         A rule may read more values when a cotangent is missing than when all arrive. Those values
@@ -225,9 +230,9 @@ def program_of(
     rule: Rule,
     op: Op,
     params: Mapping[str, Any],
-    operands: Sequence[Any],
-    outputs: Sequence[Any],
-    wanted: tuple[int, ...],
+    operands: Sequence[Aval],
+    outputs: Sequence[Aval],
+    wanted: Positions,
     multiple: bool,
 ) -> RuleProgram:
     """The program of `rule` for a node with these params and operand and output types."""
@@ -249,7 +254,7 @@ def build(signature: Signature) -> RuleProgram:
     return RuleProgram(signature, program.reads, late, {cts: program})
 
 
-def is_elementwise(jaxpr: _jax.Jaxpr, cts: Sequence[Any]) -> bool:
+def is_elementwise(jaxpr: _jax.Jaxpr, cts: Sequence[Var]) -> bool:
     """Whether a rule only multiplies cotangents by factors, adds them up, or selects from them.
 
     Such a rule may be given cotangents that are still broadcast, since it commutes with the sum that
@@ -268,8 +273,8 @@ ADDITIVE = frozenset(
 
 
 def _elementwise_results(
-    jaxpr: _jax.Jaxpr, linear: set[Any], zero: set[Any]
-) -> tuple[set[Any], set[Any]] | None:
+    jaxpr: _jax.Jaxpr, linear: set[Var], zero: set[Var]
+) -> tuple[set[Var], set[Var]] | None:
     """The variables of a jaxpr that are linear in cotangents, and those that are zero.
 
     None if some variable depends on cotangents in another way.
@@ -297,18 +302,19 @@ def _elementwise_results(
     return linear, zero
 
 
-def _is_in(v: Any, known: set[Any]) -> bool:
+def _is_in(v: Atom, known: set[Var]) -> bool:
     return not _jax.is_literal(v) and v in known
 
 
-def _is_zero(v: Any, zero: set[Any]) -> bool:
+def _is_zero(v: Atom, zero: set[Var]) -> bool:
     return bool(np.all(v.val == 0)) if _jax.is_literal(v) else v in zero
 
 
-def _is_linear(eqn: Any, is_linear: Sequence[bool], is_zero: Sequence[bool]) -> bool:
+def _is_linear(eqn: Equation, is_linear: Sequence[bool], is_zero: Sequence[bool]) -> bool:
     """Whether an equation is linear, element by element, in some of its operands."""
     read = select(eqn.invars, is_linear)
-    if {v.aval.shape for v in read} != {eqn.outvars[0].aval.shape}:
+    types: list[Aval] = [v.aval for v in (*read, *eqn.outvars[:1])]
+    if len({aval.shape for aval in types}) != 1:
         return False
     rest_vanishes = all(a or b for a, b in zip(is_linear[1:], is_zero[1:], strict=True))
     if eqn.primitive is lax.mul_p:
@@ -323,13 +329,13 @@ def _is_linear(eqn: Any, is_linear: Sequence[bool], is_zero: Sequence[bool]) -> 
 build_once = cached(_jax.cache())(build)
 
 
-def stage(signature: Signature, cts: Sequence[Any]) -> PatternProgram:
+def stage(signature: Signature, cts: Sequence[Aval | None]) -> PatternProgram:
     """Trace the rule for cotangents of these types (None: did not arrive) and remove dead code."""
     arrived = [i for i, aval in enumerate(cts) if aval is not None]
     num_operands = len(signature.operands)
     present: list[bool] = []
 
-    def apply(*flat: Any) -> list[Any]:
+    def apply(*flat: Value) -> list[Value]:
         given = dict(zip(arrived, flat[: len(arrived)], strict=True))
         values = flat[len(arrived) :]
         all_cts = [given.get(i) for i in range(len(cts))]
@@ -355,7 +361,7 @@ def stage(signature: Signature, cts: Sequence[Any]) -> PatternProgram:
     )
 
 
-def compiled(jaxpr: _jax.Jaxpr, targets: Sequence[Any], name: str) -> Callable[..., Any] | None:
+def compiled(jaxpr: _jax.Jaxpr, targets: Sequence[Aval], name: str) -> Callable[..., Any] | None:
     """A jaxpr as one compiled call that returns cotangents of the `targets`' shapes.
 
     None if it computes nothing. Profiles show the call under `name`.
@@ -364,7 +370,7 @@ def compiled(jaxpr: _jax.Jaxpr, targets: Sequence[Any], name: str) -> Callable[.
     if not jaxpr.eqns and shapes == [target.shape for target in targets]:
         return None
 
-    def run(*args: Any) -> list[Any]:
+    def run(*args: Value) -> list[Value]:
         cts = _jax.eval_jaxpr(jaxpr, args)
         return [unbroadcast(ct, target) for ct, target in zip(cts, targets, strict=True)]
 
