@@ -14,6 +14,7 @@ import jax
 from jax.tree_util import tree_flatten, tree_unflatten
 
 from funcgrad import _jax, errors
+from funcgrad._jax import Aval, Cotangent, Slot, Value
 from funcgrad.broadcasting import unbroadcast
 from funcgrad.tape import Node, Tape
 
@@ -26,11 +27,11 @@ _compiled_add = jax.jit(jax.lax.add)
 
 def walk(
     tape: Tape,
-    seeds: Iterable[tuple[int | None, Any]],
-    wanted: Iterable[int],
+    seeds: Iterable[tuple[Slot | None, Cotangent]],
+    wanted: Iterable[Slot],
     *,
     consume: bool = False,
-) -> list[Any]:
+) -> list[Cotangent]:
     """Carry cotangents from the slots in `seeds` back to the slots in `wanted`.
 
     Args:
@@ -77,7 +78,7 @@ def walk(
     return [pending.take(slot) for slot in wanted]
 
 
-def not_finite(problem: Exception, node: Node, cts: Sequence[Any]) -> Exception:
+def not_finite(problem: Exception, node: Node, cts: Sequence[Cotangent]) -> Exception:
     """What JAX found under ``jax_debug_nans`` or ``jax_debug_infs``, with its place in the source.
 
     The pullback is staged and run again operation by operation, as a call or a loop in it may hold
@@ -87,7 +88,7 @@ def not_finite(problem: Exception, node: Node, cts: Sequence[Any]) -> Exception:
         return problem
     args, tree = tree_flatten((node.residuals, cts))
 
-    def pull_back(*args: Any) -> list[Any]:
+    def pull_back(*args: Value) -> list[Value]:
         results = node.pullback(*tree_unflatten(tree, args), eager=False)
         return [ct for ct in results if ct is not None]
 
@@ -111,13 +112,13 @@ class Pending:
 
     __slots__ = ("add_up", "avals", "narrow", "wide")
 
-    def __init__(self, avals: Sequence[Any], add_up: Callable[[Any, Any], Any]):
+    def __init__(self, avals: Sequence[Aval], add_up: Callable[[Value, Value], Value]):
         self.avals = avals
         self.add_up = add_up
-        self.narrow: dict[int, Any] = {}
-        self.wide: dict[int, dict[tuple[int, ...], tuple[Any, int]]] = {}
+        self.narrow: dict[Slot, Value] = {}
+        self.wide: dict[Slot, dict[tuple[int, ...], tuple[Value, int]]] = {}
 
-    def add(self, slot: int, ct: Any, steps: int = 0) -> None:
+    def add(self, slot: Slot, ct: Value, steps: int = 0) -> None:
         """Add `ct`, which has passed `steps` rules, to what waits at `slot`."""
         if ct.shape == self.avals[slot].shape:
             waiting = self.narrow.get(slot)
@@ -129,19 +130,19 @@ class Pending:
             ct, steps = self.add_up(other, ct), max(steps, other_steps)
         waiting_wide[ct.shape] = (ct, steps)
 
-    def summed(self, slots: Sequence[int], cts: Sequence[Any]) -> list[Any]:
+    def summed(self, slots: Sequence[Slot], cts: Sequence[Cotangent]) -> list[Cotangent]:
         """Cotangents for these slots, none of them broadcast."""
         pairs = zip(slots, cts, strict=True)
         return [None if ct is None else unbroadcast(ct, self.avals[slot]) for slot, ct in pairs]
 
-    def steps(self, slots: Iterable[int | None]) -> int:
+    def steps(self, slots: Iterable[Slot | None]) -> int:
         """The most rules that a broadcast cotangent waiting at `slots` has passed."""
         if not self.wide:
             return 0
         waiting = (self.wide.get(slot, {}) for slot in slots if slot is not None)
         return max((steps for group in waiting for _, steps in group.values()), default=0)
 
-    def take(self, slot: int | None, late: bool = False) -> Any:
+    def take(self, slot: Slot | None, late: bool = False) -> Cotangent:
         """Remove and return what waits at `slot`; broadcast only if `late` and it is of one kind."""
         if slot is None:
             return None

@@ -13,6 +13,7 @@ from funcgrad.registry import Rules
 FAMILIES = tuple(
     importlib.import_module(f"funcgrad.rules.{m.name}")
     for m in pkgutil.iter_modules(rules.__path__)
+    if not m.name.startswith("_")
 )
 """The modules of rules, one a family of ops."""
 

@@ -18,10 +18,11 @@ import jax
 from jax.tree_util import Partial, tree_broadcast, tree_flatten, tree_leaves, tree_unflatten
 
 from funcgrad import _jax, errors
+from funcgrad._jax import Cotangent, Positions, Value
 from funcgrad.broadcasting import unbroadcast
 from funcgrad.keys import FunctionId, same
 from funcgrad.registry import Rule
-from funcgrad.rule_program import Program, program_of
+from funcgrad.rule_program import RuleProgram, program_of
 
 # --- calls
 
@@ -164,14 +165,14 @@ class Form:
 
     names: tuple[str, ...]
     tree: Any
-    places: tuple[int, ...]
+    places: Positions
     constants: tuple[Any, ...]
     params: tuple[tuple[str, Any], ...]
     defaults: frozenset[str]
-    numbers: tuple[int, ...]
+    numbers: Positions
 
     @classmethod
-    def of(cls, call: Call) -> tuple[Form, list[Any]]:
+    def of(cls, call: Call) -> tuple[Form, list[Value]]:
         """The form of a call, and its arrays."""
         operands = call.operands
         leaves, tree = tree_flatten(tuple(a.value for a in operands))
@@ -191,14 +192,14 @@ class Form:
         )
         return form, [leaves[i] for i in form.places]
 
-    def operands(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
+    def operands(self, arrays: Sequence[Value]) -> tuple[Any, ...]:
         """The operands that are made of these arrays."""
         given, constants = iter(arrays), iter(self.constants)
         count = self.tree.num_leaves
         leaves = [next(given if i in self.places else constants) for i in range(count)]
         return tree_unflatten(self.tree, leaves)
 
-    def arrays_cts(self, cts: Sequence[Any], operands: Sequence[Any]) -> list[Any]:
+    def arrays_cts(self, cts: Sequence[Any], operands: Sequence[Any]) -> list[Cotangent]:
         """The cotangents of the arrays, from those of the operands."""
         filled = tree_broadcast(tuple(cts), operands, is_leaf=_is_none)
         leaves = tree_leaves(filled, is_leaf=_is_none)
@@ -277,7 +278,7 @@ def custom_vjp_of(
 ) -> Any:
     """A function of a call's arrays, with the rule as its derivative."""
 
-    def on_arrays(*arrays: Any) -> Any:
+    def on_arrays(*arrays: Value) -> Any:
         return run(form.operands(arrays))
 
     def forward(*arrays: Any) -> Any:
@@ -285,7 +286,7 @@ def custom_vjp_of(
         wanted = tuple(i for i, x in enumerate(arrays) if x.perturbed)
         out = on_arrays(*values)
         outs, out_tree = tree_flatten(out)
-        if _is_hashable(form):
+        if _jax.is_hashable(form):
             on_leaves = rule_on_arrays_once(rule, op, form, out_tree)
         else:
             on_leaves = rule_on_arrays(rule, op, form, out_tree)
@@ -323,27 +324,19 @@ def rule_on_arrays(rule: Rule, op: FunctionId, form: Form, out_tree: Any) -> Rul
 rule_on_arrays_once = functools.lru_cache(maxsize=1024)(rule_on_arrays)
 
 
-def _is_hashable(form: Form) -> bool:
-    try:
-        hash(form)
-    except TypeError:
-        return False
-    return True
-
-
 @dataclass(frozen=True)
 class Application:
     """A rule's program, as the residuals of a custom_vjp carry it."""
 
-    program: Program
+    program: RuleProgram
     count: int
 
-    def __call__(self, *residuals_and_cts: Any) -> tuple[Any, ...]:
+    def __call__(self, *residuals_and_cts: Value) -> tuple[Cotangent, ...]:
         *residuals, cts = residuals_and_cts
         cts = [None if _is_symbolic_zero(ct) else ct for ct in cts]
         eager = _jax.is_eager(_jax.current_trace())
         found = self.program(residuals, cts, eager)
-        leaves: list[Any] = [None] * self.count
+        leaves: list[Cotangent] = [None] * self.count
         signature = self.program.signature
         for i, ct in zip(signature.wanted, found, strict=True):
             aval = _jax.tangent_aval(signature.operands[i])

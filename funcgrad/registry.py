@@ -64,7 +64,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class ZeroRule:
-    """Says that the derivative of these ops is zero or undefined by nature."""
+    """Marks ops that pass no gradient: integer, boolean or piecewise constant results."""
 
     ops: tuple[Op, ...]
 

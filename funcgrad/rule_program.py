@@ -1,8 +1,8 @@
-"""One application of a rule as a program: what it reads, and what it computes.
+"""Rules as programs: what a rule reads, and what it computes.
 
-A rule is traced once per (params, types) to a jaxpr. Removing dead code from that jaxpr tells which
-operands and outputs the rule reads, which are the node's residuals; what computes a cotangent that
-nobody needs goes the same way.
+A rule is traced to a jaxpr once for each combination of params and types. Dead code is then removed:
+whatever computes a cotangent that no one needs. The operands and outputs that are left are those that
+the rule reads, and become the node's residuals.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ import numpy as np
 from jax import lax
 
 from funcgrad import _jax, errors
+from funcgrad._jax import Atom, Aval, Cotangent, Equation, Mask, Positions, Value, Var
 from funcgrad.broadcasting import broadcasts_to, unbroadcast, varying_like
 from funcgrad.keys import Op
+from funcgrad.masks import only, select, spread
 from funcgrad.registry import Rule
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Uncacheable(Exception):
-    """Carries a program whose rule closes over a tracer, so that no cache may keep it."""
+    """Carries a program out of a cache that must not keep it: its rule closes over a tracer."""
 
     def __init__(self, program: Any):
         super().__init__()
@@ -35,7 +37,7 @@ class Uncacheable(Exception):
 
 
 def cached(cache: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep what a function makes in a `cache`, but nothing that closes over a tracer."""
+    """Decorate a function that makes programs: `cache` keeps those that close over no tracer."""
 
     def decorate(make: Callable[..., Any]) -> Callable[..., Any]:
         def make_cacheable(*args: Any) -> Any:
@@ -60,19 +62,19 @@ def cached(cache: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Signature:
-    """Everything about a node that its rule can depend on, besides values."""
+    """All that a rule's program depends on: everything about a node but its values."""
 
     rule: Rule
     op: Op
     params: tuple[tuple[str, Any], ...]
-    operands: tuple[Any, ...]
-    outputs: tuple[Any, ...]
-    wanted: tuple[int, ...]
+    operands: tuple[Aval, ...]
+    outputs: tuple[Aval, ...]
+    wanted: Positions
     multiple: bool
 
     def apply(
-        self, cts: Sequence[Any], operands: Sequence[Any], outputs: Sequence[Any]
-    ) -> list[Any]:
+        self, cts: Sequence[Cotangent], operands: Sequence[Value], outputs: Sequence[Value]
+    ) -> list[Cotangent]:
         """Run the rule and return the cotangents of the wanted operands, checked."""
         if self.multiple:
             ct, out = tuple(cts), tuple(outputs)
@@ -93,7 +95,7 @@ class Signature:
         return [self.checked(i, result[i]) for i in self.wanted]
 
     def check_signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The rule must take a cotangent, the operands, ``out`` and the params."""
+        """Check that the rule takes a cotangent, the operands, ``out`` and the params."""
         try:
             signature = inspect.signature(self.rule.fn, follow_wrapped=False)
         except (TypeError, ValueError):
@@ -105,8 +107,8 @@ class Signature:
             problem = errors.wrong_signature(signature, names, kwargs)
             raise errors.Unlocated(errors.RuleError, self.rule, self.op, problem) from None
 
-    def checked(self, operand: int, ct: Any) -> Any:
-        """A rule's result must have its operand's dtype and shape, up to the op's broadcasting."""
+    def checked(self, operand: int, ct: Cotangent) -> Cotangent:
+        """A rule's result, if it has its operand's dtype and shape, up to the op's broadcasting."""
         if ct is None:
             return None
         expected = _jax.tangent_aval(self.operands[operand])
@@ -132,23 +134,24 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Variant:
+class PatternProgram:
     """The rule's program for one pattern of cotangents.
 
     Attributes:
-      jaxpr: (consts, cotangents read, values read) -> cotangents of operands that are not None.
+      jaxpr: maps consts, the cotangents read and the values read to the operands' cotangents that
+        are not None.
       cts: positions of the cotangents read.
       reads: positions, among operands and then outputs, of the values read.
       present: which wanted operands get a cotangent.
-      compiled: the same as one compiled call, in which broadcasting is undone; None if there is
+      compiled: the jaxpr as one compiled call that also undoes broadcasting; None if there is
         nothing to compute.
     """
 
     jaxpr: _jax.Jaxpr
-    consts: tuple[Any, ...]
-    cts: tuple[int, ...]
-    reads: tuple[int, ...]
-    present: tuple[bool, ...]
+    consts: tuple[Value, ...]
+    cts: Positions
+    reads: Positions
+    present: Mask
     compiled: Callable[..., Any] | None
 
     @property
@@ -156,7 +159,9 @@ class Variant:
         """Whether no cache may keep this."""
         return any(isinstance(const, _jax.Tracer) for const in self.consts)
 
-    def __call__(self, cts: Sequence[Any], values: Mapping[int, Any], eager: bool) -> list[Any]:
+    def __call__(
+        self, cts: Sequence[Cotangent], values: Mapping[int, Value], eager: bool
+    ) -> list[Cotangent]:
         args = [*self.consts, *[cts[i] for i in self.cts], *[values[i] for i in self.reads]]
         if eager and self.compiled is not None:
             results = self.compiled(*args)
@@ -164,23 +169,23 @@ class Variant:
             results = _jax.eval_jaxpr(self.jaxpr, args, own_lines=False)
         if len(results) == len(self.present):
             return results
-        remaining = iter(results)
-        return [next(remaining) if there else None for there in self.present]
+        return spread(results, self.present)
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class RuleProgram:
     """A rule at given types: call it with the node's residuals and the output cotangents.
 
     Attributes:
       reads: positions, among operands and then outputs, of the values that the rule reads.
       late: whether it takes cotangents that are still broadcast.
+      patterns: its programs so far, by the types of the cotangents (None: did not arrive).
     """
 
     signature: Signature
-    reads: tuple[int, ...]
+    reads: Positions
     late: bool
-    variants: dict[Any, Variant] = field(default_factory=dict)
+    patterns: dict[tuple[Aval | None, ...], PatternProgram] = field(default_factory=dict)
 
     @property
     def inner(self) -> Mapping[str, Any]:
@@ -189,75 +194,71 @@ class Program:
 
     @property
     def reasons(self) -> tuple[tuple[str, int], ...]:
-        """What each residual is to the op: ``("operand", i)`` or ``("output", i)``."""
+        """Which operand or output each residual is: ``("operand", i)`` or ``("output", i)``."""
         count = len(self.signature.operands)
         return tuple(("operand", i) if i < count else ("output", i - count) for i in self.reads)
 
     @property
     def closes_over_tracer(self) -> bool:
         """Whether no cache may keep this."""
-        return any(variant.closes_over_tracer for variant in self.variants.values())
+        return any(program.closes_over_tracer for program in self.patterns.values())
 
-    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
+    def __call__(
+        self, residuals: Sequence[Value], cts: Sequence[Cotangent], eager: bool
+    ) -> list[Cotangent]:
         key = tuple([None if ct is None else _jax.typeof(ct) for ct in cts])
-        variant = self.variants.get(key)
-        if variant is None:
-            variant = stage(self.signature, key)
-            if not set(variant.reads) <= set(self.reads):
+        program = self.patterns.get(key)
+        if program is None:
+            program = stage(self.signature, key)
+            if not set(program.reads) <= set(self.reads):
                 return self(residuals, self.instantiated(cts), eager)
-            if not variant.closes_over_tracer:
-                self.variants[key] = variant
-        return variant(cts, dict(zip(self.reads, residuals, strict=True)), eager)
+            if not program.closes_over_tracer:
+                self.patterns[key] = program
+        return program(cts, dict(zip(self.reads, residuals, strict=True)), eager)
 
-    def instantiated(self, cts: Sequence[Any]) -> list[Any]:
-        """Zeros for what did not arrive: for a rule that then reads more than it does otherwise."""
-        return [
-            _jax.zeros(aval) if ct is None and _jax.is_inexact(aval) else ct
-            for ct, aval in zip(cts, self.signature.outputs, strict=True)
-        ]
+    def instantiated(self, cts: Sequence[Cotangent]) -> list[Value]:
+        """Cotangents, zeros for those that did not arrive.
+
+        A rule may read more values when a cotangent is missing than when all arrive. Those values
+        were not kept, so such a rule is given zeros.
+        """
+        outputs = self.signature.outputs
+        return _jax.instantiated(cts, only(outputs, map(_jax.is_inexact, outputs)))
 
 
 def program_of(
     rule: Rule,
     op: Op,
     params: Mapping[str, Any],
-    operands: Sequence[Any],
-    outputs: Sequence[Any],
-    wanted: tuple[int, ...],
+    operands: Sequence[Aval],
+    outputs: Sequence[Aval],
+    wanted: Positions,
     multiple: bool,
-) -> Program:
+) -> RuleProgram:
     """The program of `rule` for a node with these params and operand and output types."""
     signature = Signature(
         rule, op, tuple(params.items()), tuple(operands), tuple(outputs), wanted, multiple
     )
-    return build_once(signature) if _is_hashable(signature) else build(signature)
+    return build_once(signature) if _jax.is_hashable(signature) else build(signature)
 
 
-def _is_hashable(signature: Signature) -> bool:
-    try:
-        hash(signature)
-    except TypeError:
-        return False
-    return True
-
-
-def build(signature: Signature) -> Program:
+def build(signature: Signature) -> RuleProgram:
     """Trace the rule and find what it reads when every cotangent arrives."""
     cts = tuple(_jax.cotangent_aval(a) if _jax.is_inexact(a) else None for a in signature.outputs)
-    variant = stage(signature, cts)
-    first_ct = len(variant.consts)
-    linear_in = variant.jaxpr.invars[first_ct : first_ct + len(variant.cts)]
+    program = stage(signature, cts)
+    first_ct = len(program.consts)
+    linear_in = program.jaxpr.invars[first_ct : first_ct + len(program.cts)]
     late = signature.rule.late
     if late and signature.rule.elementwise:
-        late = is_elementwise(variant.jaxpr, linear_in)
-    return Program(signature, variant.reads, late, {cts: variant})
+        late = is_elementwise(program.jaxpr, linear_in)
+    return RuleProgram(signature, program.reads, late, {cts: program})
 
 
-def is_elementwise(jaxpr: _jax.Jaxpr, cts: Sequence[Any]) -> bool:
+def is_elementwise(jaxpr: _jax.Jaxpr, cts: Sequence[Var]) -> bool:
     """Whether a rule only multiplies cotangents by factors, adds them up, or selects from them.
 
-    Such a rule may be given cotangents that are still broadcast: the sum of its results is its result
-    for the sum.
+    Such a rule may be given cotangents that are still broadcast, since it commutes with the sum that
+    undoes the broadcasting.
     """
     return _elementwise_results(jaxpr, {*cts}, set()) is not None
 
@@ -272,16 +273,19 @@ ADDITIVE = frozenset(
 
 
 def _elementwise_results(
-    jaxpr: _jax.Jaxpr, linear: set[Any], zero: set[Any]
-) -> tuple[set[Any], set[Any]] | None:
-    """A jaxpr's variables that are linear in cotangents, and those that are zero; None if not so."""
+    jaxpr: _jax.Jaxpr, linear: set[Var], zero: set[Var]
+) -> tuple[set[Var], set[Var]] | None:
+    """The variables of a jaxpr that are linear in cotangents, and those that are zero.
+
+    None if some variable depends on cotangents in another way.
+    """
     for eqn in jaxpr.eqns:
         is_linear = [_is_in(v, linear) for v in eqn.invars]
         is_zero = [_is_zero(v, zero) for v in eqn.invars]
         if eqn.primitive is _jax.jit_p:
             inner = _jax.close(eqn.params["jaxpr"]).jaxpr
             masks = (is_linear, is_zero)
-            given = [{v for v, there in zip(inner.invars, m, strict=True) if there} for m in masks]
+            given = [set(select(inner.invars, mask)) for mask in masks]
             found = _elementwise_results(inner, *given)
             if found is None:
                 return None
@@ -294,22 +298,23 @@ def _elementwise_results(
             moved = eqn.primitive in (lax.broadcast_in_dim_p, lax.convert_element_type_p)
             results = [[False] * len(eqn.outvars), [moved and all(is_zero)] * len(eqn.outvars)]
         for known, there in zip((linear, zero), results, strict=True):
-            known.update(v for v, is_there in zip(eqn.outvars, there, strict=True) if is_there)
+            known.update(select(eqn.outvars, there))
     return linear, zero
 
 
-def _is_in(v: Any, known: set[Any]) -> bool:
+def _is_in(v: Atom, known: set[Var]) -> bool:
     return not _jax.is_literal(v) and v in known
 
 
-def _is_zero(v: Any, zero: set[Any]) -> bool:
+def _is_zero(v: Atom, zero: set[Var]) -> bool:
     return bool(np.all(v.val == 0)) if _jax.is_literal(v) else v in zero
 
 
-def _is_linear(eqn: Any, is_linear: Sequence[bool], is_zero: Sequence[bool]) -> bool:
+def _is_linear(eqn: Equation, is_linear: Sequence[bool], is_zero: Sequence[bool]) -> bool:
     """Whether an equation is linear, element by element, in some of its operands."""
-    read = [v for v, there in zip(eqn.invars, is_linear, strict=True) if there]
-    if {v.aval.shape for v in read} != {eqn.outvars[0].aval.shape}:
+    read = select(eqn.invars, is_linear)
+    types: list[Aval] = [v.aval for v in (*read, *eqn.outvars[:1])]
+    if len({aval.shape for aval in types}) != 1:
         return False
     rest_vanishes = all(a or b for a, b in zip(is_linear[1:], is_zero[1:], strict=True))
     if eqn.primitive is lax.mul_p:
@@ -324,14 +329,14 @@ def _is_linear(eqn: Any, is_linear: Sequence[bool], is_zero: Sequence[bool]) -> 
 build_once = cached(_jax.cache())(build)
 
 
-def stage(signature: Signature, cts: Sequence[Any]) -> Variant:
+def stage(signature: Signature, cts: Sequence[Aval | None]) -> PatternProgram:
     """Trace the rule for cotangents of these types (None: did not arrive) and remove dead code."""
     arrived = [i for i, aval in enumerate(cts) if aval is not None]
     num_operands = len(signature.operands)
     present: list[bool] = []
 
-    def apply(*flat: Any) -> list[Any]:
-        given = dict(zip(arrived, flat, strict=False))
+    def apply(*flat: Value) -> list[Value]:
+        given = dict(zip(arrived, flat[: len(arrived)], strict=True))
         values = flat[len(arrived) :]
         all_cts = [given.get(i) for i in range(len(cts))]
         results = signature.apply(all_cts, values[:num_operands], values[num_operands:])
@@ -345,27 +350,27 @@ def stage(signature: Signature, cts: Sequence[Any]) -> Variant:
     used_consts = used[: len(consts)]
     used_cts = used[len(consts) : len(consts) + len(arrived)]
     used_values = used[len(consts) + len(arrived) :]
-    targets = [
-        signature.operands[i] for i, there in zip(signature.wanted, present, strict=True) if there
-    ]
-    return Variant(
+    targets = [signature.operands[i] for i in select(signature.wanted, present)]
+    return PatternProgram(
         jaxpr,
-        tuple(c for c, keep in zip(consts, used_consts, strict=True) if keep),
-        tuple(i for i, keep in zip(arrived, used_cts, strict=True) if keep),
-        tuple(i for i, keep in enumerate(used_values) if keep),
+        tuple(select(consts, used_consts)),
+        tuple(select(arrived, used_cts)),
+        tuple(select(range(len(used_values)), used_values)),
         tuple(present),
         compiled(jaxpr, targets, signature.rule.name),
     )
 
 
-def compiled(jaxpr: _jax.Jaxpr, targets: Sequence[Any], name: str) -> Callable[..., Any] | None:
-    """A jaxpr as one compiled call, named so that profiles show it, giving cotangents of the
-    `targets`' shapes; None where it computes nothing."""
+def compiled(jaxpr: _jax.Jaxpr, targets: Sequence[Aval], name: str) -> Callable[..., Any] | None:
+    """A jaxpr as one compiled call that returns cotangents of the `targets`' shapes.
+
+    None if it computes nothing. Profiles show the call under `name`.
+    """
     shapes = [getattr(v.aval, "shape", ()) for v in jaxpr.outvars]
     if not jaxpr.eqns and shapes == [target.shape for target in targets]:
         return None
 
-    def run(*args: Any) -> list[Any]:
+    def run(*args: Value) -> list[Value]:
         cts = _jax.eval_jaxpr(jaxpr, args)
         return [unbroadcast(ct, target) for ct, target in zip(cts, targets, strict=True)]
 

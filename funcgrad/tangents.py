@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from funcgrad import _jax, errors
+from funcgrad._jax import Aval, Primitive, Value
 from funcgrad.keys import Op
 from funcgrad.tape import Node, TapeTrace, TapeTracer
 
@@ -15,7 +16,7 @@ from funcgrad.tape import Node, TapeTrace, TapeTracer
 class Unknown:
     """A tangent in a program that is only ever run backward: a type without a value."""
 
-    aval: Any
+    aval: Aval
 
     def to_concrete_value(self) -> None:
         """There is none, so that Python control flow on it fails as under jit."""
@@ -37,15 +38,15 @@ class TangentTrace(TapeTrace):
 
     __slots__ = ()
 
-    def new_tangent(self, aval: Any) -> TapeTracer:
+    def new_tangent(self, aval: Aval) -> TapeTracer:
         return self.new_tracer(Unknown(aval))
 
-    def type_of(self, primal: Any) -> Any:
+    def type_of(self, primal: Value) -> Aval:
         return primal.aval if isinstance(primal, Unknown) else _jax.typeof(primal)
 
     def evaluate(
-        self, primitive: Any, primals: Sequence[Any], params: dict[str, Any]
-    ) -> Sequence[Any]:
+        self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any]
+    ) -> Sequence[Value]:
         out = _jax.abstract_eval(primitive, [self.type_of(x) for x in primals], params)
         return [Unknown(aval) for aval in (out if primitive.multiple_results else [out])]
 
@@ -53,12 +54,12 @@ class TangentTrace(TapeTrace):
         """Tangents have no values to compute with."""
 
     def run_forward(
-        self, program: Any, primals: Sequence[Any], op: Op
-    ) -> tuple[Sequence[Any], Sequence[Any]]:
+        self, program: Any, primals: Sequence[Value], op: Op
+    ) -> tuple[Sequence[Value], Sequence[Value]]:
         """What does not depend on tangents is computed; of the rest there are only types."""
         results: list[Any] = []
 
-        def staged(*primals: Any) -> list[Any]:
+        def staged(*primals: Value) -> list[Value]:
             outs, residuals = program.forward(primals)
             results[:] = outs, residuals
             return [*outs, *residuals]
@@ -76,11 +77,11 @@ class TangentTrace(TapeTrace):
         ]
         return known, list(values)
 
-    def append(self, node: Node, outs: Sequence[Any]) -> None:
+    def append(self, node: Node, outs: Sequence[Value]) -> None:
         """Who observes is shown a tangent's type in the place of its value."""
         super().append(node, [y.aval if isinstance(y, Unknown) else y for y in outs])
 
-    def check_residuals(self, op: Op, residuals: Sequence[Any]) -> None:
+    def check_residuals(self, op: Op, residuals: Sequence[Value]) -> None:
         if any(isinstance(x, Unknown) for x in residuals):
             where = _jax.current_where() or _jax.here()
             raise errors.NonLinearJvpError(self.description, op, where)

@@ -1,8 +1,8 @@
-"""The tape: what happened to the differentiated values while a function ran.
+"""The tape: the ops that a function applied to differentiated values, in order.
 
-While `f` runs, each primitive that touches a differentiated value is run at once in the parent trace
-(on concrete arrays outside jit, on tracers inside) and appended to the tape as a node. A node keeps
-the residuals that its rule reads and nothing else.
+While the function runs, each primitive with a differentiated operand runs at once in the parent trace
+(on concrete arrays outside jit, on tracers inside). The trace then appends a node to the tape. A node
+keeps the values that its rule reads, the residuals, and no others.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import jax
 import numpy as np
 
 from funcgrad import _jax, errors
+from funcgrad._jax import Aval, Cotangent, Primitive, Slot, Value
 from funcgrad.keys import FunctionId, Op
 from funcgrad.registry import CallRule, Observer, Rule, Rules, ZeroRule
 from funcgrad.rule_program import program_of
 
 
 class NodePullback(Protocol):
-    """From a node's residuals and output cotangents to those of its differentiated operands."""
+    """Computes the operands' cotangents from a node's residuals and the outputs' cotangents."""
 
     @property
     def late(self) -> bool:
@@ -35,8 +36,8 @@ class NodePullback(Protocol):
         ...
 
     def __call__(
-        self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool
-    ) -> Sequence[Any]: ...
+        self, residuals: Sequence[Value], cts: Sequence[Cotangent], eager: bool
+    ) -> Sequence[Cotangent]: ...
 
 
 @dataclass(slots=True)
@@ -55,10 +56,10 @@ class Node:
 
     op: Op
     params: dict[str, Any]
-    operands: tuple[int, ...]
-    outputs: tuple[int | None, ...]
+    operands: tuple[Slot, ...]
+    outputs: tuple[Slot | None, ...]
     pullback: NodePullback
-    residuals: tuple[Any, ...]
+    residuals: tuple[Value, ...]
     source: Any
 
     @property
@@ -73,9 +74,9 @@ class Node:
 
     @property
     def reasons(self) -> tuple[tuple[str, int], ...]:
-        """Why each residual is kept: the rule reads ``("operand", i)`` or ``("output", i)``.
+        """What each residual is: ``("operand", i)`` or ``("output", i)`` of an op with a rule.
 
-        A residual of a call is ``("residual", i)``: what its backward program reads.
+        Those of a call are ``("residual", i)``, since its backward program reads values inside it.
         """
         known = getattr(self.pullback, "reasons", None)
         return known or tuple(("residual", i) for i in range(len(self.residuals)))
@@ -92,69 +93,74 @@ class Tape:
     def __init__(
         self,
         nodes: list[Node] | None = None,
-        avals: list[Any] | None = None,
+        avals: list[Aval] | None = None,
         observer: Observer | None = None,
     ):
         self.nodes = nodes if nodes is not None else []
         self.avals = avals if avals is not None else []
         self.observer = observer
 
-    def new_slot(self, aval: Any) -> int:
+    def new_slot(self, aval: Aval) -> Slot:
         """A slot for a value whose cotangent has type `aval`."""
         self.avals.append(aval)
         return len(self.avals) - 1
 
 
 @dataclass(frozen=True)
-class Place:
-    """A residual's place among the leaves of a frozen tape."""
+class LeafIndex:
+    """Stands for a residual in a frozen tape: the index of its leaf."""
 
     index: int
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenTape:
-    """A tape without its arrays, which are leaves beside it: static data for a jaxpr or a pytree."""
+    """A tape with a :class:`LeafIndex` for each array: static data for a jaxpr or a pytree.
+
+    The arrays themselves are a list beside it, its leaves.
+    """
 
     nodes: tuple[Node, ...]
-    avals: tuple[Any, ...]
+    avals: tuple[Aval, ...]
     observer: Observer | None = None
 
-    def thaw(self, leaves: Sequence[Any]) -> Tape:
+    def thaw(self, leaves: Sequence[Value]) -> Tape:
         """The tape with `leaves` as its residuals."""
 
-        def value(residual: Any) -> Any:
-            return leaves[residual.index] if isinstance(residual, Place) else residual
+        def value(residual: Value | LeafIndex) -> Value:
+            return leaves[residual.index] if isinstance(residual, LeafIndex) else residual
 
         nodes = [_with_residuals(node, tuple(map(value, node.residuals))) for node in self.nodes]
         return Tape(nodes, list(self.avals), self.observer)
 
 
-def freeze(tape: Tape) -> tuple[FrozenTape, list[Any]]:
-    """Separate a tape from its arrays; one that several nodes read is one leaf."""
-    leaves: list[Any] = []
-    places: dict[int, Place] = {}
+def freeze(tape: Tape) -> tuple[FrozenTape, list[Value]]:
+    """Separate a tape from its arrays. An array that several nodes read is one leaf."""
+    leaves: list[Value] = []
+    indices: dict[int, LeafIndex] = {}
 
-    def place(value: Any) -> Any:
+    def without_array(value: Value) -> Value | LeafIndex:
         if not (isinstance(value, (jax.Array, np.ndarray)) or _jax.is_mutable(value)):
             return value
-        if id(value) not in places:
-            places[id(value)] = Place(len(leaves))
+        if id(value) not in indices:
+            indices[id(value)] = LeafIndex(len(leaves))
             leaves.append(value)
-        return places[id(value)]
+        return indices[id(value)]
 
-    nodes = tuple(_with_residuals(node, tuple(map(place, node.residuals))) for node in tape.nodes)
+    nodes = tuple(
+        _with_residuals(node, tuple(map(without_array, node.residuals))) for node in tape.nodes
+    )
     return FrozenTape(nodes, tuple(tape.avals), tape.observer), leaves
 
 
-def _with_residuals(node: Node, residuals: tuple[Any, ...]) -> Node:
+def _with_residuals(node: Node, residuals: tuple[Value, ...]) -> Node:
     return Node(
         node.op, node.params, node.operands, node.outputs, node.pullback, residuals, node.source
     )
 
 
 NO_TAPES: Mapping[str, FrozenTape] = MappingProxyType({})
-"""What a node has inside that holds no tape."""
+"""The inner tapes of a node that has none."""
 
 
 def walk_nodes(tape: Tape | FrozenTape) -> Iterator[Node]:
@@ -167,7 +173,7 @@ def walk_nodes(tape: Tape | FrozenTape) -> Iterator[Node]:
 
 @dataclass(frozen=True)
 class MissingRule:
-    """Stands in for a rule that does not exist, until a cotangent asks for it."""
+    """The pullback of an op without a rule: an error, once a cotangent arrives at it."""
 
     op: Op
     operands: int
@@ -179,7 +185,7 @@ class MissingRule:
         """There is no tape inside."""
         return NO_TAPES
 
-    def __call__(self, residuals: Any, cts: Any, eager: bool) -> Sequence[Any]:
+    def __call__(self, residuals: Any, cts: Any, eager: bool) -> Sequence[Cotangent]:
         raise errors.Unlocated(errors.MissingRuleError, self.op, self.operands, self.params)
 
 
@@ -188,7 +194,7 @@ class TapeTracer(_jax.Tracer):
 
     __slots__ = ("primal", "slot")
 
-    def __init__(self, trace: TapeTrace, aval: Any, primal: Any, slot: int):
+    def __init__(self, trace: TapeTrace, aval: Aval, primal: Value, slot: Slot):
         super().__init__(trace, aval)
         self.primal = primal
         self.slot = slot
@@ -208,7 +214,7 @@ class TapeTracer(_jax.Tracer):
         return self._shown(str)
 
     def _shown(self, show: Callable[[Any], str]) -> str:
-        """The value where there is one; the type under jit; and that it is traced."""
+        """The value, or its type under jit, with a note that it is traced."""
         value = self.to_concrete_value()
         shown = self.aval.str_short() if value is None else show(value)
         return f"{shown} (traced for a gradient)"
@@ -218,13 +224,13 @@ class TapeTracer(_jax.Tracer):
 
 
 class TapeTrace(_jax.Trace):
-    """Runs every operation in the parent trace and writes down those on differentiated values."""
+    """Runs every operation in the parent trace and records those on differentiated values."""
 
     __slots__ = ("contents", "description", "parent_trace", "rules", "tape")
 
     def __init__(self, parent: _jax.Trace, rules: Rules, description: str):
         super().__init__()
-        self.contents: dict[int, tuple[Any, int]] = {}
+        self.contents: dict[int, tuple[Value, Slot]] = {}
         self.parent_trace = parent
         self.rules = rules
         self.tape = Tape(observer=rules.observer)
@@ -232,16 +238,16 @@ class TapeTrace(_jax.Trace):
 
     # --- values
 
-    def new_tracer(self, primal: Any) -> TapeTracer:
-        """Start differentiating with respect to `primal`, or go on with it."""
+    def new_tracer(self, primal: Value) -> TapeTracer:
+        """A tracer for `primal`, with a new slot: for an input, or for an output of a node."""
         aval = self.type_of(primal)
         return TapeTracer(self, aval, primal, self.tape.new_slot(aval))
 
-    def type_of(self, primal: Any) -> Any:
+    def type_of(self, primal: Value) -> Aval:
         return _jax.typeof(primal)
 
-    def split(self, values: Sequence[Any]) -> tuple[list[Any], list[int | None]]:
-        """Primals and slots of values; no slot for one that is not ours."""
+    def split(self, values: Sequence[Value]) -> tuple[list[Value], list[Slot | None]]:
+        """The primals and slots of values; None is the slot of a value that is not our tracer."""
         primals, slots = [], []
         for value in values:
             ours = isinstance(value, TapeTracer) and value._trace is self
@@ -249,7 +255,7 @@ class TapeTrace(_jax.Trace):
             slots.append(value.slot if ours else None)
         return primals, slots
 
-    def stage_value(self, val: Any) -> Any:
+    def stage_value(self, val: Value) -> Value:
         if isinstance(val, TapeTracer) and val._trace is self:
             return val
         return self.parent_trace.stage_value(val)
@@ -262,37 +268,44 @@ class TapeTrace(_jax.Trace):
     # --- operations
 
     def rules_inside(self) -> Rules:
-        """The rules for a program that is traced apart from the current name scope."""
+        """The rules for a call's body, which is traced outside the current name scope."""
         return (
             self.rules if self.rules.observer is None else self.rules.within(_jax.current_scope())
         )
 
-    def reads_content(self, primals: Sequence[Any]) -> bool:
-        """Whether one of these is a mutable reference to a differentiated value; see ``refs``."""
+    def reads_content(self, primals: Sequence[Value]) -> bool:
+        """Whether one of these is a mutable reference with a differentiated content.
+
+        See ``calls.references``.
+        """
         return bool(self.contents) and any(id(x) in self.contents for x in primals)
 
-    def bind_in_parent(self, primitive: Any, primals: Sequence[Any], params: dict[str, Any]) -> Any:
+    def bind_in_parent(
+        self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any]
+    ) -> Any:
         avals = [_jax.typeof(x) for x in primals]
         return primitive.bind_with_trace(self.parent_trace, primals, avals, params)
 
     def evaluate(
-        self, primitive: Any, primals: Sequence[Any], params: dict[str, Any]
-    ) -> Sequence[Any]:
-        """Run an operation on differentiated values; a list of outputs."""
+        self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any]
+    ) -> Sequence[Value]:
+        """Run an operation on primals and return the list of its outputs."""
         out = self.bind_in_parent(primitive, primals, params)
         return out if primitive.multiple_results else [out]
 
     def forward_of(self, rule: Any) -> Callable[..., Any] | None:
-        """The rule's own way to compute its op, where no other differentiation looks on."""
+        """The rule's own way to compute its op; None inside another tape, which must see the op."""
         return None if isinstance(self.parent_trace, TapeTrace) else rule.forward
 
     def run_forward(
-        self, program: Any, primals: Sequence[Any], op: Op
-    ) -> tuple[Sequence[Any], Sequence[Any]]:
-        """Outputs and residuals of a call's program."""
+        self, program: Any, primals: Sequence[Value], op: Op
+    ) -> tuple[Sequence[Value], Sequence[Value]]:
+        """Run a call's program; return outputs and residuals."""
         return program.forward(primals)
 
-    def process_primitive(self, primitive: Any, tracers: Sequence[Any], params: Any, /) -> Any:
+    def process_primitive(
+        self, primitive: Primitive, tracers: Sequence[Any], params: Any, /
+    ) -> Any:
         if primitive is _jax.jit_p and params["jaxpr"].consts:
             tracers, params = _jax.give_references(tracers, params)
         primals, slots = self.split(tracers)
@@ -313,23 +326,27 @@ class TapeTrace(_jax.Trace):
                 outs = self.record_rule(primitive, params, primals, slots, outs, entry, multiple)
         return outs if primitive.multiple_results else outs[0]
 
-    def process_call(self, primitive: Any, fun: Any, tracers: Sequence[Any], params: Any, /) -> Any:
-        """JAX up to 0.10 has primitives that call a function: run it here."""
+    def process_call(
+        self, primitive: Primitive, fun: Any, tracers: Sequence[Any], params: Any, /
+    ) -> Any:
+        """Run the function of a call primitive under this trace (JAX up to 0.10)."""
         with _jax.set_current_trace(self):
             return fun.call_wrapped(*tracers)
 
     def process_custom_jvp_call(
-        self, primitive: Any, fun: Any, jvp: Any, tracers: Any, /, **params: Any
+        self, primitive: Primitive, fun: Any, jvp: Any, tracers: Any, /, **params: Any
     ) -> Any:
         return self.process_primitive(primitive, tracers, {"subfuns": (fun, jvp), **params})
 
     def process_custom_vjp_call(
-        self, primitive: Any, fun: Any, fwd: Any, bwd: Any, tracers: Any, /, **params: Any
+        self, primitive: Primitive, fun: Any, fwd: Any, bwd: Any, tracers: Any, /, **params: Any
     ) -> Any:
         return self.process_primitive(primitive, tracers, {"subfuns": (fun, fwd, bwd), **params})
 
-    def process_shard_map(self, primitive: Any, fun: Any, tracers: Any, /, **params: Any) -> Any:
-        """Its function may close over our tracers, so that its operands alone say nothing."""
+    def process_shard_map(
+        self, primitive: Primitive, fun: Any, tracers: Any, /, **params: Any
+    ) -> Any:
+        """Enter every shard_map: its function may close over tracers that are no operands."""
         entry = self.rules.find(primitive)
         params = {"subfuns": (fun,), **params}
         if not isinstance(entry, CallRule):
@@ -337,18 +354,18 @@ class TapeTrace(_jax.Trace):
         with _jax.set_current_trace(self.parent_trace):
             return entry.fn(self, primitive, tracers, params)
 
-    # --- writing down
+    # --- recording
 
     def record_function(
         self,
         op: FunctionId,
         rule: Any,
-        primitive: Any,
-        primals: Sequence[Any],
-        slots: Sequence[int | None],
+        primitive: Primitive,
+        primals: Sequence[Value],
+        slots: Sequence[Slot | None],
         params: dict[str, Any],
-    ) -> Sequence[Any]:
-        """A call of a function for which the user, or the package, has a rule."""
+    ) -> Sequence[Value]:
+        """Run a call of a function that has a rule, and record it as one node."""
         outs = self.evaluate(primitive, primals, params)
         if isinstance(rule, ZeroRule):
             return outs
@@ -358,13 +375,13 @@ class TapeTrace(_jax.Trace):
         self,
         op: Op,
         params: dict[str, Any],
-        primals: Sequence[Any],
-        slots: Sequence[int | None],
-        outs: Sequence[Any],
+        primals: Sequence[Value],
+        slots: Sequence[Slot | None],
+        outs: Sequence[Value],
         rule: Rule | None,
         multiple: bool,
-    ) -> Sequence[Any]:
-        """Write down an op whose pullback is a rule, keeping the values that the rule reads."""
+    ) -> Sequence[Value]:
+        """Record an op whose pullback is a rule, with the values that the rule reads."""
         out_avals = [self.type_of(y) for y in outs]
         operand_avals = [self.type_of(x) for x in primals]
         present = [_jax.is_inexact(aval) for aval in out_avals]
@@ -388,12 +405,12 @@ class TapeTrace(_jax.Trace):
         self,
         op: Op,
         params: dict[str, Any],
-        slots: Sequence[int | None],
-        outs: Sequence[Any],
+        slots: Sequence[Slot | None],
+        outs: Sequence[Value],
         present: Sequence[bool],
         pullback: NodePullback,
-        residuals: Sequence[Any],
-    ) -> list[Any]:
+        residuals: Sequence[Value],
+    ) -> list[Value]:
         """Append a node; return the outputs, as tracers where `present`."""
         results = [
             self.new_tracer(y) if there else y for y, there in zip(outs, present, strict=True)
@@ -410,27 +427,27 @@ class TapeTrace(_jax.Trace):
         self.append(node, outs)
         return results
 
-    def append(self, node: Node, outs: Sequence[Any]) -> None:
-        """Put a node on the tape, and tell who observes."""
+    def append(self, node: Node, outs: Sequence[Value]) -> None:
+        """Put a node on the tape, and tell the observer."""
         self.tape.nodes.append(node)
         if self.tape.observer is not None:
             self.tape.observer.recorded(node, outs)
 
-    def check_residuals(self, op: Op, residuals: Sequence[Any]) -> None:
-        """Nothing to object to here; see ``tangents.TangentTrace``."""
+    def check_residuals(self, op: Op, residuals: Sequence[Value]) -> None:
+        """Raise an error for a residual without a value: only ``tangents.TangentTrace`` has such."""
 
 
 def record(
-    fun: Callable[..., Sequence[Any]],
-    primals: Sequence[Any],
+    fun: Callable[..., Sequence[Value]],
+    primals: Sequence[Value],
     differentiated: Sequence[bool],
     rules: Rules,
     description: str,
-) -> tuple[list[Any], list[int | None], Tape]:
+) -> tuple[list[Value], list[Slot | None], Tape]:
     """Run `fun` on flat values; return its outputs, their slots, and the tape.
 
-    The differentiated inputs have the first slots, in order. Whatever happens, nothing of the
-    differentiation stays behind in JAX's trace state.
+    The differentiated inputs have the first slots, in order. JAX's trace state is restored even
+    if `fun` raises an error.
     """
     with _jax.take_current_trace() as parent:
         trace = TapeTrace(parent, rules, description)

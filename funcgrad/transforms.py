@@ -200,7 +200,7 @@ def vjp(
     frozen, residuals = freeze(run.tape)
     out_avals = tuple(_jax.typeof(_jax.canonicalize(y)) for y in run.outs)
     in_avals = tuple(_jax.typeof(x) for x in leaves)
-    plan = _Plan(
+    static = _Static(
         name_of(fun),
         names_of_arguments(fun, len(primals)),
         frozen,
@@ -212,13 +212,13 @@ def vjp(
         run.slots,
     )
     out = tree_unflatten(run.out_tree, run.outs)
-    pullback = Pullback(plan, residuals)
+    pullback = Pullback(static, residuals)
     return (out, pullback, run.aux) if has_aux else (out, pullback)
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
-    """All of a pullback but its residuals."""
+class _Static:
+    """All of a pullback but its residuals: the static data of the pytree."""
 
     name: str
     arguments: tuple[str, ...]
@@ -247,30 +247,30 @@ class Pullback:
       <pullback of predict(w, x): 3 residuals, 44 bytes>
     """
 
-    def __init__(self, plan: _Plan, residuals: Sequence[Any]):
-        self._plan = plan
+    def __init__(self, static: _Static, residuals: Sequence[Any]):
+        self._static = static
         self.residuals = list(residuals)
 
     @_jax.boundary
     def __call__(self, ct: Any) -> tuple[Any, ...]:
-        plan = self._plan
-        cts = check_cotangents(ct, plan.out_tree, plan.out_avals, plan.name)
-        tape = plan.tape.thaw(self.residuals)
-        seeds = zip(plan.slots, cts, strict=True)
+        static = self._static
+        cts = check_cotangents(ct, static.out_tree, static.out_avals, static.name)
+        tape = static.tape.thaw(self.residuals)
+        seeds = zip(static.slots, cts, strict=True)
         with errors.at_worst_unknown():
-            found = walk(tape, seeds, range(len(plan.tape_inputs)), consume=True)
-        return tree_unflatten(plan.in_tree, _fill(found, plan.in_avals, plan.tape_inputs))
+            found = walk(tape, seeds, range(len(static.tape_inputs)), consume=True)
+        return tree_unflatten(static.in_tree, _fill(found, static.in_avals, static.tape_inputs))
 
     def __repr__(self) -> str:
-        name = self._plan.name.split(" at ")[0]
-        return shown_pullback(name, self._plan.arguments, self.residuals)
+        name = self._static.name.split(" at ")[0]
+        return shown_pullback(name, self._static.arguments, self.residuals)
 
-    def tree_flatten(self) -> tuple[list[Any], _Plan]:
-        return self.residuals, self._plan
+    def tree_flatten(self) -> tuple[list[Any], _Static]:
+        return self.residuals, self._static
 
     @classmethod
-    def tree_unflatten(cls, plan: _Plan, residuals: Sequence[Any]) -> Pullback:
-        return cls(plan, residuals)
+    def tree_unflatten(cls, static: _Static, residuals: Sequence[Any]) -> Pullback:
+        return cls(static, residuals)
 
 
 # --- recording

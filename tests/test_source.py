@@ -60,6 +60,19 @@ def internal_imports(source: str) -> list[str]:
     return found
 
 
+def internals_by_string(source: str) -> list[str]:
+    """Strings from which a call imports JAX's internals: ``import_module("jax._src.core")``."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            texts = [ast.unparse(a).strip("f'\"") for a in node.args]
+            if called in {"_jax.primitive", "_jax.internal"}:
+                found.append(called)
+            found += [text for text in texts if text.startswith(("jax._src", "jax.extend"))]
+    return found
+
+
 @pytest.mark.parametrize("path", FILES, ids=names)
 def test_no_differentiation_by_jax(path):
     if REFERENCE.isdisjoint(path.relative_to(PACKAGE).parts):
@@ -70,6 +83,7 @@ def test_no_differentiation_by_jax(path):
 def test_only_one_file_imports_jax_internals(path):
     if "_jax" not in path.relative_to(PACKAGE).parts:
         assert internal_imports(path.read_text()) == []
+        assert internals_by_string(path.read_text()) == []
 
 
 FLOORS = [
@@ -145,3 +159,12 @@ def test_the_search_finds_what_it_is_for(source):
 )  # fmt: skip
 def test_the_import_search_finds_what_it_is_for(source):
     assert internal_imports(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ['_jax.primitive("pvary_p", "core")', '_jax.internal("shard_alike", "shard_alike")',
+     'importlib.import_module("jax._src.core")', 'importlib.import_module(f"jax._src.{name}")'],
+)  # fmt: skip
+def test_the_search_finds_internals_named_by_strings(source):
+    assert internals_by_string(source)

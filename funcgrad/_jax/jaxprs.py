@@ -205,6 +205,15 @@ cache: Callable[..., Any] = partial(_util.cache, max_size=8192)
 """A bounded cache whose key includes JAX's own settings; ``jax.clear_caches`` empties it."""
 
 
+def is_hashable(key: Any) -> bool:
+    """Whether a cache can keep something under this key."""
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
 weak_cache: Callable[..., Any] = _util.weakref_lru_cache
 """The same, holding the first argument weakly."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import os
 import sys
@@ -12,28 +11,7 @@ from typing import Any
 
 import jax
 from jax._src import api_util
-from jax._src.ad_checkpoint import name_p  # noqa: F401
-from jax._src.ad_util import add_any_p  # noqa: F401
-from jax._src.interpreters.ad import (
-    custom_lin_p,  # noqa: F401
-    primitive_jvps,
-    primitive_transposes,
-)
-from jax._src.pjit import reshard_p  # noqa: F401
-from jax._src.random.core import random_clone_p, random_gamma_p  # noqa: F401
-from jax._src.random.philox2x32 import philox2x32_p  # noqa: F401
-from jax._src.random.philox4x32 import philox4x32_p  # noqa: F401
-from jax._src.random.prng import (  # noqa: F401
-    iota_2x32_shape_p,
-    random_bits_p,
-    random_fold_in_p,
-    random_seed_p,
-    random_split_p,
-    random_unwrap_p,
-    random_wrap_p,
-)
-from jax._src.random.threefry2x32 import threefry2x32_p  # noqa: F401
-from jax._src.random.threefry4x32 import threefry4x32_p  # noqa: F401
+from jax._src.interpreters.ad import primitive_jvps, primitive_transposes
 from jax.extend import source_info_util
 from jax.extend.core import Primitive
 
@@ -72,19 +50,6 @@ def here_if_known() -> str | None:
 def here() -> str:
     """The same, or words that say that the line is not known."""
     return here_if_known() or "<unknown line>"
-
-
-def primitive(name: str, module: str = "") -> Primitive | None:
-    """A primitive of ``jax.lax``, or of another module of JAX's, or None where this JAX lacks it."""
-    return getattr(jax.lax, name, None) if not module else internal(name, module)
-
-
-def internal(name: str, module: str) -> Any:
-    """What one of JAX's own modules defines, or None where this JAX version lacks it."""
-    try:
-        return getattr(importlib.import_module(f"jax._src.{module}"), name, None)
-    except ImportError:
-        return None
 
 
 @functools.cache

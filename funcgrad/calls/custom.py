@@ -14,6 +14,7 @@ from typing import Any
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
 from funcgrad.calls.entering import defcall, of_wrapped
+from funcgrad.masks import select
 from funcgrad.registry import Rules
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import NO_TAPES, FrozenTape, freeze
@@ -115,7 +116,7 @@ class CustomVjpProgram:
         *_, bwd = self.params["subfuns"]
         symbolic = self.params["symbolic_zeros"]
         results = _jax.call_custom_vjp_backward(bwd, residuals, cts, self.ct_avals, symbolic)
-        return [ct for ct, there in zip(results, self.differentiated, strict=True) if there]
+        return select(results, self.differentiated)
 
 
 @defcall(_jax.custom_lin_p)
@@ -164,5 +165,5 @@ class CustomLinearProgram:
             params["bwd"], residuals, cts, self.ct_avals, params["symbolic_zeros"]
         )
         places = [i for i, zero in enumerate(params["in_zeros"]) if not zero]
-        pairs = zip(places, self.differentiated[params["num_res"] :], strict=True)
-        return [results[i] for i, there in pairs if there]
+        wanted = select(places, self.differentiated[params["num_res"] :])
+        return [results[i] for i in wanted]

@@ -14,12 +14,13 @@ from funcgrad.backward import walk
 from funcgrad.calls.checkpoint import RematProgram
 from funcgrad.calls.entering import defcall, of_jaxpr
 from funcgrad.calls.replayed import inputs_kept, replay_of
+from funcgrad.masks import either
 from funcgrad.partition.split import StagedPullback
 from funcgrad.registry import Rules
 from funcgrad.tape import FrozenTape, record
 
 
-@defcall(_jax.primitive("custom_vmap_p", "custom_batching"), function=of_jaxpr())
+@defcall(_jax.custom_vmap_p, function=of_jaxpr())
 def custom_vmap_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> CustomVmapProgram:
@@ -83,8 +84,8 @@ class CustomVmapProgram(StagedPullback):
         return self.instantiated(results, primals)
 
     def instantiated(self, results: Sequence[Any], primals: Sequence[Any]) -> list[Any]:
-        pairs = zip(results, self.wanted, strict=True)
-        return [jnp.zeros_like(primals[i]) if ct is None else ct for ct, i in pairs]
+        """The operands' cotangents, zeros for one that did not arrive."""
+        return _jax.instantiated(results, [_jax.typeof(primals[i]) for i in self.wanted])
 
     def batched_backward(
         self, axis_size: int, in_batched: Any, primals: list[Any], cts: list[Any]
@@ -100,7 +101,7 @@ class CustomVmapProgram(StagedPullback):
             return jnp.broadcast_to(x, (axis_size, *jnp.shape(x)))
 
         mask = [i in self.wanted for i in range(len(primals))]
-        flags = [there or wanted for there, wanted in zip(batched, mask, strict=True)]
+        flags = either(batched, mask)
         primals = [
             stacked(x) if wanted and not there else x
             for x, there, wanted in zip(primals, batched, mask, strict=True)

@@ -17,6 +17,7 @@ from jax import lax
 
 from funcgrad import _jax, errors
 from funcgrad.registry import CallRule, defrecord
+from funcgrad.rules._common import adjoint
 from funcgrad.rules.windows import UNROLLED, Windows, windows_of
 
 Array = Any
@@ -36,7 +37,7 @@ def defprogram(*ops: Any, constants: Callable[[int], int] | None = None) -> Any:
                 _, slots = trace.split(tracers)
                 _refuse_initial_values(primitive, slots[len(slots) - constants(len(slots)) :])
             items = tuple(params.items())
-            run = compiled(items) if _is_hashable(items) else _with_params(program, items)
+            run = compiled(items) if _jax.is_hashable(items) else _with_params(program, items)
             with _jax.set_current_trace(trace), _jax.caught_functions(None):
                 return run(*tracers)
 
@@ -51,14 +52,6 @@ def _with_params(program: Callable[..., Any], params: tuple[tuple[str, Any], ...
 
     run.__name__ = run.__qualname__ = program.__name__
     return jax.jit(run)
-
-
-def _is_hashable(items: Any) -> bool:
-    try:
-        hash(items)
-    except TypeError:
-        return False
-    return True
 
 
 def _refuse_initial_values(primitive: Any, slots: Sequence[Any]) -> None:
@@ -152,7 +145,7 @@ def _elementwise(closed: Any) -> Callable[..., list[Array]]:
 def householder_product(a: Array, taus: Array, **_: Any) -> Array:
     v, t = _reflectors(a, taus)
     n = a.shape[-1]
-    return jnp.eye(*a.shape[-2:], dtype=a.dtype) - v @ t @ _adjoint(v[..., :n, :])
+    return jnp.eye(*a.shape[-2:], dtype=a.dtype) - v @ t @ adjoint(v[..., :n, :])
 
 
 @defprogram(lax.linalg.ormqr_p)
@@ -160,8 +153,8 @@ def householder_product(a: Array, taus: Array, **_: Any) -> Array:
 def ormqr(a: Array, taus: Array, c: Array, *, left: bool, transpose: bool, **_: Any) -> Array:
     v, t = _reflectors(a, taus)
     if transpose:
-        t = _adjoint(t)
-    return c - v @ (t @ (_adjoint(v) @ c)) if left else c - ((c @ v) @ t) @ _adjoint(v)
+        t = adjoint(t)
+    return c - v @ (t @ (adjoint(v) @ c)) if left else c - ((c @ v) @ t) @ adjoint(v)
 
 
 def _reflectors(a: Array, taus: Array) -> tuple[Array, Array]:
@@ -169,14 +162,10 @@ def _reflectors(a: Array, taus: Array) -> tuple[Array, Array]:
     # (Schreiber & Van Loan 1989); so (I + D S) T = D, which needs no tau other than zero
     k = taus.shape[-1]
     v = jnp.tril(a[..., :k], -1) + jnp.eye(a.shape[-2], k, dtype=a.dtype)
-    scaled = taus[..., :, None] * jnp.triu(_adjoint(v) @ v, 1)
+    scaled = taus[..., :, None] * jnp.triu(adjoint(v) @ v, 1)
     diagonal = taus[..., None] * jnp.eye(k, dtype=a.dtype)
     solve = lax.linalg.triangular_solve
     return v, solve(scaled, diagonal, left_side=True, lower=False, unit_diagonal=True)
-
-
-def _adjoint(x: Array) -> Array:
-    return jnp.conj(x.mT)
 
 
 @defprogram(lax.linalg.cholesky_update_p)

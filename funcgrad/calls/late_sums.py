@@ -34,7 +34,7 @@ from funcgrad.masks import only, select
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.partition.plan import Joint, Plan, equations_between, meaning
 from funcgrad.partition.split import Split
-from funcgrad.tape import Place
+from funcgrad.tape import LeafIndex
 
 WORTH = 4
 """How many times the size of its stacks a term must have to be put off. Products of many rows are quick
@@ -315,7 +315,7 @@ def bytes_without_cut(split: Split, known: Collection[Var]) -> int:
     shared: set[Var] = set()
     total = 0
     for node in split.tape.nodes:
-        leaves = [r.index for r in node.residuals if isinstance(r, Place)]
+        leaves = [r.index for r in node.residuals if isinstance(r, LeafIndex)]
         kept = {*variables(by_leaf[i] for i in leaves if i in by_leaf)} - {*known}
         if len(node.operands) == 1:
             total += _bytes(kept)

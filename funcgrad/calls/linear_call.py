@@ -15,7 +15,7 @@ from funcgrad.registry import Rules
 from funcgrad.tape import NO_TAPES, FrozenTape, record
 
 
-@defcall(_jax.primitive("linear_call_p", "custom_derivatives"))
+@defcall(_jax.linear_call_p)
 def linear_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> LinearProgram:
@@ -83,10 +83,7 @@ class LinearProgram:
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         known, t_consts = residuals[: self.num_known], residuals[self.num_known :]
-        given = [
-            _jax.zeros(aval) if ct is None else ct
-            for ct, aval in zip(cts, self.out_avals, strict=True)
-        ]
+        given = _jax.instantiated(cts, self.out_avals)
         found: dict[int, Any] = {}
         if self.wanted and self.wanted[-1] >= self.first:
             transposed = self.transposed(known[: self.first], t_consts, given)

@@ -74,10 +74,7 @@ class SolveProgram:
         num_consts = self.num_consts
         consts, solution = residuals[:num_consts], residuals[num_consts:]
         num_solved = len(self.jaxprs.matvec.out_avals)
-        given = [
-            _jax.zeros(aval) if ct is None else ct
-            for ct, aval in zip(cts, self.out_avals, strict=True)
-        ][:num_solved]
+        given = _jax.instantiated(cts, self.out_avals)[:num_solved]
         ct_b = lax.linear_solve_p.bind(
             *self.transposed(consts),
             *given,

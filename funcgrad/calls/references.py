@@ -1,16 +1,17 @@
-"""Mutable references (``jax.new_ref``): what a reference holds is a value like any other.
+"""Mutable references (``jax.new_ref``): the *content* of a reference is a value like any other.
 
-A reference itself stays what it is in the parent trace, where every operation on it runs as the user
-wrote it, on primals. Beside it the tape knows the slot of what the reference holds at the moment
-(``TapeTrace.contents``); a reference that is not in this table holds nothing differentiated. Storing
-and loading the whole content moves slots and makes no node. An operation on a part of it (`get`,
-`swap` and `addupdate` with an index) is linear in the old content and the new value; its pullback is
-a walk over its pure form (*discharged*, as JAX calls it), whose residuals are the indices.
+The reference itself is not traced. Every operation on it runs in the parent trace as the user wrote
+it, on primals. Beside that, the trace keeps a table (``TapeTrace.contents``) from each reference to
+the slot of its present content. A reference that is not in the table holds nothing differentiated.
 
-A call that uses references (a loop whose body stores into one, say) is replaced by its pure form: it
-takes what they hold and returns what they hold afterwards, and both are differentiated as always.
-References that live and die within a jaxpr are replaced by values once its tape has been made
-(``_jax.stage``), so that no residual is a reference, unless a ``custom_vjp`` keeps it as one.
+Loading or storing the whole content moves a slot and makes no node. Loading or storing a part (`get`,
+`swap` and `addupdate` with an index) makes a node: the operation is linear in the old content and the
+new value, and its pullback walks its pure form (JAX says *discharged*). Its residuals are the indices.
+
+A call that uses references, such as a loop whose body stores into one, is replaced by its pure form.
+The pure form takes the contents and returns the new contents, and is differentiated like any call.
+A reference that lives and dies within a jaxpr is replaced by values once the jaxpr's tape is made
+(``_jax.stage``). So no residual is a reference, except one that a ``custom_vjp`` keeps.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
 from funcgrad.keys import FunctionId
+from funcgrad.masks import select
 from funcgrad.partition.split import StagedPullback
 from funcgrad.registry import CallRule, Rules, defrecord
 from funcgrad.rule_program import cached
@@ -33,12 +35,12 @@ from funcgrad.tape import NO_TAPES, FrozenTape, Node, TapeTrace, TapeTracer
 
 
 def content_slot(trace: TapeTrace, ref: Any) -> int | None:
-    """The slot of what a reference holds; None if that is not differentiated."""
+    """The slot of a reference's content; None if the content is not differentiated."""
     return trace.contents[id(ref)][1] if id(ref) in trace.contents else None
 
 
 def set_content(trace: TapeTrace, ref: Any, slot: int | None) -> None:
-    """Note what a reference holds from now on."""
+    """Note the slot of a reference's content from now on; None if it is not differentiated."""
     if slot is None or not _jax.is_differentiable(ref):
         trace.contents.pop(id(ref), None)
     else:
@@ -46,14 +48,14 @@ def set_content(trace: TapeTrace, ref: Any, slot: int | None) -> None:
 
 
 def at_slot(trace: TapeTrace, primal: Any, slot: int | None) -> Any:
-    """A value that has a slot already, as a tracer."""
+    """The tracer of a value at a slot that it has already; the value itself if it has none."""
     if slot is None:
         return primal
     return TapeTracer(trace, trace.type_of(primal), primal, slot)
 
 
 def reject_tangents(trace: TapeTrace, op: Any) -> None:
-    """A tangent without a value cannot be stored."""
+    """Refuse to store tangents: they have no values."""
     if isinstance(trace, TangentTrace):
         problem = f"in the jax.custom_jvp rule of `{trace.description}`, on tangents."
         raise errors.MutableReferenceError(op, problem, _jax.here())
@@ -74,7 +76,7 @@ def new_reference(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[s
 
 @defrecord(_jax.get_p, _jax.swap_p, _jax.addupdate_p, _jax.freeze_p, _jax.free_ref_p)
 def reference_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """Any operation of which an operand is a reference."""
+    """Any operation with a reference among its operands."""
     reject_tangents(trace, primitive)
     if primitive in ACCESSES:
         return access(trace, primitive, tracers, params)
@@ -158,12 +160,12 @@ class AccessPullback(StagedPullback):
 
     def trace_backward(self, residuals: list[Any], cts: list[Any]) -> list[Any]:
         """The cotangents of content and new value: the access is linear in them."""
-        reads = self.primitive is _jax.get_p
+        num_linear = 1 if self.primitive is _jax.get_p else 2
         trace = TangentTrace(_jax.current_trace(), self.rules, str(self.primitive))
         linear = [
             trace.new_tangent(aval) if wanted else _jax.zeros(aval)
             for aval, wanted in zip(
-                self.pure.in_avals[: 1 if reads else 2], self.wanted, strict=False
+                self.pure.in_avals[:num_linear], self.wanted[:num_linear], strict=True
             )
         ]
         try:
@@ -172,7 +174,7 @@ class AccessPullback(StagedPullback):
             _, slots = trace.split(outs)
         finally:
             trace.invalidate()
-        seeds = zip(slots, cts, strict=False)
+        seeds = zip(slots[: len(cts)], cts, strict=True)
         return walk(trace.tape, seeds, range(sum(self.wanted)), consume=True)
 
 
@@ -181,7 +183,7 @@ class AccessPullback(StagedPullback):
 
 @dataclass(frozen=True, eq=False)
 class PureCall:
-    """A call as a function of what the references it uses hold.
+    """A call as a function of the contents of the references that it uses.
 
     Attributes:
       jaxpr: the call as it is, alone.
@@ -198,17 +200,17 @@ class PureCall:
 
     @property
     def replaces_all(self) -> bool:
-        """Whether no reference that is used is left in the pure form."""
+        """Whether the pure form takes a content for each reference that the call uses."""
         return all(b or not a for a, b in zip(self.used, self.replaced, strict=True))
 
     @cached_property
     def hides_references(self) -> bool:
-        """Whether a function with a derivative of its own is given references in it."""
+        """Whether the call gives references to a function with a derivative of its own."""
         return _jax.hides_references(self.jaxpr)
 
     @cached_property
     def pure(self) -> _jax.ClosedJaxpr:
-        """The pure form: what the references hold afterwards are its last outputs."""
+        """The pure form; its last outputs are the new contents."""
         return _jax.purify(self.jaxpr, self.replaced)
 
 
@@ -219,7 +221,7 @@ def pure_call_of(
     params: tuple[tuple[str, Any], ...],
     known: tuple[bool, ...],
 ) -> PureCall:
-    """What a call does to its references; `known` are those that hold something differentiated."""
+    """What a call does to its references; `known` marks those with a differentiated content."""
     jaxpr = _jax.one_operation(primitive, avals, dict(params))
     used, written = _jax.references_used(jaxpr)
     tracked = [getattr(aval, "kind", None) != "no_grad_no_remat" for aval in avals]
@@ -230,9 +232,9 @@ def pure_call_of(
 def call_with_references(
     trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]
 ) -> Any:
-    """A call, in its pure form if it uses the references it is given.
+    """Run a call with references among its operands: in its pure form, if it uses them.
 
-    A ``custom_vjp`` says itself what its derivative is: references are handed on to it as they are.
+    A ``custom_vjp`` is given its references as they are, since it has a derivative of its own.
     """
     primals, _ = trace.split(tracers)
     known = tuple(id(x) in trace.contents for x in primals)
@@ -249,7 +251,7 @@ def call_with_references(
         if call.hides_references or not call.replaces_all or _jax.has_settings(params):
             with _jax.set_current_trace(trace):
                 return _jax.eval_closed_jaxpr(params["jaxpr"], tracers)
-    reject_twice(primitive, [x for x, use in zip(primals, call.used, strict=True) if use])
+    reject_twice(primitive, select(primals, call.used))
     changed = any(known) or any(call.written)
     if not any(call.replaced) or (call.hides_references and not changed):
         return entry.fn(trace, primitive, tracers, params)
@@ -260,14 +262,14 @@ def call_with_references(
 
 
 def reject_twice(primitive: Any, refs: Sequence[Any]) -> None:
-    """The pure form would take two values where there is one."""
+    """Refuse a reference given twice: the pure form would take its content as two values."""
     if len({id(ref) for ref in refs}) < len(refs):
         problem = "which is given it twice: if it is a while_loop, by its condition and its body."
         raise errors.MutableReferenceError(primitive, problem, _jax.here())
 
 
 def reject_rule(trace: TapeTrace, params: dict[str, Any]) -> None:
-    """The user's rule for a jitted function would say nothing of what it stores."""
+    """Refuse a rule for a jitted function that stores: a rule has no cotangents for contents."""
     name = FunctionId(_jax.function_of(params["jaxpr"]))
     if trace.rules.find(name) is not None:
         problem = "which has a rule, and a rule says nothing of references."
@@ -275,16 +277,16 @@ def reject_rule(trace: TapeTrace, params: dict[str, Any]) -> None:
 
 
 def run_pure(trace: TapeTrace, call: PureCall, tracers: Sequence[Any], multiple: bool) -> Any:
-    """Run the pure form and store what it says the references hold."""
+    """Run the pure form and store the new contents that it returns."""
     args = [
         load(trace, x) if replaced else x
         for x, replaced in zip(tracers, call.replaced, strict=True)
     ]
     with _jax.set_current_trace(trace):
         results = _jax.eval_closed_jaxpr(call.pure, args, own_lines=False)
-    refs = [x for x, replaced in zip(tracers, call.replaced, strict=True) if replaced]
-    written = [w for w, replaced in zip(call.written, call.replaced, strict=True) if replaced]
+    refs = select(tracers, call.replaced)
     first = len(results) - len(refs)
+    written = select(call.written, call.replaced)
     for ref, content, there in zip(refs, results[first:], written, strict=True):
         if there:
             store(trace, ref, content)
@@ -292,13 +294,13 @@ def run_pure(trace: TapeTrace, call: PureCall, tracers: Sequence[Any], multiple:
 
 
 def load(trace: TapeTrace, ref: Any) -> Any:
-    """What a reference holds."""
+    """A reference's content, as a tracer if it is differentiated."""
     content = trace.bind_in_parent(_jax.get_p, [ref], _jax.WHOLE)
     return at_slot(trace, content, content_slot(trace, ref))
 
 
 def store(trace: TapeTrace, ref: Any, content: Any) -> None:
-    """Let a reference hold something else."""
+    """Store a new content in a reference."""
     (primal,), (slot,) = trace.split([content])
     trace.bind_in_parent(_jax.swap_p, [ref, primal], _jax.WHOLE)
     set_content(trace, ref, slot)

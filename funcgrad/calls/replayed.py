@@ -17,8 +17,8 @@ from funcgrad.tape import FrozenTape
 
 
 @defcall(
-    _jax.primitive("composite_p", "lax.lax"),
-    _jax.primitive("custom_partitioning_p", "custom_partitioning"),
+    _jax.composite_p,
+    _jax.custom_partitioning_p,
     function=of_jaxpr(),
 )
 def replayed_call(

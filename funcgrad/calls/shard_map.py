@@ -1,8 +1,9 @@
-"""shard_map, differentiated as a whole: a forward one that gives out residuals, and a backward one.
+"""shard_map, differentiated as a whole: a forward shard_map, and a backward one.
 
-The body runs on shards with a tape of its own. What each device's rules read leaves the forward
-shard_map stacked along the mesh axes over which it varies, unless it is an input, an output or a
-constant. The backward shard_map walks the tape, each device on its own residuals.
+The body runs on shards and records a tape of its own. The forward shard_map returns the tape's
+residuals as extra outputs, stacked along the mesh axes over which they vary. A residual that is an
+input, an output or a constant needs no extra output. In the backward shard_map each device walks the
+tape with its own residuals.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jax.sharding import PartitionSpec
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
 from funcgrad.broadcasting import varying_like
+from funcgrad.masks import select, spread
 from funcgrad.registry import Rules, defrecord
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import FrozenTape, TapeTrace, TapeTracer, freeze
@@ -24,7 +26,7 @@ from funcgrad.tape import FrozenTape, TapeTrace, TapeTracer, freeze
 
 @defrecord(_jax.shard_map_p)
 def shard_map_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """Run a shard_map's forward program and write it down with its backward program."""
+    """Run the forward shard_map and record it with the backward one as its pullback."""
     if isinstance(trace, TangentTrace):
         raise errors.MissingRuleError(primitive, len(tracers), params, _jax.here())
     (fun,) = params["subfuns"]
@@ -49,7 +51,7 @@ def shard_map_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[
 
 @dataclass(frozen=True)
 class Mapping:
-    """What a shard_map is over, besides its function and its specs."""
+    """The params of a shard_map other than its function and its input specs."""
 
     mesh: Any
     check_vma: bool
@@ -57,7 +59,7 @@ class Mapping:
     debug_info: Any
 
     def run(self, body: Any, args: Sequence[Any], in_specs: Sequence[Any]) -> list[Any]:
-        """Run `body`, which maps shards to a list of shards and a list of their specs."""
+        """Run a shard_map of `body`, which returns a list of shards and a list of their specs."""
 
         def on_shards(*shards: Any) -> Any:
             outs, specs = body(*shards)
@@ -69,7 +71,7 @@ class Mapping:
         )
 
     def manual_names(self) -> tuple[Any, ...]:
-        """The mesh axes that are manual inside and not outside, where this is called."""
+        """The mesh axes that are manual inside the shard_map and not outside it."""
         return tuple(_jax.newly_manual_names(self.mesh, self.newly_manual_axes))
 
     def unmentioned(self, spec: Any) -> tuple[Any, ...]:
@@ -85,9 +87,10 @@ class Mapping:
 
 
 class ShardTrace(TapeTrace):
-    """The trace of a body, which knows the differentiated values that the body closes over.
+    """The trace of a shard_map's body.
 
-    Such a value becomes an input that every device has whole.
+    A body may close over values that the enclosing trace differentiates. Each becomes a further
+    differentiated input, of which every device holds a full copy.
     """
 
     __slots__ = ("captured", "outer")
@@ -98,7 +101,7 @@ class ShardTrace(TapeTrace):
         self.captured: dict[int, tuple[TapeTracer, TapeTracer]] = {}
 
     def lift(self, value: Any) -> Any:
-        """A value of the enclosing differentiation as one of ours."""
+        """The tracer of this trace for a value that the enclosing trace differentiates."""
         if not (isinstance(value, TapeTracer) and value._trace is self.outer):
             return value
         if value.slot not in self.captured:
@@ -116,7 +119,8 @@ class ShardTrace(TapeTrace):
 class Kept:
     """Where a residual is found: an ``input``, an ``output``, a ``constant`` or an ``extra`` output.
 
-    A scalar that is given out for each device has an axis of size 1, to be stacked along.
+    A scalar that is an extra output gets an axis of size 1, along which the devices' scalars are
+    stacked.
     """
 
     kind: str
@@ -126,7 +130,7 @@ class Kept:
 
 
 class ShardBody:
-    """A shard_map's body that writes a tape; called once, by the shard_map."""
+    """A shard_map's body that records a tape. The forward shard_map calls it, once."""
 
     out_tree: Any
     tape: FrozenTape
@@ -144,7 +148,7 @@ class ShardBody:
         self.kept: list[Kept] = []
 
     def __call__(self, *shards: Any) -> tuple[list[Any], list[Any]]:
-        """Run the function on shards; give out outputs and residuals, with their specs."""
+        """Run the function on shards; return outputs and extra outputs, and the specs of both."""
         with _jax.take_current_trace() as parent:
             trace = ShardTrace(parent, self.rules, self.trace.description, self.trace)
             args = [
@@ -167,7 +171,7 @@ class ShardBody:
         return [*outs, *extra], specs
 
     def keep(self, leaves: Sequence[Any], shards: Sequence[Any], outs: Sequence[Any]) -> list[Any]:
-        """Find a place for each residual; return those that must be given out for it."""
+        """Note where each residual is found; return those that must be extra outputs."""
         places = {
             id(y): Kept("output", i, s)
             for i, (y, s) in enumerate(zip(outs, self.out_specs, strict=True))
@@ -204,7 +208,7 @@ class ShardBody:
         return [found[kept.kind][kept.index] for kept in self.kept]
 
     def pullback(self) -> ShardPullback:
-        specs = [spec for spec, there in zip(self.in_specs, self.wanted, strict=True) if there]
+        specs = select(self.in_specs, self.wanted)
         specs += [PartitionSpec()] * len(self.captured)
         return ShardPullback(
             self.settings,
@@ -255,7 +259,7 @@ class ShardPullback:
         def backward(*shards: Any) -> tuple[list[Any], list[Any]]:
             leaves = [
                 jax.lax.squeeze(shard, (0,)) if kept.scalar else shard
-                for kept, shard in zip(self.kept, shards, strict=False)
+                for kept, shard in zip(self.kept, shards[: len(self.kept)], strict=True)
             ]
             seeds = zip(slots, shards[len(leaves) :], strict=True)
             found = walk(self.tape.thaw(leaves), seeds, self.in_slots, consume=True)
@@ -269,14 +273,14 @@ class ShardPullback:
 
         shared = [self.divided(ct, spec) for ct, _, spec in arrived]
         specs = [*(kept.spec for kept in self.kept), *(spec for *_, spec in arrived)]
-        results = iter(self.settings.run(backward, [*residuals, *shared], specs))
-        return [next(results) if there else None for there in present]
+        results = self.settings.run(backward, [*residuals, *shared], specs)  # fills `present`
+        return spread(results, present)
 
     def divided(self, ct: Any, spec: Any) -> Any:
-        """The cotangent of an output, of which each device that has it whole is given a part.
+        """Split an output's cotangent over the devices that hold a full copy of the output.
 
-        Where JAX does not track what varies, devices that have the same output cannot tell that it
-        is the same, so their parts must add up to one cotangent.
+        The backward shard_map adds up what these devices compute, so their parts must add up to the
+        cotangent. With ``check_vma``, JAX knows the copies to be equal and needs no split.
         """
         if self.settings.check_vma:
             return ct
@@ -286,7 +290,7 @@ class ShardPullback:
         return ct / copies if copies != 1 else ct
 
     def whole(self, ct: Any, slot: int, spec: Any) -> Any:
-        """The cotangent of an input: the sum over the devices that have it whole."""
+        """An input's cotangent: the sum over the devices that hold a full copy of the input."""
         if self.settings.check_vma:
             return varying_like(ct, self.tape.avals[slot])
         names = self.settings.unmentioned(spec)

@@ -1,7 +1,7 @@
-"""Primitives of third-party packages, of which only JAX knows the derivative.
+"""Primitives defined by other packages. They registered their derivative with JAX only: we ask JAX.
 
-The one place where a gradient comes from JAX's own differentiation. JAX's primitives never do: for
-them a missing rule is an error. ``grad(..., strict=True)`` leaves this file out altogether.
+No other gradient comes from JAX's own differentiation. A primitive of JAX itself that has no rule here
+is an error, and with ``grad(..., strict=True)`` so is one of another package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from funcgrad.tape import NO_TAPES, FrozenTape, TapeTrace
 
 
 def foreign_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """Run a primitive and write it down with the pullback that JAX has for it."""
+    """Run a primitive and record it with the pullback that JAX makes of it."""
     primals, slots = trace.split(tracers)
     wanted = tuple(i for i, slot in enumerate(slots) if slot is not None)
 
@@ -70,12 +70,13 @@ class ForeignPullback:
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         pullback: Callable[..., Any] = tree_unflatten(self.tree, residuals)
-        return list(pullback(_instantiated(cts, self.out_avals)))
+        pairs = zip(cts, self.out_avals, strict=True)
+        return list(pullback([_jax.zero_cotangent(a) if ct is None else ct for ct, a in pairs]))
 
 
 @dataclass(frozen=True, eq=False)
 class ForeignTranspose:
-    """JAX's transpose of a primitive that is applied to tangents, in which it is linear."""
+    """JAX's transpose of a primitive. The primitive was applied to tangents and is linear in them."""
 
     primitive: Any
     params: dict[str, Any]
@@ -99,11 +100,5 @@ class ForeignTranspose:
             outs = self.primitive.bind(*operands, **self.params)
             return [outs[i] for i in where] if self.primitive.multiple_results else [outs]
 
-        given = _instantiated([cts[i] for i in where], [self.out_avals[i] for i in where])
+        given = _jax.instantiated([cts[i] for i in where], [self.out_avals[i] for i in where])
         return list(jax.linear_transpose(run, *self.in_avals)(given))
-
-
-def _instantiated(cts: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
-    return [
-        _jax.zero_cotangent(aval) if ct is None else ct for ct, aval in zip(cts, avals, strict=True)
-    ]

@@ -104,17 +104,10 @@ def with_excluded(params: dict[str, Any], call: Call, forward: bool) -> dict[str
 
 
 plain_call = defcall(
-    _jax.primitive("eval_jaxpr_p", "interpreters.partial_eval")
-    or _jax.primitive("eval_jaxpr_p", "lax.eval_jaxpr"),
-    _jax.primitive("remat_opt_p", "custom_derivatives"),
+    _jax.eval_jaxpr_p,
+    _jax.remat_opt_p,
     function=of_jaxpr(),
 )(wrapped(None))
-compute_on_call = defcall(_jax.primitive("compute_on_p", "compute_on"), function=of_jaxpr())(
-    wrapped(with_memory_spaces)
-)
-xla_metadata_call = defcall(
-    _jax.primitive("xla_metadata_call_p", "xla_metadata"), function=of_jaxpr()
-)(wrapped(with_metadata))
-program_order_call = defcall(
-    _jax.primitive("program_order_p", "program_order"), function=of_jaxpr()
-)(wrapped(with_excluded))
+compute_on_call = defcall(_jax.compute_on_p, function=of_jaxpr())(wrapped(with_memory_spaces))
+xla_metadata_call = defcall(_jax.xla_metadata_call_p, function=of_jaxpr())(wrapped(with_metadata))
+program_order_call = defcall(_jax.program_order_p, function=of_jaxpr())(wrapped(with_excluded))

@@ -20,7 +20,7 @@ from funcgrad.functions import unmarked
 from funcgrad.inspect.observe import tape_of
 from funcgrad.keys import FunctionId, Op
 from funcgrad.registry import Rule, Rules, ZeroRule
-from funcgrad.rule_program import Program
+from funcgrad.rule_program import RuleProgram
 from funcgrad.surface import public
 from funcgrad.tape import FrozenTape, MissingRule, Node
 
@@ -167,7 +167,7 @@ def _kind(node: Node, rules: Rules) -> str:
         return "missing"
     if isinstance(pullback, (ForeignPullback, ForeignTranspose)):
         return "fallback"
-    if isinstance(pullback, Program) or isinstance(rules.find(node.op), Rule):
+    if isinstance(pullback, RuleProgram) or isinstance(rules.find(node.op), Rule):
         return "rule"
     return "custom" if isinstance(pullback, (CustomJvpProgram, CustomVjpProgram)) else "call"
 

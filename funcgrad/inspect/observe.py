@@ -25,7 +25,7 @@ def tape_of(fun: Callable[..., Any], *args: Any, rules: Rules, strict: bool = Fa
 
     def run(*args: Any) -> None:
         _, pullback = vjp(fun, *args, rules=rules, strict=strict)
-        found.append(pullback._plan.tape)
+        found.append(pullback._static.tape)
 
     jax.eval_shape(run, *args)
     return found[0]

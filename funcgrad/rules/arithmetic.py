@@ -13,23 +13,15 @@ from funcgrad.registry import defvjp, partials, zero
 Array = Any
 
 
-def is_complex(x: Array) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.complexfloating)
-
-
 def is_integer(x: Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.integer)
 
 
-def is_inexact(x: Array) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.inexact)
-
-
 def cast_back(ct: Array, x: Array) -> Array | None:
     """Cast the cotangent of a cast `x` to the dtype of `x`; an integer has none."""
-    if not is_inexact(x):
+    if not _jax.is_inexact(x):
         return None
-    if is_complex(ct) and not is_complex(x):
+    if _jax.is_complex(ct) and not _jax.is_complex(x):
         ct = lax.real(ct)
     return lax.convert_element_type(ct, x.dtype)
 
@@ -110,7 +102,7 @@ POWERS = partials(
 @defvjp(lax.abs_p, elementwise=True)
 def abs_vjp(ct: Array, x: Array, *, out: Array, **_: Any) -> Any:
     # y = |x|; dy/dx = conj(x) / |x| and 0 at 0; on the real line it is 1 at 0
-    if is_complex(x):
+    if _jax.is_complex(x):
         return ct / jnp.where(out == 0, 1, out) * lax.conj(x)
     return jnp.where(x >= 0, ct, -ct)
 
@@ -118,7 +110,7 @@ def abs_vjp(ct: Array, x: Array, *, out: Array, **_: Any) -> Any:
 @defvjp(lax.sign_p, elementwise=True)
 def sign_vjp(ct: Array, x: Array, *, out: Array, **_: Any) -> Any:
     # y = x / |x|; dy = i y Im(conj(y) dx) / |x|, which is 0 on the real line
-    if not is_complex(x):
+    if not _jax.is_complex(x):
         return None
     radius = lax.abs(x)
     turn = lax.imag(ct * out) / jnp.where(radius == 0, 1, radius)
@@ -183,7 +175,7 @@ def complex_vjp(ct: Array, x: Array, y: Array, **_: Any) -> Any:
 
 @defvjp(lax.conj_p, elementwise=True)
 def conj_vjp(ct: Array, x: Array, **_: Any) -> Any:
-    return lax.conj(ct) if is_complex(x) else lax.real(ct)
+    return lax.conj(ct) if _jax.is_complex(x) else lax.real(ct)
 
 
 # --- casts and copies -------------------------------------------------------------------------
@@ -191,7 +183,7 @@ def conj_vjp(ct: Array, x: Array, **_: Any) -> Any:
 
 @defvjp(lax.convert_element_type_p, elementwise=True)
 def convert_element_type_vjp(ct: Array, x: Array, *, out: Array, **_: Any) -> Any:
-    return cast_back(ct, x) if is_inexact(out) else None
+    return cast_back(ct, x) if _jax.is_inexact(out) else None
 
 
 @defvjp(lax.reduce_precision_p, elementwise=True)

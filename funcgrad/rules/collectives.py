@@ -28,12 +28,12 @@ def psum_vjp(ct: Any, x: Any, *, axes: Any, axis_index_groups: Any, **_: Any) ->
     return lax.broadcast_in_dim(total, x.shape, kept)
 
 
-@defvjp(_jax.primitive("psum_invariant_p", "lax.parallel"))
+@defvjp(_jax.psum_invariant_p)
 def psum_invariant_vjp(ct: Any, x: Any, *, axes: Any, **_: Any) -> Any:
     return _jax.pvary(ct, axes)
 
 
-@defvjp(_jax.primitive("pvary_p", "core"))
+@defvjp(_jax.pvary_p)
 def pvary_vjp(ct: Any, x: Any, *, axes: Any, **_: Any) -> Any:
     return lax.psum(ct, axes)
 
@@ -43,12 +43,12 @@ def ppermute_vjp(ct: Any, x: Any, *, axis_name: Any, perm: Any, **_: Any) -> Any
     return lax.ppermute(ct, axis_name, [(target, source) for source, target in perm])
 
 
-@defvjp(_jax.primitive("pbroadcast_p", "lax.parallel"))
+@defvjp(_jax.pbroadcast_p)
 def pbroadcast_vjp(ct: Any, x: Any, *, axis_name: Any, source: int, **_: Any) -> Any:
     return _sum_at(source, ct, axis_name)
 
 
-@defvjp(_jax.primitive("pbroadcast_dynamic_p", "lax.parallel"))
+@defvjp(_jax.pbroadcast_dynamic_p)
 def pbroadcast_dynamic_vjp(ct: Any, x: Any, source: Any, *, axis_name: Any, **_: Any) -> Any:
     return _sum_at(source, ct, axis_name), None
 
@@ -79,7 +79,7 @@ def all_gather_vjp(
     )
 
 
-@defvjp(_jax.primitive("reduce_scatter_p", "lax.parallel"))
+@defvjp(_jax.reduce_scatter_p)
 def reduce_scatter_vjp(
     ct: Any,
     x: Any,
@@ -99,7 +99,7 @@ def reduce_scatter_vjp(
     )
 
 
-@defvjp(_jax.primitive("all_gather_invariant_p", "lax.parallel"))
+@defvjp(_jax.all_gather_invariant_p)
 def all_gather_invariant_vjp(
     ct: Any, x: Any, *, all_gather_dimension: int, axis_name: Any, tiled: bool, **_: Any
 ) -> Any:
@@ -132,7 +132,7 @@ def all_to_all_vjp(
     )
 
 
-@defvjp(_jax.primitive("ragged_all_to_all_p", "lax.parallel"))
+@defvjp(_jax.ragged_all_to_all_p)
 def ragged_all_to_all_vjp(
     ct: Any,
     x: Any,
@@ -165,35 +165,35 @@ def ragged_all_to_all_vjp(
     return ct_x, jnp.where(stayed, ct, jnp.zeros_like(ct)), None, None, None, None
 
 
-@defvjp(_jax.primitive("all_gather_reduced_p", "lax.parallel"))
+@defvjp(_jax.all_gather_reduced_p)
 def all_gather_reduced_vjp(
     ct: Any, x: Any, *, all_gather_dimension: int, axis_name: Any, tiled: bool, **_: Any
 ) -> Any:
     return lax.psum_scatter(ct, axis_name, scatter_dimension=all_gather_dimension, tiled=tiled)
 
 
-@defvjp(_jax.primitive("unreduced_reduce_scatter_p", "lax.parallel"))
+@defvjp(_jax.unreduced_reduce_scatter_p)
 def unreduced_reduce_scatter_vjp(
     ct: Any, x: Any, *, scatter_dimension: int, axis_name: Any, tiled: bool, **_: Any
 ) -> Any:
     return lax.all_gather(ct, axis_name, axis=scatter_dimension, tiled=tiled, to="reduced")
 
 
-@defvjp(_jax.primitive("unreduced_psum_p", "lax.parallel"))
+@defvjp(_jax.unreduced_psum_p)
 def unreduced_psum_vjp(ct: Any, x: Any, *, axes: Any, **_: Any) -> Any:
     return lax.pcast(ct, axes, to="reduced")
 
 
-@defvjp(_jax.primitive("preduced_p", "lax.parallel"))
+@defvjp(_jax.preduced_p)
 def preduced_vjp(ct: Any, x: Any, *, axes: Any, **_: Any) -> Any:
     return lax.psum(ct, axes)
 
 
-@defvjp(_jax.primitive("vary_unreduced_cast_p", "lax.parallel"))
+@defvjp(_jax.vary_unreduced_cast_p)
 def vary_unreduced_cast_vjp(ct: Any, x: Any, *, axes: Any, **_: Any) -> Any:
     return lax.pcast(ct, axes, to="varying")
 
 
-@defvjp(_jax.primitive("reduced_vary_cast_p", "core"))
+@defvjp(_jax.reduced_vary_cast_p)
 def reduced_vary_cast_vjp(ct: Any, x: Any, *, axes: Any, **_: Any) -> Any:
     return lax.pcast(ct, axes, to="unreduced")

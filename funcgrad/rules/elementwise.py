@@ -22,7 +22,7 @@ EXPONENTIALS = partials(
         lax.expm1_p: lambda x, y: lax.exp(x),
         lax.log_p: lambda x, y: 1 / x,
         lax.log1p_p: lambda x, y: 1 / (1 + x),
-        _jax.primitive("log2_p"): lambda x, y: 1 / (math.log(2) * x),
+        _jax.log2_p: lambda x, y: 1 / (math.log(2) * x),
         lax.logistic_p: lambda x, y: y * (1 - y),
     }
 )
@@ -49,7 +49,7 @@ HYPERBOLIC = partials(
     }
 )
 
-POLYNOMIALS = partials({_jax.primitive("one_minus_square_p"): lambda x, y: -2 * x})
+POLYNOMIALS = partials({_jax.one_minus_square_p: lambda x, y: -2 * x})
 
 
 @defvjp(lax.atan2_p, elementwise=True)
@@ -59,7 +59,7 @@ def atan2_vjp(ct: Array, y: Array, x: Array, **_: Any) -> Any:
     return ct * (x / radius_squared), -ct * (y / radius_squared)
 
 
-@defvjp(_jax.primitive("polynomial_p"), elementwise=True)
+@defvjp(_jax.polynomial_p, elementwise=True)
 def polynomial_vjp(ct: Array, x: Array, *coefficients: Array, **_: Any) -> Any:
     # y = sum a_k x^k; dy/da_k = x^k; dy/dx = sum k a_k x^(k-1), by Horner's scheme
     slopes = [k * a for k, a in enumerate(coefficients)][1:]

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcgrad import errors
+from funcgrad import _jax, errors
 from funcgrad.registry import defvjp, zero
-from funcgrad.rules.arithmetic import is_complex
+from funcgrad.rules._common import adjoint, conjugate, or_zeros
 
 Array = Any
 
@@ -53,7 +53,7 @@ def triangular_solve_vjp(
     if transpose_a:
         ct_a = ct_a.mT
     if conjugate_a:
-        ct_a = _conj(ct_a)
+        ct_a = conjugate(ct_a)
     if lower:
         return -jnp.tril(ct_a, -1 if unit_diagonal else 0), ct_b
     return -jnp.triu(ct_a, 1 if unit_diagonal else 0), ct_b
@@ -84,7 +84,7 @@ def cholesky_vjp(ct: Array, x: Array, *, out: Array, **_: Any) -> Any:
     inner = _half(jnp.tril(out).mT @ ct)
     inner = lax.linalg.triangular_solve(out, inner, left_side=True, lower=True, transpose_a=True)
     inner = lax.linalg.triangular_solve(out, inner, lower=True, conjugate_a=True)
-    return _half(inner + _adjoint(inner))
+    return _half(inner + adjoint(inner))
 
 
 def _half(x: Array) -> Array:
@@ -134,11 +134,11 @@ def qr_vjp(ct: Any, x: Array, *, out: Any, pivoting: bool, full_matrices: bool, 
         return None
     m, n = x.shape[-2:]
     q, r = out[:2]
-    ct_q, ct_r = (_or_zeros(c, y) for c, y in zip(ct[:2], (q, r), strict=True))
+    ct_q, ct_r = (or_zeros(c, y) for c, y in zip(ct[:2], (q, r), strict=True))
     ct_right = None
     if m < n:
-        ct_right = _conj(q) @ ct_r[..., m:]
-        ct_q = ct_q + _conj(q @ r[..., m:]) @ _adjoint(ct_r[..., m:])
+        ct_right = conjugate(q) @ ct_r[..., m:]
+        ct_q = ct_q + conjugate(q @ r[..., m:]) @ adjoint(ct_r[..., m:])
         r, ct_r = r[..., :m], ct_r[..., :m]
     elif full_matrices and m > n:
         ct_q = _thin_cotangent(ct_q, q, n)
@@ -146,7 +146,7 @@ def qr_vjp(ct: Any, x: Array, *, out: Any, pivoting: bool, full_matrices: bool, 
     inner = jnp.triu(ct_r @ r.mT - q.mT @ ct_q)
     diagonal = _matrix_diagonal(jnp.real(jnp.diagonal(inner, axis1=-2, axis2=-1)))
     strict = jnp.triu(inner, 1)
-    ct_x = ct_q + _conj(q) @ (strict + _adjoint(strict) + diagonal)
+    ct_x = ct_q + conjugate(q) @ (strict + adjoint(strict) + diagonal)
     ct_x = lax.linalg.triangular_solve(r, ct_x, transpose_a=True)
     if ct_right is not None:
         ct_x = _beside(ct_x, ct_right)
@@ -163,9 +163,9 @@ def _thin_cotangent(ct_q: Array, q: Array, n: int) -> Array:
     ct_first, ct_second = ct_q[..., :n], ct_q[..., n:]
     square = first[..., :n, :] - jnp.eye(n, dtype=q.dtype)
     z = _solve_transposed(square, first[..., n:, :].mT).mT
-    ct_lower = -_adjoint(ct_second) @ _conj(first + second @ z)
+    ct_lower = -adjoint(ct_second) @ conjugate(first + second @ z)
     ct_upper = -z.mT @ ct_lower
-    return ct_first + ct_second @ _conj(z) + jnp.concatenate([ct_upper, ct_lower], -2)
+    return ct_first + ct_second @ conjugate(z) + jnp.concatenate([ct_upper, ct_lower], -2)
 
 
 @defvjp(lax.linalg.symmetric_product_p)
@@ -192,9 +192,9 @@ def eigh_vjp(ct: Any, x: Array, *, out: Any, subset_by_index: Any, **_: Any) -> 
         )
     terms = []
     if ct_w is not None:
-        terms.append(_conj(v) * ct_w[..., None, :])
+        terms.append(conjugate(v) * ct_w[..., None, :])
     if ct_v is not None:
-        terms.append(_conj(v) @ (_inverse_gaps(w) * (v.mT @ ct_v)))
+        terms.append(conjugate(v) @ (_inverse_gaps(w) * (v.mT @ ct_v)))
     return sum(terms) @ v.mT if terms else None
 
 
@@ -218,7 +218,7 @@ def svd_vjp(
     if not compute_uv:
         svd: Any = lax.linalg.svd
         u, _, vh = svd(x, full_matrices=False, subset_by_index=subset_by_index, algorithm=algorithm)
-        return (_conj(u) * ct[0][..., None, :]) @ _conj(vh)
+        return (conjugate(u) * ct[0][..., None, :]) @ conjugate(vh)
     if subset_by_index not in (None, (0, rank)):
         problem = "with subset_by_index and compute_uv=True has none, in JAX neither."
         raise errors.no_derivative(lax.linalg.svd_p, problem)
@@ -233,19 +233,19 @@ def svd_vjp(
     if ct_u is not None:
         along = u.mT @ ct_u
         inner = inner + _hermitian(inverse_gaps * along) * row
-        if is_complex(x):
+        if _jax.is_complex(x):
             angle = jnp.imag(jnp.diagonal(along, axis1=-2, axis2=-1))
             inner = inner + 1j * _matrix_diagonal(angle * jnp.where(s == 0, 0, 1 / s))
         if x.shape[-2] > rank:
-            outside_u = (ct_u - _conj(u) @ along) / row
+            outside_u = (ct_u - conjugate(u) @ along) / row
     if ct_vh is not None:
-        along = _conj(vh) @ _adjoint(ct_vh)
+        along = conjugate(vh) @ adjoint(ct_vh)
         inner = inner + column * _hermitian(inverse_gaps * along)
         if x.shape[-1] > rank:
-            outside_v = (ct_vh - _adjoint(along) @ _conj(vh)) / column
-    left = _conj(u) @ inner
-    ct_x = (left if outside_u is None else left + outside_u) @ _conj(vh)
-    return ct_x if outside_v is None else ct_x + _conj(u) @ outside_v
+            outside_v = (ct_vh - adjoint(along) @ conjugate(vh)) / column
+    left = conjugate(u) @ inner
+    ct_x = (left if outside_u is None else left + outside_u) @ conjugate(vh)
+    return ct_x if outside_v is None else ct_x + conjugate(u) @ outside_v
 
 
 def _thin_orthogonal(ct_q: Array | None, q: Array, n: int) -> Array | None:
@@ -254,7 +254,7 @@ def _thin_orthogonal(ct_q: Array | None, q: Array, n: int) -> Array | None:
     if ct_q is None or q.shape[-1] == n:
         return ct_q
     first, second = q[..., :n], q[..., n:]
-    return ct_q[..., :n] - _conj(second) @ (_adjoint(ct_q[..., n:]) @ _conj(first))
+    return ct_q[..., :n] - conjugate(second) @ (adjoint(ct_q[..., n:]) @ conjugate(first))
 
 
 @defvjp(lax.linalg.eig_p)
@@ -296,11 +296,11 @@ def eig_vjp(
         terms.append(_eig_cotangent(w, vectors[-1], ct_w, ct_vectors[-1]))
         ct_w = None
     if compute_left_eigenvectors:
-        ct_w = None if ct_w is None else _conj(ct_w)
-        left = _eig_cotangent(_conj(w), vectors[0], ct_w, ct_vectors[0])
-        terms.append(None if left is None else _adjoint(left))
+        ct_w = None if ct_w is None else conjugate(ct_w)
+        left = _eig_cotangent(conjugate(w), vectors[0], ct_w, ct_vectors[0])
+        terms.append(None if left is None else adjoint(left))
     ct_x = sum(term for term in terms if term is not None)
-    return ct_x if is_complex(x) else jnp.real(ct_x)
+    return ct_x if _jax.is_complex(x) else jnp.real(ct_x)
 
 
 def _eig_cotangent(w: Array, v: Array, ct_w: Array | None, ct_v: Array | None) -> Array | None:
@@ -320,18 +320,10 @@ def _normalised_cotangent(ct_v: Array, v: Array) -> Array:
         jnp.int32, v.shape, v.ndim - 2
     )
     turn = jnp.where(largest, jnp.imag(pairing) / jnp.where(largest, jnp.real(v), 1), 0)
-    return ct_v - jnp.real(pairing) * _conj(v) - 1j * turn
+    return ct_v - jnp.real(pairing) * conjugate(v) - 1j * turn
 
 
 # --- matrices ---------------------------------------------------------------------------------
-
-
-def _conj(x: Array) -> Array:
-    return lax.conj(x) if is_complex(x) else x
-
-
-def _adjoint(x: Array) -> Array:
-    return _conj(x.mT)
 
 
 def _mt(x: Array | None) -> Array | None:
@@ -339,11 +331,7 @@ def _mt(x: Array | None) -> Array | None:
 
 
 def _hermitian(x: Array) -> Array:
-    return x + _adjoint(x)
-
-
-def _or_zeros(ct: Array | None, like: Array) -> Array:
-    return jnp.zeros(like.shape, like.dtype) if ct is None else ct
+    return x + adjoint(x)
 
 
 def _matrix_diagonal(x: Array) -> Array:

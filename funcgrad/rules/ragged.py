@@ -15,7 +15,7 @@ from funcgrad.rules import linear
 Array = Any
 
 
-@defvjp(_jax.primitive("ragged_dot_general_p", "lax.lax"))
+@defvjp(_jax.ragged_dot_general_p)
 def ragged_dot_general_vjp(
     ct: Array,
     x: Array,
@@ -132,7 +132,7 @@ def _restore(ct: Array, dtype: Any, *axes: Sequence[int]) -> Array:
 # --- products of scaled operands --------------------------------------------------------------
 
 
-@defvjp(_jax.primitive("scaled_dot_p", "lax.scaled_dot"))
+@defvjp(_jax.scaled_dot_p)
 def scaled_dot_vjp(
     ct: Array,
     x: Array,

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from funcgrad import _jax
 from funcgrad.registry import Rule, defvjp, zero
+from funcgrad.rules._common import or_zeros
 
 INTEGERS = zero(lax.iota_p, lax.bitcast_convert_type_p)
 
@@ -70,25 +71,20 @@ def concatenate_vjp(ct: Any, *xs: Any, dimension: int, **_: Any) -> Any:
 
 @defvjp(lax.split_p)
 def split_vjp(ct: Any, x: Any, *, out: Any, axis: int, **_: Any) -> Any:
-    return lax.concatenate(_present(ct, out), axis)
+    return lax.concatenate(list(map(or_zeros, ct, out)), axis)
 
 
-@defvjp(_jax.primitive("stack_p"))
+@defvjp(_jax.stack_p)
 def stack_vjp(ct: Any, *xs: Any, axis: int, **_: Any) -> Any:
     return tuple(jnp.unstack(ct, axis=axis))
 
 
-@defvjp(_jax.primitive("unstack_p"))
+@defvjp(_jax.unstack_p)
 def unstack_vjp(ct: Any, x: Any, *, out: Any, axis: int, **_: Any) -> Any:
-    return jnp.stack(_present(ct, out), axis)
+    return jnp.stack(list(map(or_zeros, ct, out)), axis)
 
 
-def _present(cts: Any, outs: Any) -> list[Any]:
-    """The cotangents, zeros for those that never arrived."""
-    return [jnp.zeros_like(y) if ct is None else ct for ct, y in zip(cts, outs, strict=True)]
-
-
-@defvjp(_jax.primitive("tile_p"))
+@defvjp(_jax.tile_p)
 def tile_vjp(ct: Any, x: Any, *, reps: Any, **_: Any) -> Any:
     by_copy = [size for pair in zip(reps, x.shape, strict=True) for size in pair]
     sharding = jax.typeof(x).sharding

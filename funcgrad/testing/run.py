@@ -117,9 +117,7 @@ def _next_order(problem: Problem, name: str, parts: Sequence[str]) -> list[Check
 def _by_jax(scalar: Problem, name: str, gradient: Any, expected: Any) -> list[Check]:
     if isinstance(expected, Exception):
         return [not_run(name, f"JAX has no such derivative: {first_line(expected)}")]
-    if not np.isfinite(
-        scalar.fun(*scalar.xs)[0]
-    ):  # of an infinite gradient inf and nan say the same
+    if not np.isfinite(scalar.fun(*scalar.xs)[0]):  # an infinite value's gradient may be inf or nan
         gradient, expected = _infinite_as_nan(gradient), _infinite_as_nan(expected)
     return relations.compared(scalar, name, gradient, expected, "jax")
 

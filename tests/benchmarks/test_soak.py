@@ -10,10 +10,10 @@ import jax
 from benchmarks import soak
 from funcgrad.partition.plan import Joint
 from funcgrad.partition.split import Split
-from funcgrad.rule_program import Program
+from funcgrad.rule_program import RuleProgram
 from funcgrad.tape import Node, Tape, TapeTracer
 
-KINDS = (Node, Tape, TapeTracer, Split, Joint, Program)
+KINDS = (Node, Tape, TapeTracer, Split, Joint, RuleProgram)
 
 
 def alive():

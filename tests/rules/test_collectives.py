@@ -18,14 +18,7 @@ from funcgrad.rules import collectives
 from tests.meshes import mesh_of, sharded
 from tests.rules.cases import Case, assert_close, normal
 
-
-def primitive(name: str) -> Any:
-    return _jax.primitive(name, "lax.parallel")
-
-
-PVARY, REDUCED_TO_VARYING = (
-    _jax.primitive(name, "core") for name in ("pvary_p", "reduced_vary_cast_p")
-)
+PVARY, REDUCED_TO_VARYING = _jax.pvary_p, _jax.reduced_vary_cast_p
 SWAPPED = [[0, 2], [3, 1]]
 DIAGONAL = {"in_specs": P("i"), "out_specs": P("i")}
 
@@ -64,13 +57,13 @@ CASES = [
         vmap=False,
     ),
     Case(
-        primitive("psum_invariant_p"),
+        _jax.psum_invariant_p,
         over(lambda x: lax.psum(x, "i"), out_specs=P()),
         (X,),
         "replicated",
     ),
     Case(
-        primitive("psum_invariant_p"),
+        _jax.psum_invariant_p,
         over(
             lambda x: weighted(lax.psum(x, ("j", "i"))),
             mesh=mesh_of(i=2, j=2),
@@ -80,7 +73,7 @@ CASES = [
         "two axes",
     ),
     Case(
-        primitive("psum_invariant_p"),
+        _jax.psum_invariant_p,
         over(lambda x: lax.pmean(x, "i"), out_specs=P()),
         (X + 1j * X[::-1],),
         "complex mean",
@@ -131,31 +124,31 @@ CASES = [
         "two axes",
     ),
     Case(
-        primitive("all_gather_invariant_p"),
+        _jax.all_gather_invariant_p,
         over(lambda x: lax.all_gather(x, "i", axis=1, to="invarying"), out_specs=P()),
         (X,),
         "new axis",
     ),
     Case(
-        primitive("all_gather_invariant_p"),
+        _jax.all_gather_invariant_p,
         over(lambda x: lax.all_gather(x, "i", tiled=True, to="invarying"), out_specs=P()),
         (X,),
         "tiled",
     ),
     Case(
-        primitive("reduce_scatter_p"),
+        _jax.reduce_scatter_p,
         over(lambda x: lax.psum_scatter(x, "i", scatter_dimension=1)),
         (X,),
         "axis goes",
     ),
     Case(
-        primitive("reduce_scatter_p"),
+        _jax.reduce_scatter_p,
         over(lambda x: lax.psum_scatter(x, "i", tiled=True), in_specs=P(None, "i")),
         (X,),
         "tiled",
     ),
     Case(
-        primitive("reduce_scatter_p"),
+        _jax.reduce_scatter_p,
         over(
             lambda x: lax.psum_scatter(x, "i", tiled=True, axis_index_groups=SWAPPED),
             check_vma=False,
@@ -186,7 +179,7 @@ CASES = [
         vmap=False,
     ),
     Case(
-        primitive("all_gather_reduced_p"),
+        _jax.all_gather_reduced_p,
         over(
             lambda x: weighted(
                 lax.pcast(lax.all_gather(x, "i", tiled=True, to="reduced"), "i", to="varying")
@@ -208,7 +201,7 @@ CASES = [
         vmap=False,
     ),
     Case(
-        primitive("preduced_p"),
+        _jax.preduced_p,
         over(
             lambda x: weighted(lax.pcast(lax.pcast(x, "i", to="reduced"), "i", to="varying")),
             in_specs=P(),
@@ -218,21 +211,21 @@ CASES = [
         vmap=False,
     ),
     Case(
-        primitive("vary_unreduced_cast_p"),
+        _jax.vary_unreduced_cast_p,
         over(lambda x: lax.psum(lax.pcast(x, "i", to="unreduced"), "i"), out_specs=P()),
         (X,),
         "summed",
         vmap=False,
     ),
     Case(
-        primitive("unreduced_psum_p"),
+        _jax.unreduced_psum_p,
         over(lambda x: lax.psum(lax.pcast(weighted(x), "i", to="unreduced"), "i"), out_specs=P()),
         (X,),
         "weighted",
         vmap=False,
     ),
     Case(
-        primitive("unreduced_reduce_scatter_p"),
+        _jax.unreduced_reduce_scatter_p,
         over(
             lambda x: lax.psum_scatter(lax.pcast(x, "i", to="unreduced"), "i", tiled=True),
             in_specs=P(None, "i"),
@@ -243,9 +236,7 @@ CASES = [
     ),
 ]
 
-TESTED_APART = {
-    primitive(name) for name in ("pbroadcast_p", "pbroadcast_dynamic_p", "ragged_all_to_all_p")
-}
+TESTED_APART = {_jax.pbroadcast_p, _jax.pbroadcast_dynamic_p, _jax.ragged_all_to_all_p}
 
 
 UNDER_VMAP = {
@@ -311,7 +302,7 @@ def test_pbroadcast(dynamic: bool) -> None:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_pbroadcast_is_traced_to_its_rule(dynamic: bool) -> None:
-    if dynamic and primitive("pbroadcast_dynamic_p") is None:
+    if dynamic and _jax.pbroadcast_dynamic_p is None:
         pytest.skip(f"JAX {jax.__version__} has no pbroadcast from a device that is computed")
 
     def loss(x: Any, source: Any) -> Any:

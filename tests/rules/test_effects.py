@@ -15,13 +15,13 @@ import funcgrad
 from funcgrad import _jax
 from tests.rules.cases import Case, normal, primitives_in
 
-metadata_p = _jax.primitive("xla_metadata_value_p", "xla_metadata")
-layout_p = _jax.primitive("layout_constraint_p", "pjit")
-shard_alike_p = _jax.primitive("shard_alike_p", "shard_alike")
-space_p = _jax.primitive("with_memory_space_constraint_p", "state.primitives")
-stage_p = _jax.primitive("stage_p", "core")
-tie_p = _jax.primitive("tie_p", "lax.lax")
-shard_alike = _jax.internal("shard_alike", "shard_alike")
+metadata_p = _jax.xla_metadata_value_p
+layout_p = _jax.layout_constraint_p
+shard_alike_p = _jax.shard_alike_p
+space_p = _jax.with_memory_space_constraint_p
+stage_p = _jax.stage_p
+tie_p = _jax.tie_p
+shard_alike = _jax.shard_alike
 
 CASES = [
     Case(metadata_p, lambda x: set_xla_metadata(x * x, kind="square"), (normal(3),)),

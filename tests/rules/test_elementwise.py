@@ -37,7 +37,7 @@ UNARY = [
     (lax.atanh_p, lax.atanh, INSIDE),
 ]
 
-if _jax.primitive("log2_p") is not None:
+if _jax.log2_p is not None:
     UNARY.append((lax.log2_p, lax.log2, POSITIVE))
     UNARY.append((lax.one_minus_square_p, lax.one_minus_square_p.bind, ANYWHERE))
 
@@ -60,22 +60,20 @@ CASES = [
     Case(lax.atan2_p, lax.atan2, (complex_normal(3), complex_normal(3, seed=5)), name="complex"),
 ]
 
-if _jax.primitive("polynomial_p") is not None:
+if _jax.polynomial_p is not None:
 
     def polynomial(x, *coefficients):
         return lax.polynomial(x, coefficients)
 
     CASES += [
+        Case(_jax.polynomial_p, polynomial, tuple(normal(4, seed=i) for i in range(4))),
         Case(
-            _jax.primitive("polynomial_p"), polynomial, tuple(normal(4, seed=i) for i in range(4))
-        ),
-        Case(
-            _jax.primitive("polynomial_p"),
+            _jax.polynomial_p,
             polynomial,
             (normal(3, 1), normal(3, 4, seed=1), normal(1, 4, seed=2)),
         ),
         Case(
-            _jax.primitive("polynomial_p"),
+            _jax.polynomial_p,
             polynomial,
             (0.5 * normal(2), *(normal(2, seed=i) for i in range(10))),
             name="long",

@@ -15,8 +15,8 @@ from funcgrad import _jax
 from tests.rules.alone import check_alone
 from tests.rules.cases import Case, complex_normal, normal
 
-RAGGED = _jax.primitive("ragged_dot_general_p", "lax.lax")
-SCALED = _jax.primitive("scaled_dot_p", "lax.scaled_dot")
+RAGGED = _jax.ragged_dot_general_p
+SCALED = _jax.scaled_dot_p
 TESTED_APART = (SCALED,)
 
 SIZES = np.array([2, 0, 3], np.int32)  # the last row of six is in no group

@@ -17,8 +17,8 @@ from funcgrad import _jax
 from funcgrad.rules.shape import broadcast_in_dim_vjp
 from tests.rules.cases import Case, complex_normal, normal
 
-stack_p, unstack_p = _jax.primitive("stack_p"), _jax.primitive("unstack_p")
-tile_p = _jax.primitive("tile_p")
+stack_p, unstack_p = _jax.stack_p, _jax.unstack_p
+tile_p = _jax.tile_p
 
 
 def sharding(axis_type: AxisType) -> NamedSharding:

@@ -242,10 +242,8 @@ def is_finite(x: Any) -> bool:
 def difference(ours: Any, theirs: Any, rtol: float) -> str | None:
     """Where two results differ, or None."""
     size = 1.0
-    names = ("first order", "second order")
-    for name, (value, cts), (value_expected, cts_expected) in zip(
-        names, ours, theirs, strict=False
-    ):
+    names = ("first order", "second order")[: len(ours)]
+    for name, (value, cts), (value_expected, cts_expected) in zip(names, ours, theirs, strict=True):
         pairs = [(value, value_expected), *zip(cts, cts_expected, strict=True)]
         size = max([size, *(float(np.max(np.abs(b), initial=0.0)) for _, b in pairs)])
         for i, (a, b) in enumerate(pairs):
