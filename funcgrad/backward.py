@@ -56,9 +56,10 @@ def walk(
         if consume:
             nodes[index] = None
         pullback, operands = node.pullback, node.operands
-        steps = pending.steps(node.outputs) if not eager else 0
-        late = not eager and pullback.late and len(operands) == 1 and steps < LATE_STEPS
-        late = late and observer is None  # a tool sees cotangents of the values' own shapes
+        steps, late = 0, False
+        if pending.wide:
+            steps = pending.steps(node.outputs)
+            late = len(operands) == 1 and steps < LATE_STEPS and pullback.late
         cts = [pending.take(slot, late) for slot in node.outputs]
         if all(ct is None for ct in cts):
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -325,9 +326,24 @@ def call_rule(rule: Any, op: Any, args: Any, kwargs: Any) -> Any:
     except (FuncgradError, Unlocated, NotImplementedError):
         raise
     except Exception as problem:
-        kind = type(problem).__name__
-        words = f"raised {kind}: {problem}"
+        words = f"raised {type(problem).__name__}: {problem}"
+        if isinstance(problem, TypeError):
+            words = _misfit(rule.fn, args, kwargs) or words
         raise Unlocated(_error_like(problem), rule, op, words, cause=problem) from problem
+
+
+def _misfit(fn: Any, args: Any, kwargs: Any) -> str | None:
+    """What is wrong with a rule's signature, if that is what is wrong."""
+    try:
+        signature = inspect.signature(fn, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        names = ["ct", *(f"x{i}" for i in range(len(args) - 1))]
+        return wrong_signature(signature, names, kwargs)
+    return None
 
 
 def _error_like(problem: Exception) -> type[Exception]:

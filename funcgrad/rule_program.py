@@ -8,9 +8,9 @@ the rule reads, and become the node's residuals.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -81,7 +81,6 @@ class Signature:
         else:
             (ct,), (out,) = cts, outputs
         args, kwargs = (ct, *operands), {"out": out, **dict(self.params)}
-        self.check_signature(args, kwargs)
         result = errors.call_rule(self.rule, self.op, args, kwargs)
         if not isinstance(result, (tuple, list)):
             result = (result,)
@@ -93,19 +92,6 @@ class Signature:
                 errors.wrong_count(len(result), len(operands)),
             )
         return [self.checked(i, result[i]) for i in self.wanted]
-
-    def check_signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Check that the rule takes a cotangent, the operands, ``out`` and the params."""
-        try:
-            signature = inspect.signature(self.rule.fn, follow_wrapped=False)
-        except (TypeError, ValueError):
-            return
-        try:
-            signature.bind(*args, **kwargs)
-        except TypeError:
-            names = ["ct", *(f"x{i}" for i in range(len(args) - 1))]
-            problem = errors.wrong_signature(signature, names, kwargs)
-            raise errors.Unlocated(errors.RuleError, self.rule, self.op, problem) from None
 
     def checked(self, operand: int, ct: Cotangent) -> Cotangent:
         """A rule's result, if it has its operand's dtype and shape, up to the op's broadcasting."""
@@ -178,14 +164,30 @@ class RuleProgram:
 
     Attributes:
       reads: positions, among operands and then outputs, of the values that the rule reads.
-      late: whether it takes cotangents that are still broadcast.
       patterns: its programs so far, by the types of the cotangents (None: did not arrive).
     """
 
     signature: Signature
     reads: Positions
-    late: bool
     patterns: dict[tuple[Aval | None, ...], PatternProgram] = field(default_factory=dict)
+
+    @property
+    def late(self) -> bool:
+        """Whether the rule takes cotangents that are still broadcast."""
+        return self.is_late
+
+    @cached_property
+    def is_late(self) -> bool:
+        """The same: declared for the rule, and checked, once."""
+        rule = self.signature.rule
+        if not (rule.late and rule.elementwise):
+            return rule.late
+        program = next(
+            iter(self.patterns.values())
+        )  # for the case in which every cotangent arrives
+        first = len(program.consts)
+        cts = program.jaxpr.invars[first : first + len(program.cts)]
+        return is_elementwise(program.jaxpr, cts)
 
     @property
     def inner(self) -> Mapping[str, Any]:
@@ -246,12 +248,7 @@ def build(signature: Signature) -> RuleProgram:
     """Trace the rule and find what it reads when every cotangent arrives."""
     cts = tuple(_jax.cotangent_aval(a) if _jax.is_inexact(a) else None for a in signature.outputs)
     program = stage(signature, cts)
-    first_ct = len(program.consts)
-    linear_in = program.jaxpr.invars[first_ct : first_ct + len(program.cts)]
-    late = signature.rule.late
-    if late and signature.rule.elementwise:
-        late = is_elementwise(program.jaxpr, linear_in)
-    return RuleProgram(signature, program.reads, late, {cts: program})
+    return RuleProgram(signature, program.reads, {cts: program})
 
 
 def is_elementwise(jaxpr: _jax.Jaxpr, cts: Sequence[Var]) -> bool:
@@ -344,7 +341,7 @@ def stage(signature: Signature, cts: Sequence[Aval | None]) -> PatternProgram:
         return [ct for ct in results if ct is not None]
 
     avals = [cts[i] for i in arrived] + [*signature.operands, *signature.outputs]
-    with _jax.caught_functions(None):  # an override is for the function, not for rules
+    with _jax.uncaught():  # an override is for the function, not for rules
         jaxpr, consts = _jax.stage(apply, [_jax.strong(a) for a in avals], signature.rule.name)
     jaxpr, used = _jax.prune(jaxpr, [True] * len(jaxpr.outvars))
     used_consts = used[: len(consts)]

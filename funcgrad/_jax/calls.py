@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,11 @@ caught_functions = string_or_object_state(
     include_in_trace_context=True,
 )
 """A setting of the same kind: what is traced under it is cached apart."""
+
+
+def uncaught() -> Any:
+    """A context in which no function is caught."""
+    return contextlib.nullcontext() if caught_functions.value is None else caught_functions(None)
 
 
 drop_in: Any = string_or_object_state(

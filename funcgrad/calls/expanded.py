@@ -38,7 +38,7 @@ def defprogram(*ops: Any, constants: Callable[[int], int] | None = None) -> Any:
                 _refuse_initial_values(primitive, slots[len(slots) - constants(len(slots)) :])
             items = tuple(params.items())
             run = compiled(items) if _jax.is_hashable(items) else _with_params(program, items)
-            with _jax.set_current_trace(trace), _jax.caught_functions(None):
+            with _jax.set_current_trace(trace), _jax.uncaught():
                 return run(*tracers)
 
         return defrecord(*ops)(call)
