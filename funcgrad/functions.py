@@ -302,7 +302,7 @@ def custom_vjp_of(
     def backward(saved: Any, ct: Any) -> tuple[Any, ...]:
         return saved(tree_leaves(ct, is_leaf=_is_symbolic_zero))
 
-    name_after(on_arrays, op, mark_of(rule) if marked else "")
+    name_after(on_arrays, op, mark_of(op, rule) if marked else "")
     custom = jax.custom_vjp(on_arrays)
     custom.defvjp(forward, backward, symbolic_zeros=True)
     return custom
@@ -363,9 +363,9 @@ def name_after(fn: Any, op: FunctionId, mark: str) -> None:
     )
 
 
-def mark_of(rule: Rule) -> str:
+def mark_of(op: FunctionId, rule: Rule) -> str:
     """What marks a function's name in a trace that is one node by this rule."""
-    return f"[{rule.name}@{rule.source}]"
+    return f"[{rule.name}@{rule.source}#{op.serial}]"
 
 
 MARKED = re.compile(r"^(.*?)(\[.*@.*\])( at .*)$")

@@ -19,23 +19,39 @@ Op = Any
 """What a rule is registered for: a primitive, or the :class:`FunctionId` of a function."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FunctionId:
     """A function as a trace sees it: its name and where it is defined, not its bare name.
+
+    Two closures of one definition have one description; they differ by the function, where that is
+    known. As a trace names it, a function equals each of them.
 
     Attributes:
       description: ``name at file:line``.
       fixed: the arguments that a ``functools.partial`` or a method fixes: of calls with others,
         the rule knows nothing.
       function: the function itself, where it is known, so that its calls can be caught.
+      serial: which of the overridden functions of this description.
     """
 
     description: str
     fixed: Fixed | None = None
-    function: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
+    function: Callable[..., Any] | None = field(default=None, repr=False)
+    serial: int = field(default=0, repr=False)
 
     def __str__(self) -> str:
         return self.description
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FunctionId) or self.fixed != other.fixed:
+            return False
+        known = self.function is not None and other.function is not None
+        return self.description == other.description and (
+            not known or self.function is other.function
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.description, self.fixed))
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ def op_key(op: Any) -> Op:
     if primitive is not None:
         return primitive
     fixed = Fixed(args, tuple(sorted(kwargs.items()))) if args or kwargs else None
-    description = _jax.function_description(function)
+    description = _jax.own_description(function) or _jax.function_description(function)
     if description is None:
         raise errors.NotAnOpError(op)
     try:

@@ -9,7 +9,8 @@ broadcasting, all of which are derived.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType, ModuleType
 from typing import Any, Protocol
@@ -257,7 +258,7 @@ class Rules(Mapping[Op, Entry]):
             key = op_key(op)
             table.pop(key, None)  # so that the new key, which knows its function, takes its place
             table[key] = _replacement(key, rule, self._table.get(key))
-        keys = [op_key(op) for op in replacements]
+        keys = _numbered([op_key(op) for op in replacements], self.caught)
         entries = (replace(entry, ops=(op,)) for op, entry in table.items())
         kept = [op for op in self.overridden if op not in keys]
         caught = [op for op in self.caught if op not in keys]
@@ -277,7 +278,7 @@ class Rules(Mapping[Op, Entry]):
                     f"rules.extend was given {entry!r}, a {type(entry).__name__}. Make a rule of a "
                     "function with @funcgrad.defvjp(op)."
                 )
-        keys = [op for entry in entries for op in entry.ops]
+        keys = _numbered([op for entry in entries for op in entry.ops], self.caught)
         caught = (*self.caught, *(op for op in keys if isinstance(op, FunctionId)))
         everything = (*self._unique(), *entries)
         return Rules(everything, self._fallback, self.overridden, caught, self.observer)
@@ -360,6 +361,18 @@ def check_rules(rules: Any) -> None:
             f"rules={rules!r} was given, a {type(rules).__name__}. Pass funcgrad.Rules: "
             "rules=funcgrad.DEFAULT.override({op: rule}) replaces single rules."
         )
+
+
+def _numbered(keys: list[Op], caught: Sequence[FunctionId]) -> list[Op]:
+    """Ops in which several functions of one definition are told apart."""
+    counts = Counter(op.description for op in caught)
+    found: list[Op] = []
+    for op in keys:
+        if isinstance(op, FunctionId):
+            counts[op.description] += 1
+            op = replace(op, serial=counts[op.description] - 1)
+        found.append(op)
+    return found
 
 
 def _replacement(key: Op, rule: Any, old: Entry | None) -> Entry:

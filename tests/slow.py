@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "_jax/test_debugging.py": {
+        "test_a_nan_is_found_at_the_users_line": ("sum_of_root", "in_scan-eager", "in_scan-jit"),
+        "test_tracebacks_show_the_users_frames_alone": ("grad", "vjp-eager"),
+    },
     "benchmarks/test_run.py": {
         "test_gradient_equals_jax_grad": ("mlp",),
         "test_gradient_of_a_while_loop_equals_that_of_a_python_loop": ("newton",),

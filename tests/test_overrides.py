@@ -265,6 +265,24 @@ def test_a_partial_function_means_calls_with_its_arguments_only():
     np.testing.assert_array_equal(found, jnp.full_like(X, 5.0))
 
 
+def test_two_closures_of_one_definition_are_two_ops():
+    def layer(factor):
+        return jax.jit(lambda x: factor * x)
+
+    a, b = layer(2.0), layer(3.0)
+    rules = funcgrad.DEFAULT.override({a: lambda ct, x, *, out: 10 * ct})
+    both = rules.override({b: lambda ct, x, *, out: 100 * ct})
+    fun = lambda x, y: (a(x) + b(y)).sum()
+    found = funcgrad.grad(fun, (0, 1), rules=both)(X, X)
+    np.testing.assert_array_equal(found[0], jnp.full_like(X, 10.0))
+    np.testing.assert_array_equal(found[1], jnp.full_like(X, 100.0))
+    with pytest.raises(errors.UncaughtCallError, match="another function"):
+        funcgrad.grad(fun, (0, 1), rules=rules)(X, X)
+    same = funcgrad.DEFAULT.override(dict.fromkeys((a, b), hundred_vjp))
+    for found in funcgrad.grad(fun, (0, 1), rules=same)(X, X):
+        np.testing.assert_array_equal(found, jnp.full_like(X, 100.0))
+
+
 def test_operands_are_given_as_they_were():
     def affine(params, x, *, activation=jnp.tanh):
         return activation(x @ params["w"] + params["b"])

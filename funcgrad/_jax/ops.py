@@ -131,6 +131,13 @@ def function_description(fn: Any) -> str | None:
     return api_util.fun_sourceinfo(fn)
 
 
+def own_description(fn: Any) -> str | None:
+    """``name at file:line`` of a Python function that wraps another, which a trace would name."""
+    if not inspect.isfunction(fn) or not hasattr(fn, "__wrapped__"):
+        return None
+    return f"{fn.__name__} at {fn.__code__.co_filename}:{fn.__code__.co_firstlineno}"
+
+
 def source_of(fn: Any) -> str:
     """``file:line`` of a function, or ``<unknown>``."""
     code = getattr(inspect.unwrap(fn), "__code__", None)

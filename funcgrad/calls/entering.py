@@ -67,7 +67,7 @@ class CalledFunction:
 
     name: str
     run: Callable[..., Any]
-    leads_to: Callable[[FunctionId, Rules], bool]
+    leads_to: Callable[[FunctionId], bool]
 
 
 def of_jaxpr(own_lines: bool = True) -> Callable[[Params], CalledFunction]:
@@ -78,7 +78,7 @@ def of_jaxpr(own_lines: bool = True) -> Callable[[Params], CalledFunction]:
         return CalledFunction(
             _jax.function_of(closed),
             lambda *args: _jax.eval_closed_jaxpr(closed, args, own_lines),
-            lambda op, rules: op.description in _marked_calls(closed.jaxpr),
+            lambda op: op.description in _marked_calls(closed.jaxpr),
         )
 
     return function
@@ -88,12 +88,11 @@ def of_wrapped(params: Params) -> CalledFunction:
     """The function that a custom derivative carries, as its first."""
     fun = params["subfuns"][0]
 
-    def leads_to(op: FunctionId, rules: Rules) -> bool:
+    def leads_to(op: FunctionId) -> bool:
         closed = _jax.jaxpr_behind(fun)
         if closed is not None:
             return op.description in _marked_calls(closed.jaxpr)
-        function = _jax.function_behind(fun)
-        return any(function is caught for caught, _ in rules.functions)
+        return _jax.function_behind(fun) is op.function
 
     return CalledFunction(_jax.description_of_wrapped(fun), fun.call_wrapped, leads_to)
 
@@ -184,13 +183,13 @@ def rule_of(called: CalledFunction, rules: Rules) -> tuple[FunctionId, Any]:
     name, mark = unmarked(called.name)
     ops = [op for _, op in rules.functions if op.description == name]
     if mark:  # one node by some user's rule: by one of ours, or by another differentiation's
-        ours = [op for op in ops if mark_of(_rule(rules, op)) == mark]
+        ours = [op for op in ops if mark_of(op, _rule(rules, op)) == mark]
         return (ours[-1], None) if ours else (FunctionId(name), INLINED)
     if not ops:
         op = FunctionId(name)
         return op, rules.find(op)
     op, rule = ops[-1], _rule(rules, ops[-1])
-    if any(called.leads_to(op, rules) for op in ops):
+    if any(called.leads_to(op) for op in ops):
         return op, INLINED
     if rule.broadcasts and op.fixed is None:  # element by element, so batched or not
         return op, rule
