@@ -31,7 +31,7 @@ def shard_map_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[
         raise errors.MissingRuleError(primitive, len(tracers), params, _jax.here())
     (fun,) = params["subfuns"]
     specs = params["in_specs"]
-    settings = Mapping(
+    settings = MeshSettings(
         **{name: value for name, value in params.items() if name not in ("subfuns", "in_specs")}
     )
     primals, slots = trace.split(tracers)
@@ -50,7 +50,7 @@ def shard_map_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[
 
 
 @dataclass(frozen=True)
-class Mapping:
+class MeshSettings:
     """The params of a shard_map other than its function and its input specs."""
 
     mesh: Any
@@ -137,7 +137,7 @@ class ShardBody:
     slots: list[int | None]
     out_specs: tuple[Any, ...]
 
-    def __init__(self, trace: TapeTrace, fun: Any, settings: Mapping, specs: Any, wanted: Any):
+    def __init__(self, trace: TapeTrace, fun: Any, settings: MeshSettings, specs: Any, wanted: Any):
         self.trace, self.fun, self.settings, self.in_specs = trace, fun, settings, specs
         self.wanted = wanted
         self.rules = trace.rules_inside()
@@ -233,7 +233,7 @@ class ShardPullback:
       in_slots: slots of the differentiated inputs, closed-over ones last, with `in_specs`.
     """
 
-    settings: Mapping
+    settings: MeshSettings
     tape: FrozenTape
     kept: tuple[Kept, ...]
     out_slots: tuple[int | None, ...]
