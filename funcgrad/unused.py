@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import difflib
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
+
+import jax
 
 from funcgrad import errors
 from funcgrad.keys import FunctionId, Op
@@ -62,7 +66,19 @@ def _report(unused: list[Op], rules: Rules, occurred: set[Op], name: str, strict
     )
     if strict:
         raise errors.UnusedOverrideError(message)
-    warnings.warn(message, errors.UnusedOverrideWarning, stacklevel=8)
+    warnings.warn(message, errors.UnusedOverrideWarning, stacklevel=_level_of_user())
+
+
+INTERNAL = (*(os.path.dirname(m.__file__ or "") for m in (errors, jax)), contextlib.__file__)
+"""Where the frames are that are not the user's."""
+
+
+def _level_of_user() -> int:
+    """How many frames up the user's is, from the caller of this function."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(INTERNAL):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _line(op: Op, rules: Rules, occurred: set[Op]) -> str:

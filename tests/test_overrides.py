@@ -314,8 +314,11 @@ def test_a_number_among_the_operands_takes_its_place_in_the_rule():
 
 def test_an_unused_override_is_reported_with_near_misses():
     rules = funcgrad.DEFAULT.override({lax.sinh_p: hundred_vjp})
-    with pytest.warns(errors.UnusedOverrideWarning, match=r"(?s)`sinh`.*hundred_vjp.*`sin`"):
+    with pytest.warns(
+        errors.UnusedOverrideWarning, match=r"(?s)`sinh`.*hundred_vjp.*`sin`"
+    ) as told:
         funcgrad.grad(lambda x: jnp.sin(x).sum(), rules=rules)(X)
+    assert told[0].filename == __file__
     with pytest.warns(errors.UnusedOverrideWarning, match="sinh"):
         jax.jit(funcgrad.grad(lambda x: jnp.sin(x).sum(), rules=rules))(X)
     with pytest.raises(errors.UnusedOverrideError, match="sinh"):
