@@ -26,10 +26,12 @@ Checks and tools:
   testing: check_grads and check_rule.
   as_jax_grad: puts funcgrad in the place of jax.grad, for a block.
   inspect: coverage, which rule differentiates what; memory, what a gradient takes.
+  extend: what an author of rules, ops, calls and tools needs, on one page.
+  errors: every error and warning.
   FuncgradError: the base of every error.
 """
 
-from funcgrad import inspect, testing
+from funcgrad import errors, extend, inspect, testing
 from funcgrad.calls.checkpoint import checkpoint
 from funcgrad.calls.while_loop import loops
 from funcgrad.default import DEFAULT
@@ -51,6 +53,8 @@ __all__ = [
     "as_jax_grad",
     "checkpoint",
     "defvjp",
+    "errors",
+    "extend",
     "grad",
     "hessian",
     "hvp",

@@ -106,7 +106,8 @@ FLOORS = [
     {"drop_in"},
     {"inspect", "surgery"},
     {"testing"},
-    {"extend", "__init__"},
+    {"extend"},
+    {"__init__"},
 ]
 """Modules at the root and folders, from the ground up: each imports from below itself alone."""
 
