@@ -123,7 +123,7 @@ class Call:
         return function(*bound.args, **bound.kwargs)
 
 
-@functools.lru_cache(maxsize=1024)
+@_jax.cache()
 def signature_of(function: Any) -> inspect.Signature:
     """A function's own signature, not that of one that it wraps."""
     return inspect.signature(function, follow_wrapped=False)
@@ -321,7 +321,7 @@ def rule_on_arrays(rule: Rule, op: FunctionId, form: Form, out_tree: Any) -> Rul
     return Rule(on_arrays, (op,), broadcasts=rule.broadcasts)
 
 
-rule_on_arrays_once = functools.lru_cache(maxsize=1024)(rule_on_arrays)
+rule_on_arrays_once = _jax.cache()(rule_on_arrays)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ broadcasting, all of which are derived.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -339,12 +338,12 @@ class Rules(Mapping[Op, Entry]):
         return shown_rules(self, self._fallback)
 
 
-@functools.lru_cache(maxsize=64)
+@_jax.cache()
 def _strict(rules: Rules) -> Rules:
     return Rules(rules._unique(), None, rules.overridden, rules.caught, rules.observer)
 
 
-@functools.lru_cache(maxsize=1024)
+@_jax.cache()
 def _within(rules: Rules, scope: str) -> Rules:
     observer: Any = rules.observer
     return rules.observed_by(observer.within(scope))
