@@ -27,12 +27,10 @@ def jit_call(
 
 
 @dataclass(frozen=True, eq=False)
-class JitProgram:
-    """Calls the forward and the backward program of a jitted function, both jitted."""
+class SplitProgram:
+    """What calls have in common whose function is cut in two by what the rules read."""
 
     split: Split
-    params: dict[str, Any]
-    late: bool = False
 
     @property
     def present(self) -> _jax.Mask:
@@ -43,6 +41,18 @@ class JitProgram:
     def inner(self) -> Mapping[str, FrozenTape]:
         """The function's own tape."""
         return {"body": self.split.tape}
+
+    @property
+    def late(self) -> bool:
+        """The backward program takes cotangents of the outputs' own shapes."""
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class JitProgram(SplitProgram):
+    """Calls the forward and the backward program of a jitted function, both jitted."""
+
+    params: dict[str, Any]
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The outputs, and what the backward program reads."""

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from funcgrad import _jax
 from funcgrad.calls.entering import ProgramOf, defcall, of_jaxpr
-from funcgrad.partition.split import Call, Split, split_of
+from funcgrad.calls.jit import SplitProgram
+from funcgrad.partition.split import Call, split_of
 from funcgrad.registry import Rules
-from funcgrad.tape import FrozenTape
 
 Settings = Callable[[dict[str, Any], Call, bool], dict[str, Any]]
 """Params of the forward program's call (if true) or of the backward program's, from the user's."""
 
 
 @dataclass(frozen=True, eq=False)
-class WrappedProgram:
+class WrappedProgram(SplitProgram):
     """Calls a primitive with the forward and the backward program of its function.
 
     Attributes:
@@ -27,21 +27,9 @@ class WrappedProgram:
       settings: what the programs' calls have in the place of some of these.
     """
 
-    split: Split
     primitive: Any
     params: dict[str, Any]
     settings: Settings
-    late: bool = False
-
-    @property
-    def present(self) -> _jax.Mask:
-        """Which outputs carry a gradient."""
-        return self.split.present
-
-    @property
-    def inner(self) -> Mapping[str, FrozenTape]:
-        """The function's own tape."""
-        return {"body": self.split.tape}
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The outputs, and what the backward program reads."""
