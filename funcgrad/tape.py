@@ -163,6 +163,15 @@ NO_TAPES: Mapping[str, FrozenTape] = MappingProxyType({})
 """The inner tapes of a node that has none."""
 
 
+class WithoutTapes:
+    """A pullback with no tape inside."""
+
+    @property
+    def inner(self) -> Mapping[str, FrozenTape]:
+        """The tapes inside: there is none."""
+        return NO_TAPES
+
+
 def walk_nodes(tape: Tape | FrozenTape) -> Iterator[Node]:
     """All nodes of a tape, each followed by those inside it."""
     for node in tape.nodes:
@@ -172,18 +181,13 @@ def walk_nodes(tape: Tape | FrozenTape) -> Iterator[Node]:
 
 
 @dataclass(frozen=True)
-class MissingRule:
+class MissingRule(WithoutTapes):
     """The pullback of an op without a rule: an error, once a cotangent arrives at it."""
 
     op: Op
     operands: int
     params: tuple[str, ...]
     late: bool = False
-
-    @property
-    def inner(self) -> Mapping[str, FrozenTape]:
-        """There is no tape inside."""
-        return NO_TAPES
 
     def __call__(self, residuals: Any, cts: Any, eager: bool) -> Sequence[Cotangent]:
         raise errors.Unlocated(errors.MissingRuleError, self.op, self.operands, self.params)

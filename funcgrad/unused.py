@@ -42,7 +42,7 @@ def reporting(rules: Rules, name: str, strict: bool) -> Iterator[list[Tape]]:
         _used.reset(token)
     occurred = {node.op for tape in tapes for node in walk_nodes(tape)}
     for enclosing in _used.get():
-        enclosing |= occurred | inside
+        enclosing.update(occurred, inside)
     unused = [
         op for op in rules.overridden if op not in occurred | inside and not _optional(rules, op)
     ]

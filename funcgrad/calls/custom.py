@@ -17,7 +17,7 @@ from funcgrad.calls.entering import defcall, of_wrapped
 from funcgrad.masks import select
 from funcgrad.registry import Rules
 from funcgrad.tangents import TangentTrace
-from funcgrad.tape import NO_TAPES, FrozenTape, freeze
+from funcgrad.tape import NO_TAPES, FrozenTape, WithoutTapes, freeze
 
 
 @defcall(_jax.custom_jvp_call_p, function=of_wrapped, apart=False)
@@ -85,7 +85,7 @@ def custom_vjp_call(
 
 
 @dataclass(eq=False)
-class CustomVjpProgram:
+class CustomVjpProgram(WithoutTapes):
     """Runs the user's forward and backward as they are."""
 
     params: dict[str, Any]
@@ -93,11 +93,6 @@ class CustomVjpProgram:
     ct_avals: tuple[Any, ...] = ()
     present: list[bool] | None = None
     late: bool = False
-
-    @property
-    def inner(self) -> Mapping[str, FrozenTape]:
-        """There is no tape inside."""
-        return NO_TAPES
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The outputs, and what the user's backward is given."""
@@ -128,18 +123,13 @@ def custom_linear_call(
 
 
 @dataclass(frozen=True, eq=False)
-class CustomLinearProgram:
+class CustomLinearProgram(WithoutTapes):
     """Linear in all operands but the residuals of the user's backward, which come first."""
 
     primitive: Any
     params: dict[str, Any]
     differentiated: tuple[bool, ...]
     late: bool = False
-
-    @property
-    def inner(self) -> Mapping[str, FrozenTape]:
-        """There is no tape inside."""
-        return NO_TAPES
 
     @property
     def ct_avals(self) -> tuple[Any, ...]:

@@ -193,7 +193,7 @@ def rule_of(called: CalledFunction, rules: Rules) -> tuple[FunctionId, Any]:
         return op, INLINED
     if rule.broadcasts and op.fixed is None:  # element by element, so batched or not
         return op, rule
-    raise errors.UncaughtCallError(op, rule, _jax.here())
+    raise errors.Unlocated(errors.UncaughtCallError, op, rule)
 
 
 def _rule(rules: Rules, op: FunctionId) -> Rule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from funcgrad import _jax
 from funcgrad.backward import walk
 from funcgrad.calls.entering import defcall
 from funcgrad.registry import Rules
-from funcgrad.tape import NO_TAPES, FrozenTape, record
+from funcgrad.tape import WithoutTapes, record
 
 
 @defcall(_jax.linear_call_p)
@@ -42,7 +42,7 @@ def linear_call(
 
 
 @dataclass(frozen=True, eq=False)
-class LinearProgram:
+class LinearProgram(WithoutTapes):
     """Calls the transpose of y = f(r, x), linear in x; the cotangent of r is that of f's own tape.
 
     Attributes:
@@ -65,11 +65,6 @@ class LinearProgram:
     out_avals: tuple[Any, ...]
     rules: Rules
     late: bool = False
-
-    @property
-    def inner(self) -> Mapping[str, FrozenTape]:
-        """There is no tape inside."""
-        return NO_TAPES
 
     @property
     def present(self) -> list[bool]:

@@ -6,7 +6,7 @@ what A is made of are those of -A x at ct_b.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from funcgrad import _jax, errors
 from funcgrad.backward import walk
 from funcgrad.calls.entering import defcall
 from funcgrad.registry import Rules
-from funcgrad.tape import NO_TAPES, FrozenTape, record
+from funcgrad.tape import WithoutTapes, record
 
 
 @defcall(lax.linear_solve_p)
@@ -30,7 +30,7 @@ def linear_solve_call(
 
 
 @dataclass(frozen=True, eq=False)
-class SolveProgram:
+class SolveProgram(WithoutTapes):
     """Solves the transposed system; see the module."""
 
     jaxprs: Any
@@ -39,11 +39,6 @@ class SolveProgram:
     num_operands: int
     rules: Rules
     late: bool = False
-
-    @property
-    def inner(self) -> Mapping[str, FrozenTape]:
-        """There is no tape inside."""
-        return NO_TAPES
 
     @property
     def num_consts(self) -> int:

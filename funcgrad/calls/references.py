@@ -16,7 +16,7 @@ A reference that lives and dies within a jaxpr is replaced by values once the ja
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -29,7 +29,7 @@ from funcgrad.partition.split import StagedPullback
 from funcgrad.registry import CallRule, Rules, defrecord
 from funcgrad.rule_program import cached
 from funcgrad.tangents import TangentTrace
-from funcgrad.tape import NO_TAPES, FrozenTape, Node, TapeTrace, TapeTracer
+from funcgrad.tape import Node, TapeTrace, TapeTracer, WithoutTapes
 
 # --- what references hold
 
@@ -135,7 +135,7 @@ def pullback_of(
 
 
 @dataclass(frozen=True, eq=False)
-class AccessPullback(StagedPullback):
+class AccessPullback(StagedPullback, WithoutTapes):
     """Walks the pure form of an access: (content, new value, indices) -> (loaded, new content).
 
     Attributes:
@@ -147,11 +147,6 @@ class AccessPullback(StagedPullback):
     wanted: tuple[bool, bool]
     rules: Rules
     programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
-
-    @property
-    def inner(self) -> Mapping[str, FrozenTape]:
-        """There is no tape inside."""
-        return NO_TAPES
 
     @property
     def closes_over_tracer(self) -> bool:

@@ -6,7 +6,7 @@ is an error, and with ``grad(..., strict=True)`` so is one of another package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from jax.tree_util import tree_flatten, tree_unflatten
 from funcgrad import _jax
 from funcgrad.registry import CallRule
 from funcgrad.tangents import TangentTrace
-from funcgrad.tape import NO_TAPES, FrozenTape, TapeTrace
+from funcgrad.tape import TapeTrace, WithoutTapes
 
 
 def foreign_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
@@ -56,17 +56,12 @@ FOREIGN = CallRule(foreign_call, ())
 
 
 @dataclass(frozen=True, eq=False)
-class ForeignPullback:
+class ForeignPullback(WithoutTapes):
     """JAX's pullback of a primitive, whose residuals are its leaves."""
 
     tree: Any
     out_avals: tuple[Any, ...]
     late: bool = False
-
-    @property
-    def inner(self) -> Mapping[str, FrozenTape]:
-        """There is no tape inside."""
-        return NO_TAPES
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         pullback: Callable[..., Any] = tree_unflatten(self.tree, residuals)
@@ -75,7 +70,7 @@ class ForeignPullback:
 
 
 @dataclass(frozen=True, eq=False)
-class ForeignTranspose:
+class ForeignTranspose(WithoutTapes):
     """JAX's transpose of a primitive. The primitive was applied to tangents and is linear in them."""
 
     primitive: Any
@@ -84,11 +79,6 @@ class ForeignTranspose:
     in_avals: tuple[Any, ...]
     out_avals: tuple[Any, ...]
     late: bool = False
-
-    @property
-    def inner(self) -> Mapping[str, FrozenTape]:
-        """There is no tape inside."""
-        return NO_TAPES
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         where = [i for i, aval in enumerate(self.out_avals) if _jax.is_inexact(aval)]
