@@ -33,6 +33,7 @@ from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
 from funcgrad.printing import shown_pullback
 from funcgrad.registry import Rules, check_rules
+from funcgrad.stack import with_room
 from funcgrad.surface import derivative_of, public
 from funcgrad.tape import FrozenTape, Tape, freeze, record
 from funcgrad.unused import reporting
@@ -124,6 +125,7 @@ def value_and_grad(
     argnums = check_argnums(argnums)
 
     @derivative_of(fun, "Value and gradient", argnums, "a pair of the value and the gradient")
+    @with_room
     def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
         positions = resolve_argnums(argnums, args, fun)
         dynamic = tuple(args[i] for i in positions)
@@ -152,6 +154,7 @@ def value_and_grad(
 
 
 @public
+@with_room
 def vjp(
     fun: Callable[..., Any],
     *primals: Any,
@@ -252,6 +255,7 @@ class Pullback:
         self.residuals = list(residuals)
 
     @_jax.boundary
+    @with_room
     def __call__(self, ct: Any) -> tuple[Any, ...]:
         static = self._static
         cts = check_cotangents(ct, static.out_tree, static.out_avals, static.name)
