@@ -22,9 +22,8 @@ def with_room(fun: Callable[P, R]) -> Callable[P, R]:
     depends on the depth of the caller. A frame of a large size gets a large chunk.
     """
 
-    @functools.wraps(fun)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         return fun(*args, **kwargs)
 
     call.__code__ = call.__code__.replace(co_stacksize=SLOTS)
-    return call
+    return functools.wraps(fun)(call)

@@ -35,6 +35,7 @@ def test_arguments_results_and_errors_pass():
         """Divide."""
         return x / by
 
-    assert divide(3.0, by=2.0) == 1.5 and divide.__doc__ == "Divide."
+    assert divide(3.0, by=2.0) == 1.5
+    assert divide.__doc__ == "Divide."
     with pytest.raises(ZeroDivisionError):
         divide(1.0, by=0.0)
