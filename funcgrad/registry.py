@@ -8,6 +8,7 @@ broadcasting, all of which are derived.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -221,7 +222,7 @@ class Rules(Mapping[Op, Entry]):
         self._key = (frozenset(table.items()), fallback, self.overridden, self.functions, observer)
         self._hash = hash(self._key)
 
-    @property
+    @functools.cached_property
     def functions(self) -> tuple[tuple[Any, FunctionId], ...]:
         """The functions with a rule of the user's, whose calls are caught, with their ops."""
         return tuple((op.function, op) for op in self.caught if op.function is not None)

@@ -163,10 +163,12 @@ def enter(
     differentiated = tuple(slot is not None for slot in slots)
     rules = trace.rules_inside() if how.apart else trace.rules
     program = how.program_of(primitive, params, differentiated, rules)
-    if program.present is not None and not any(program.present):
+    present = program.present
+    if present is not None and not any(present):
         return trace.evaluate(primitive, primals, params)
     outs, residuals = trace.run_forward(program, primals, op)
-    present = program.present or ()
+    if present is None:
+        present = program.present or ()
     if not any(present):
         return outs
     trace.check_residuals(op, residuals)

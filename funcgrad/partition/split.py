@@ -12,6 +12,7 @@ called 24 times is traced once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -109,7 +110,7 @@ class Recording:
     leaf_avals: tuple[Aval, ...]
     num_inputs: int
 
-    @property
+    @functools.cached_property
     def present(self) -> Mask:
         """Which outputs carry a gradient."""
         return mask_of(self.slots)
