@@ -14,6 +14,8 @@ import numpy as np
 from jax import lax
 
 import funcgrad
+from funcgrad.testing.fuzz.circumstances import CIRCUMSTANCES
+from funcgrad.testing.fuzz.derivatives import both_orders, directions_of
 from funcgrad.testing.fuzz.programs import REFERENCE, Program, statements_in
 from funcgrad.testing.fuzz.tastes import has_unknown_length
 
@@ -34,8 +36,14 @@ MODES = (
     "ours over jax",
     "map",
     "eager twice",
+    *CIRCUMSTANCES,
 )
 """How a program is differentiated, see :func:`check`."""
+
+ONE_FUNCTION = ("jax over ours", "ours over jax", "eager twice")
+"""The modes in which jax.grad is given the program itself, and needs loops that it can differentiate."""
+FIRST_ORDER = ("eager", "with refs", "grad of vmap")
+BATCHED = ("vmap", "exported", "grad of vmap")
 
 
 class Broken(Exception):
@@ -66,11 +74,9 @@ def plan(program: Program, seed: int) -> tuple[str, int]:
     """
     mode = MODES[seed % len(MODES)]
     looped = any(map(has_unknown_length, statements_in(program.block)))
-    if (looped and mode != "eager") or (mode == "vmap" and not program.batched):
-        mode = "vmap" if mode == "vmap" and program.batched else "map"
-    twice = mode not in ("map", "vmap", "eager") or Random(seed).random() < (
-        1 / 12 if looped else 1 / 3
-    )
+    if (looped and mode in ONE_FUNCTION) or (not program.batched and mode in BATCHED):
+        mode = "map"
+    twice = mode in ONE_FUNCTION or Random(seed).random() < (1 / 12 if looped else 1 / 3)
     return mode, program.order if twice else 1
 
 
@@ -82,7 +88,8 @@ def check(program: Program, mode: str = "map", order: int = 2, rtol: float = RTO
       mode: "map" and "vmap" are jitted, with our gradients under ``lax.map`` or ``jax.vmap`` over
         five points; "eager" is the first order without jit, "eager twice" the second order as well;
         "jax over ours" is jax.grad of our gradient, "ours over jax" the contrary; "once" is jitted, at
-        one point, without finite differences.
+        one point, without finite differences; the others are those of ``circumstances.CIRCUMSTANCES``,
+        at one point too.
       order: 2 for the second order as well, if JAX can do that.
       rtol: tolerance of the comparison with jax.grad in float64.
 
@@ -129,7 +136,7 @@ def compare(
     fun: Any, reference: Any, xs: Sequence[Any], mode: str, order: int, marks: set[str], rtol: float
 ) -> Outcome:
     """The outcome for two forms of one function at `xs`."""
-    order = 1 if mode == "eager" else order
+    order = 1 if mode in FIRST_ORDER else order
     try:
         ours, theirs = answers(fun, reference, xs, mode, order)
     except Broken:
@@ -177,6 +184,11 @@ def answers(fun: Any, reference: Any, xs: Any, mode: str, order: int) -> tuple[A
     outer: Any = jax if mode == "jax over ours" else funcgrad
     one = side("funcgrad", lambda *xs: both_orders(fun, xs, inner, outer, order))
     other = side("jax.grad", lambda *xs: reference and both_orders(reference, xs, jax, jax, order))
+    if mode in CIRCUMSTANCES:
+        run_in = CIRCUMSTANCES[mode]
+        expected = side("jax.grad", run_in)(reference, xs, jax, order)
+        first = side("funcgrad", run_in)(fun, xs, funcgrad, order)
+        return jax.tree.map(lambda x: x[None], first), expected
     directions = directions_of(xs)
     if mode == "eager":
         points = [
@@ -208,31 +220,6 @@ def side(name: str, fun: Callable[..., Any]) -> Callable[..., Any]:
             raise Broken(name) from error
 
     return named
-
-
-def both_orders(fun: Any, xs: Any, inner: Any, outer: Any, order: int) -> Any:
-    """((value, gradient), (a scalar of the gradient, its gradient))."""
-    argnums = tuple(range(len(xs)))
-    if order == 1:
-        return (inner.value_and_grad(fun, argnums)(*xs),)
-
-    def probe(*xs: Any) -> Any:
-        value, cts = inner.value_and_grad(fun, argnums)(*xs)
-        return directed(cts, 1), (value, cts)
-
-    (scalar, first), second = outer.value_and_grad(probe, argnums, has_aux=True)(*xs)
-    return first, (scalar, second)
-
-
-def directed(cts: Sequence[Any], seed: int) -> Any:
-    """A float64 scalar, linear in the cotangents."""
-    pairs = zip(cts, directions_of(cts, seed), strict=True)
-    return sum(jnp.sum((ct * d).real).astype(jnp.float64) for ct, d in pairs)
-
-
-def directions_of(xs: Sequence[Any], seed: int = 0) -> list[Any]:
-    random = np.random.default_rng(seed)
-    return [np.asarray(random.uniform(-1, 1, jnp.shape(x)), x.real.dtype) for x in xs]
 
 
 def is_finite(x: Any) -> bool:

@@ -7,11 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import linear_call
+from jax.experimental import hijax
 
 Array = Any
+HiPrimitive: Any = getattr(hijax, "HiPrim", None) or hijax.VJPHiPrimitive  # the name since JAX 0.12
 
 
 def fit(x: Array, *shape: int) -> Array:
@@ -141,3 +144,54 @@ def bounded_fori(lower: Any, upper: Any, body: Any, init: Any) -> Any:
     start = (jnp.asarray(lower), init)
     run = bounded_while(lambda c: c[0] < upper, lambda c: (c[0] + 1, body(*c)), start)
     return run[1]
+
+
+def stored(x: Array, y: Array) -> Array:
+    """A sparse matrix with the elements of `x` times a vector."""
+    from jax.experimental import sparse
+
+    matrix = sparse.BCOO.fromdense(x, nse=x.size)
+    return (matrix @ y).astype(x.dtype)
+
+
+@jax.custom_vjp
+def halved(x: Array, y: Array) -> Array:
+    """Half of `x`; the derivatives by both are numbers of Python's and NumPy's where they can be."""
+    return 0.5 * x + 0.0 * jnp.sum(y)
+
+
+def _halved_vjp(y: Array, ct: Array) -> Any:
+    ct_y = 0.0 if y.ndim == 0 else np.zeros(y.shape, y.dtype)
+    return 0.5 * ct, ct_y
+
+
+halved.defvjp(lambda x, y: (halved(x, y), y), _halved_vjp)
+
+
+class _Sine(HiPrimitive):
+    """The sine of an array, with rules of its own."""
+
+    def __init__(self, aval: Any):
+        self.in_avals, self.out_aval, self.params = (aval,), aval, {}
+        super().__init__()
+
+    def expand(self, x: Array) -> Array:
+        return jnp.sin(x)
+
+    def vjp_fwd(self, nzs_in: Any, x: Array) -> Any:
+        return self(x), x
+
+    def vjp_bwd_retval(self, kept: Array, ct: Array) -> Any:
+        return (ct * jnp.cos(kept),)
+
+    def jvp(self, primals: Any, tangents: Any) -> Any:
+        (x,), (x_dot,) = primals, tangents
+        return self(x), x_dot * jnp.cos(x)
+
+    def batch(self, axis_data: Any, args: Any, dims: Any) -> Any:
+        return _Sine(jax.typeof(args[0]))(*args), dims[0]
+
+
+def high(x: Array) -> Array:
+    """sin x, by a primitive with rules of its own."""
+    return _Sine(jax.typeof(x))(x)

@@ -404,6 +404,15 @@ CALLS = [
     ),
     *words("fp", "solve_linear({0}, {1})", weight=0.3),
     *words("f", "linear({0})", weight=0.3, batched=False, order=1),
+    *words("ff", "stored(fit({0}, 2, 3), fit({1}, 3))", weight=0.3, double=True),
+    *words("ff", "halved({0}, {1})", weight=0.3, order=1),
+    *words("f", "high({0})", weight=0.3, bare=True),
+    *words(
+        "f",
+        "while_loop(lambda c: c > 0.5, lambda c: jnp.sqrt(c - 0.5), positive(jnp.sum({0})))",
+        weight=0.2,
+        order=1,
+    ),
 ]
 CHEAP = [w for w in ELEMENTWISE if w.weight == 1.0] + words("f", "squash({0})", weight=5.0)
 ALL = [*ELEMENTWISE, *SHAPE, *LINEAR, *LINALG, *COMPLEX, *INTEGER, *CALLS]

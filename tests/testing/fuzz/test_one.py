@@ -104,3 +104,21 @@ def test_an_error_of_compiling_is_blamed_on_the_side_that_has_it() -> None:
         with pytest.raises(one.Broken, match=blamed) as caught:
             one.compare(fun, reference, xs, "map", 1, set(), 1e-5)
         assert "without_lowering" in str(caught.value.__cause__)
+
+
+SMOOTH = [np.array([0.3, -0.7]), np.array(0.4)]
+
+
+@pytest.mark.parametrize("mode", one.CIRCUMSTANCES)
+def test_a_gradient_is_compared_in_every_circumstance(mode: str) -> None:
+    right = lambda x, y: jnp.sum(jnp.sin(x) * y)
+    wrong = lambda x, y: 1.0001 * right(x, y)
+    with jax.enable_x64(True):
+        assert one.compare(right, right, SMOOTH, mode, 1, set(), 1e-9) == one.Outcome()
+        assert one.compare(wrong, right, SMOOTH, mode, 1, set(), 1e-9).failure is not None
+
+
+def test_programs_that_a_setting_refuses_are_not_compared_under_it() -> None:
+    mixed = lambda x, y: jnp.sum(x * y.astype(np.float32))
+    with jax.enable_x64(True), pytest.raises(one.Broken, match=r"jax\.grad"):
+        one.compare(mixed, mixed, SMOOTH, "strict dtypes", 1, set(), 1e-9)
