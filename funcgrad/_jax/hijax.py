@@ -17,7 +17,7 @@ from jax._src.interpreters.ad import NullAccum, ValAccum
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from funcgrad._jax.types import Aval, Cotangent, Mask, Value
-from funcgrad._jax.values import SymbolicZero, Zero, as_array, is_high, is_inexact, typeof
+from funcgrad._jax.values import SymbolicZero, Zero, as_array, is_high, is_inexact, typeof, weak_as
 
 hi_call_p = hijax.call_hi_primitive_p
 hi_linear_p = hijax.call_hi_primitive_linearized_p
@@ -39,6 +39,8 @@ _NAMES = tuple(
 )
 _BY_JVP: Any = getattr(hijax, "vjp_from_jvp", None)
 _BY_LIN: Any = getattr(hijax, "vjp_from_lin", None)
+_LIN_BY_JVP: Any = getattr(hijax, "linearize_from_jvp", None)
+_JVP_BY_LIN: Any = getattr(hijax, "jvp_from_lin", ())
 
 
 def hi_primitive(params: Mapping[str, Any]) -> Any:
@@ -49,15 +51,6 @@ def hi_primitive(params: Mapping[str, Any]) -> Any:
 def hi_name(prim: Any) -> str:
     """How messages name a high primitive: its class."""
     return type(prim).__name__
-
-
-def hi_function(prim: Any) -> ClosedJaxpr | None:
-    """The user's function that a high primitive calls, as custom_vjp and remat do; None for others."""
-    traced = getattr(prim, "traced", None)
-    found = getattr(prim, "jaxpr", None) if traced is None else traced.jaxpr
-    if isinstance(found, Jaxpr) and not isinstance(found, ClosedJaxpr):
-        return ClosedJaxpr(found, ()) if not found.constvars else None
-    return found if isinstance(found, ClosedJaxpr) else None
 
 
 def hi_expand(prim: Any, args: Sequence[Value]) -> list[Value]:
@@ -89,18 +82,26 @@ def hi_saved(policy: Callable[..., Any], eqn: Any) -> Any:
 # --- rules
 
 
-def hi_rule(prim: Any) -> str | None:
-    """By which of its rules a high primitive is differentiated: ``vjp``, ``jvp``, ``lin`` or none.
+def hi_rules(prim: Any) -> list[str]:
+    """The rules by which a high primitive can be differentiated: of ``vjp``, ``jvp`` and ``lin``.
 
-    A backward rule that JAX derives from one of the others is that one.
+    A rule that JAX derives from one of the others is that one.
     """
     if isinstance(prim, _VmapOf):
-        return hi_rule(prim.prim)
-    if _has_own(prim, "vjp_fwd"):
-        backward = type(prim).vjp_bwd_retval
-        derived = {"jvp": _BY_JVP, "lin": _BY_LIN}
-        return next((k for k, by in derived.items() if by and by.vjp_bwd_retval is backward), "vjp")
-    return next((name for name in ("jvp", "lin") if _has_own(prim, name)), None)
+        return hi_rules(prim.prim)
+    found = {
+        "vjp": _has_own(prim, "vjp_fwd")
+        and not _is_derived(prim, "vjp_bwd_retval", _BY_JVP, _BY_LIN),
+        "jvp": _has_own(prim, "jvp") and getattr(type(prim), "jvp", None) is not _JVP_BY_LIN,
+        "lin": _has_own(prim, "lin") and not _is_derived(prim, "linearized", _LIN_BY_JVP),
+    }
+    return [name for name, there in found.items() if there]
+
+
+def _is_derived(prim: Any, name: str, *pairs: Any) -> bool:
+    """Whether a rule is one of those that JAX makes of others."""
+    rule = getattr(type(prim), name, None)
+    return any(pair is not None and getattr(pair, name) is rule for pair in pairs)
 
 
 def is_transposable(prim: Any) -> bool:
@@ -133,7 +134,7 @@ class HiBackward:
         given = tree_util.tree_unflatten(self.tree, residuals)
         accumulators = self.accumulators()
         args = tree_util.tree_unflatten(self.prim.in_tree, accumulators)
-        outs = _with_zeros(cts, [a.to_ct_aval() for a in self.prim.out_avals_flat])
+        outs = _cotangents(self.prim, cts)
         ct_out = tree_util.tree_unflatten(self.prim.out_tree, outs)
         self.prim.vjp_bwd(*(given if self.structured else (given,)), ct_out, *args)
         return [_accumulated(a) for a, w in zip(accumulators, self.wanted, strict=True) if w]
@@ -168,16 +169,16 @@ def hi_linear_backward(params: Mapping[str, Any]) -> tuple[HiBackward, list[bool
 
 
 def hi_jvp(
-    prim: Any, primals: Sequence[Value], tangents: Sequence[Value | None]
+    prim: Any, rule: str, primals: Sequence[Value], tangents: Sequence[Value | None]
 ) -> tuple[list[Value], list[Value | None]]:
-    """A high primitive's outputs and their tangents by its rule for these; None is a zero."""
+    """A high primitive's outputs and their tangents, by ``jvp`` or ``lin``; None is a zero."""
     avals = [typeof(x).to_tangent_aval() for x in primals]
     given = _with_zeros(tangents, avals)
     if isinstance(prim, _VmapOf):  # vmapped rules of JAX 0.10 take no symbolic zeros
         given = [ad_util.instantiate(t) for t in given]
     args = tree_util.tree_unflatten(prim.in_tree, primals)
     moved = tree_util.tree_unflatten(prim.in_tree, given)
-    if hi_rule(prim) == "jvp":
+    if rule == "jvp":
         out, tangent = prim.jvp(args, moved)
     else:
         nonzero = tree_util.tree_unflatten(prim.in_tree, [t is not None for t in tangents])
@@ -198,10 +199,17 @@ def hi_transpose(
         a if is_linear else x
         for a, x, is_linear in zip(accumulators, operands, linear, strict=True)
     ]
-    outs = _with_zeros(cts, [a.to_ct_aval() for a in prim.out_avals_flat])
+    outs = _cotangents(prim, cts)
     ct_out = tree_util.tree_unflatten(prim.out_tree, outs)
     prim.transpose(ct_out, *tree_util.tree_unflatten(prim.in_tree, args))
     return [_accumulated(a) for a, w in zip(accumulators, linear, strict=True) if w]
+
+
+def _cotangents(prim: Any, cts: Sequence[Cotangent]) -> list[Any]:
+    """Cotangents of a primitive's outputs as its rules take them, weak where the outputs are."""
+    avals = [aval.to_ct_aval() for aval in prim.out_avals_flat]
+    pairs = zip(cts, avals, strict=True)
+    return _with_zeros([None if ct is None else weak_as(ct, aval) for ct, aval in pairs], avals)
 
 
 def _with_zeros(values: Sequence[Value | None], avals: Sequence[Aval]) -> list[Any]:
@@ -223,7 +231,16 @@ def _value_or_none(x: Any) -> Any:
     return x if is_high(aval) else as_array(x)
 
 
-# --- types that may change
+# --- types
+
+
+def parts_of(aval: Aval) -> list[Aval]:
+    """The types of the arrays that a value consists of; a mutable value counts as none."""
+    if not is_high(aval):
+        return [aval]
+    if getattr(aval, "has_qdd", False):
+        return []
+    return [part for inner in aval.lo_ty() for part in parts_of(inner)]
 
 
 def current_qdd(x: Value) -> Any:

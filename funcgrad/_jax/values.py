@@ -191,10 +191,20 @@ def as_array(x: Any) -> Any:
     return lax.asarray(x)
 
 
+def as_value(x: Any) -> Any:
+    """The same; a value of a type of its own as it is."""
+    return x if is_value(x) else as_array(x)
+
+
 def weak_like(ct: Any, x: Any) -> Any:
     """A real gradient with the weakness of its input, as JAX's casts leave it."""
-    aval, found = typeof(x), typeof(ct)
-    if is_high(aval) or is_high(found):
+    return weak_as(ct, typeof(x))
+
+
+def weak_as(ct: Any, aval: Any) -> Any:
+    """The same for an input of this type."""
+    found = typeof(ct)
+    if is_high(aval) or is_high(found) or not hasattr(aval, "weak_type"):
         return ct
     if found.weak_type == aval.weak_type or not dtypes.issubdtype(found.dtype, np.floating):
         return ct

@@ -18,14 +18,13 @@ from typing import Any
 from funcgrad import _jax, errors
 from funcgrad.calls.checkpoint import RematProgram, program_of_remat
 from funcgrad.calls.custom import TangentProgram
-from funcgrad.calls.entering import CalledFunction, CallProgram, How, enter, leads_to_in
+from funcgrad.calls.entering import CalledFunction, CallProgram, How, ProgramOf, enter, leads_to_in
 from funcgrad.masks import select
-from funcgrad.registry import Rules, defrecord
+from funcgrad.registry import CallRule, Rules
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import MissingRule, TapeTrace, WithoutTapes
 
 
-@defrecord(_jax.hi_call_p)
 def hi_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
     """A primitive's rule; on tangents, its rule for the operands in which it is linear."""
     with errors.located_at(_jax.current_where):
@@ -33,34 +32,51 @@ def hi_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, An
         return enter(trace, primitive, tracers, params, how)
 
 
+def hi_call_in_checkpoint(
+    trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]
+) -> Any:
+    """The same inside ``jax.checkpoint``, where JAX prefers a primitive's rule for tangents."""
+    with errors.located_at(_jax.current_where):
+        how = ON_TANGENTS if isinstance(trace, TangentTrace) else IN_CHECKPOINT
+        return enter(trace, primitive, tracers, params, how)
+
+
+hi_primitive_call = CallRule(hi_call, (_jax.hi_call_p,), in_checkpoint=hi_call_in_checkpoint)
+
+
 def function_of(params: dict[str, Any]) -> CalledFunction | None:
     """The function that custom_vjp or checkpoint was applied to; None for other primitives."""
     prim = _jax.hi_primitive(params)
-    closed = _jax.hi_function(prim)
+    closed = _jax.function_carried(prim)
     if closed is None:
         return None
     name = _jax.function_of(closed)
     return CalledFunction(name, lambda *args: _jax.hi_expand(prim, args), leads_to_in(closed.jaxpr))
 
 
-def program_of(
-    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
-) -> CallProgram:
-    """How a primitive is differentiated whose operands have values."""
-    prim = _jax.hi_primitive(params)
-    if _jax.is_checkpointed(prim):
-        return checkpointed(prim, differentiated, rules)
-    rule = _jax.hi_rule(prim)
-    if rule is None:
-        return WithoutRule(primitive, params, differentiated)
-    if rule == "vjp":
-        return HiVjpProgram(prim, differentiated)
-    return HiJvpProgram(_jax.hi_name(prim), differentiated, rules, prim=prim)
+def by_the_first_of(*preferred: str) -> ProgramOf:
+    """How a primitive is differentiated whose operands have values: by one of the rules it has."""
+
+    def program_of(
+        primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+    ) -> CallProgram:
+        prim = _jax.hi_primitive(params)
+        if _jax.is_checkpointed(prim):
+            return checkpointed(prim, differentiated, rules)
+        there = _jax.hi_rules(prim)
+        rule = next((name for name in preferred if name in there), None)
+        if rule is None:
+            return WithoutRule(primitive, params, differentiated)
+        if rule == "vjp":
+            return HiVjpProgram(prim, differentiated)
+        return HiJvpProgram(_jax.hi_name(prim), differentiated, rules, prim=prim, rule=rule)
+
+    return program_of
 
 
 def checkpointed(prim: Any, differentiated: tuple[bool, ...], rules: Rules) -> RematProgram:
     """A checkpointed function, under ``jax_remat3``."""
-    closed = _jax.hi_function(prim)
+    closed = _jax.function_carried(prim)
     assert closed is not None
     policy, barrier = _jax.remat_settings(prim)
     return program_of_remat(closed, differentiated, rules, policy, barrier)
@@ -93,12 +109,13 @@ class HiJvpProgram(TangentProgram):
     """A primitive's rule for tangents."""
 
     prim: Any = None
+    rule: str = "jvp"
 
     def apply_rule(
         self, primals: Sequence[Any], tangents: Sequence[Any]
     ) -> tuple[Sequence[Any], Sequence[Any]]:
         """Run ``jvp``, or ``lin`` and ``linearized``."""
-        return _jax.hi_jvp(self.prim, primals, tangents)
+        return _jax.hi_jvp(self.prim, self.rule, primals, tangents)
 
 
 def transpose_of(
@@ -156,5 +173,6 @@ class WithoutRule(HiTransposeProgram):
         return MissingRule(_jax.hi_name(self.prim), len(self.differentiated), ())((), cts, eager)
 
 
-ON_VALUES = How(program_of, function_of, apart=False)
+ON_VALUES = How(by_the_first_of("vjp", "jvp", "lin"), function_of, apart=False)
+IN_CHECKPOINT = How(by_the_first_of("jvp", "vjp", "lin"), function_of, apart=False)
 ON_TANGENTS = How(transpose_of, function_of, apart=False)
