@@ -183,7 +183,7 @@ def check_cotangents(ct: Any, out_tree: Any, out_avals: Sequence[Any], name: str
 
 
 def check_cotangent(x: Any, path: str, out_aval: Any, name: str) -> Any:
-    expected = _jax.tangent_aval(out_aval)
+    expected = _jax.cotangent_aval(out_aval)
     where = f" at {path}" if path else ""
     if getattr(x, "dtype", None) != jax.dtypes.float0:
         if not _jax.is_array_type(x):
@@ -191,12 +191,16 @@ def check_cotangent(x: Any, path: str, out_aval: Any, name: str) -> Any:
                 f"The pullback of `{name}` was called with {x!r}{where}, which is no array. Pass an "
                 f"array of type {expected.str_short()}."
             )
-        x = _jax.as_array(x)
+        x = _jax.as_value(x)
     found = jax.typeof(x)
-    if found.shape != expected.shape or found.dtype != expected.dtype:
+    if _jax.is_high(found) or _jax.is_high(expected):
+        differs = found != expected
+    else:
+        differs = found.shape != expected.shape or found.dtype != expected.dtype
+    if differs:
         raise errors.CotangentError(
             f"The pullback of `{name}` was called with a cotangent of type {found.str_short()}{where}; "
             f"the output, and so its cotangent, has type {expected.str_short()}. Pass that shape and "
             "dtype."
         )
-    return None if expected.dtype == jax.dtypes.float0 else x
+    return None if getattr(expected, "dtype", None) == jax.dtypes.float0 else x

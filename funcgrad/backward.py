@@ -121,7 +121,12 @@ class Pending:
 
     def add(self, slot: Slot, ct: Value, steps: int = 0) -> None:
         """Add `ct`, which has passed `steps` rules, to what waits at `slot`."""
-        if ct.shape == self.avals[slot].shape:
+        aval = self.avals[slot]
+        if _jax.is_high(aval):
+            waiting = self.narrow.get(slot)
+            self.narrow[slot] = ct if waiting is None else _jax.add_values(waiting, ct)
+            return
+        if ct.shape == aval.shape:
             waiting = self.narrow.get(slot)
             self.narrow[slot] = ct if waiting is None else self.add_up(waiting, ct)
             return

@@ -26,7 +26,7 @@ def varying_like(ct: Any, aval: Any) -> Any:
 
 def unbroadcast(ct: Any, aval: Any) -> Any:
     """Sum a cotangent over the axes along which its value was broadcast."""
-    if ct.shape == aval.shape:
+    if _jax.is_high(aval) or ct.shape == aval.shape:
         return ct
     if aval.shape == ():
         return jax.lax.reduce_sum(ct, tuple(range(ct.ndim)))

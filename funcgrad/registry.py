@@ -78,11 +78,12 @@ class CallRule:
     """How a primitive that calls a function or carries a jaxpr is differentiated.
 
     `fn(trace, primitive, tracers, params)` runs it, writes it on the trace's tape, and returns its
-    outputs.
+    outputs. `in_checkpoint` takes its place in a function that ``jax.checkpoint`` computes again.
     """
 
     fn: Callable[..., Any]
     ops: tuple[Op, ...]
+    in_checkpoint: Callable[..., Any] | None = None
 
     def __repr__(self) -> str:
         return shown_call(self, _jax.source_of(self.fn))
@@ -308,6 +309,10 @@ class Rules(Mapping[Op, Entry]):
             return self
         return _within(self, scope)
 
+    def in_checkpoint(self) -> Rules:
+        """Return the rules for a function that ``jax.checkpoint`` computes again."""
+        return _in_checkpoint(self)
+
     def find(self, op: Op) -> Entry | None:
         """Return the entry of `op`, or None; for a third-party primitive, the fallback."""
         entry = self._table.get(op)
@@ -342,6 +347,17 @@ class Rules(Mapping[Op, Entry]):
 @_jax.cache()
 def _strict(rules: Rules) -> Rules:
     return Rules(rules._unique(), None, rules.overridden, rules.caught, rules.observer)
+
+
+@_jax.cache()
+def _in_checkpoint(rules: Rules) -> Rules:
+    entries = [
+        CallRule(entry.in_checkpoint, entry.ops)
+        if isinstance(entry, CallRule) and entry.in_checkpoint is not None
+        else entry
+        for entry in rules._unique()
+    ]
+    return Rules(entries, rules._fallback, rules.overridden, rules.caught, rules.observer)
 
 
 @_jax.cache()

@@ -140,7 +140,7 @@ def freeze(tape: Tape) -> tuple[FrozenTape, list[Value]]:
     indices: dict[int, LeafIndex] = {}
 
     def without_array(value: Value) -> Value | LeafIndex:
-        if not (isinstance(value, (jax.Array, np.ndarray)) or _jax.is_mutable(value)):
+        if not (isinstance(value, (jax.Array, np.ndarray)) or _jax.is_value(value)):
             return value
         if id(value) not in indices:
             indices[id(value)] = LeafIndex(len(leaves))
@@ -234,6 +234,7 @@ class TapeTrace(_jax.Trace):
 
     def __init__(self, parent: _jax.Trace, rules: Rules, description: str):
         super().__init__()
+        self.requires_low = False  # operations that could expand themselves come as they are
         self.contents: dict[int, tuple[Value, Slot]] = {}
         self.parent_trace = parent
         self.rules = rules
@@ -263,6 +264,12 @@ class TapeTrace(_jax.Trace):
         if isinstance(val, TapeTracer) and val._trace is self:
             return val
         return self.parent_trace.stage_value(val)
+
+    def cur_qdd(self, x: Value) -> Any:
+        """What a mutable value of a type of its own now holds."""
+        (primal,), _ = self.split([x])
+        with _jax.set_current_trace(self.parent_trace):
+            return _jax.current_qdd(primal)
 
     def is_valid(self) -> bool:
         if self._invalidated:
@@ -314,7 +321,8 @@ class TapeTrace(_jax.Trace):
             tracers, params = _jax.give_references(tracers, params)
         primals, slots = self.split(tracers)
         with _jax.set_current_trace(self.parent_trace):
-            if not any(slot is not None for slot in slots) and not self.reads_content(primals):
+            unmoved = not any(slot is not None for slot in slots)
+            if unmoved and not self.reads_content(primals):
                 return self.bind_in_parent(primitive, primals, params)
             by_reference = any(map(_jax.is_mutable, primals))
             entry = self.rules.find(_jax.get_p if by_reference else primitive)

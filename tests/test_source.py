@@ -17,8 +17,11 @@ JAX_AD = {
     "jacobian", "hessian", "checkpoint_grad", "fwd_and_bwd",
 }  # fmt: skip
 
-JAX_TABLES = {"primitive_jvps", "primitive_transposes", "custom_lin_p"}
-"""What may be read of JAX's interpreters: which primitives they know, and the one they define."""
+JAX_TABLES = {
+    "primitive_jvps", "primitive_transposes", "custom_lin_p", "NullAccum", "ValAccum",
+}  # fmt: skip
+"""What may be read of JAX's interpreters: which primitives they know, the one they define, and the
+accumulators that a user's backward rule is given."""
 
 
 def names(path: Path) -> str:

@@ -24,8 +24,9 @@ from jax._src.shard_map import (
 from jax._src.state.types import RefEffect
 from jax.extend.core import ClosedJaxpr
 
+from funcgrad._jax.hijax import hi_call_p, hi_saved
 from funcgrad._jax.ops import wrapped_function
-from funcgrad._jax.values import SymbolicZero, Zero, zeros
+from funcgrad._jax.values import SymbolicZero, Zero, typeof, zeros
 
 WrappedFun = linear_util.WrappedFun
 
@@ -134,6 +135,20 @@ class Saved:
         return jax.device_put(x, _core.mem_kind_to_space(self.here))
 
 
+DEVICE = _core.MemorySpace.Device
+"""The memory in which values lie unless somebody says otherwise."""
+
+
+def memory_space(x: Any) -> Any:
+    """The memory in which a value lies."""
+    return typeof(x).memory_space
+
+
+def in_memory(x: Any, space: Any) -> Any:
+    """A value in this memory."""
+    return x if memory_space(x) == space else jax.device_put(x, space)
+
+
 def saved_by(policy: Any, eqn: Any) -> Saved | None:
     """Whether a checkpoint policy keeps the outputs of an equation.
 
@@ -143,7 +158,10 @@ def saved_by(policy: Any, eqn: Any) -> Saved | None:
         return Saved()
     if policy is None:
         return None
-    case = policy(eqn.primitive, *[v.aval for v in eqn.invars], **eqn.params)
+    if eqn.primitive is hi_call_p:
+        case = hi_saved(policy, eqn)
+    else:
+        case = policy(eqn.primitive, *[v.aval for v in eqn.invars], **eqn.params)
     if isinstance(case, partial_eval.Offloadable):
         return Saved(case.src, case.dst)
     return Saved() if case is True or isinstance(case, partial_eval.SaveableType) else None

@@ -186,9 +186,19 @@ def jitted(closed: ClosedJaxpr, name: str) -> Callable[..., list[Any]]:
     return jax.jit(run)
 
 
+def function_carried(prim: Any) -> ClosedJaxpr | None:
+    """The user's function in a primitive with methods, as custom_vjp and checkpoint may make one."""
+    traced = getattr(prim, "traced", None)
+    found = getattr(prim, "jaxpr", None) if traced is None else traced.jaxpr
+    if isinstance(found, Jaxpr):
+        return close(found)
+    return found if isinstance(found, ClosedJaxpr) else None
+
+
 def inner_jaxprs(params: dict[str, Any]) -> list[Jaxpr]:
     """The jaxprs among an operation's params."""
-    groups = [v if isinstance(v, (tuple, list)) else (v,) for v in params.values()]
+    values = [function_carried(params["_prim"])] if "_prim" in params else params.values()
+    groups = [v if isinstance(v, (tuple, list)) else (v,) for v in values]
     found = [v for group in groups for v in group if isinstance(v, (Jaxpr, ClosedJaxpr))]
     return [v.jaxpr if isinstance(v, ClosedJaxpr) else v for v in found]
 
@@ -228,6 +238,9 @@ FUNCTIONS = {
 
 def called_function(eqn: Any) -> str | None:
     """How the function is named that an equation calls as jit and custom derivatives do."""
+    if "_prim" in eqn.params:
+        carried = function_carried(eqn.params["_prim"])
+        return None if carried is None else function_of(carried)
     name = FUNCTIONS.get(eqn.primitive)
     return None if name is None else function_of(eqn.params[name])
 

@@ -26,10 +26,10 @@ from jax._src.random.threefry2x32 import threefry2x32_p  # noqa: F401
 from jax._src.random.threefry4x32 import threefry4x32_p  # noqa: F401
 
 
-def _found(module: str, name: str) -> Any:
+def _found(module: str, name: str, package: str = "jax._src") -> Any:
     """What one of JAX's own modules defines, or None where this version lacks it."""
     try:
-        return getattr(importlib.import_module(f"jax._src.{module}"), name, None)
+        return getattr(importlib.import_module(f"{package}.{module}"), name, None)
     except ImportError:
         return None
 
@@ -93,6 +93,7 @@ eval_jaxpr_p = (
     _found("interpreters.partial_eval", "eval_jaxpr_p")  # JAX up to 0.11
     or _found("lax.eval_jaxpr", "eval_jaxpr_p")
 )
+fused_p = _found("experimental.fused", "fused_p", "jax")
 linear_call_p = _found("custom_derivatives", "linear_call_p")
 program_order_p = _found("program_order", "program_order_p")
 remat_opt_p = _found("custom_derivatives", "remat_opt_p")

@@ -84,6 +84,13 @@ def holds_arrays(x: Any) -> bool:
     return any(is_array_leaf(leaf) for leaf in jax.tree.leaves(x))
 
 
+def is_value(x: Any) -> bool:
+    """Whether this is a value of a type that is no array's: a reference, or of a type of its own."""
+    if is_mutable(x) or isinstance(x, Tracer):
+        return True
+    return type(x) in _core.pytype_aval_mappings and is_high(typeof(x))
+
+
 def is_array_leaf(x: Any) -> bool:
     """Whether a leaf is an array or a traced value, not a Python number."""
     return isinstance(x, (jax.Array, np.ndarray, np.generic, Tracer))
@@ -105,8 +112,22 @@ def is_real_array(x: Any) -> bool:
     return is_array(x) and dtypes.issubdtype(x.dtype, np.floating)
 
 
+def is_high(aval: Any) -> bool:
+    """Whether this is a type that a package defined for itself (JAX says *hijax*)."""
+    return getattr(aval, "is_high", False) and not is_reference(aval)
+
+
 def is_inexact(aval: Any) -> bool:
-    """Whether values of this type have a gradient: real or complex floating point."""
+    """Whether values of this type have a gradient: real or complex floating point.
+
+    A type of its own says by the type of its tangents. What one that is mutable holds has no gradient.
+    """
+    if is_high(aval):
+        if getattr(aval, "has_qdd", False):
+            return False
+        aval = aval.to_tangent_aval()
+        if is_high(aval):
+            return True
     dtype = getattr(aval, "dtype", None)
     return dtype is not None and dtypes.issubdtype(dtype, np.inexact)
 
@@ -135,15 +156,23 @@ def strong_zeros(aval: Any) -> Any:
 def instantiated(cts: Sequence[Cotangent], avals: Sequence[Aval | None]) -> list[Cotangent]:
     """Cotangents, with zeros for one that did not arrive, where its type is given."""
     pairs = zip(cts, avals, strict=True)
-    return [zeros(aval) if ct is None and aval is not None else ct for ct, aval in pairs]
+    return [_zeros_for(aval) if ct is None and aval is not None else ct for ct, aval in pairs]
+
+
+def _zeros_for(aval: Any) -> Any:
+    return zeros(cotangent_aval(aval) if is_high(aval) else aval)
+
+
+add_values: Callable[[Any, Any], Any] = ad_util.add_jaxvals
+"""The sum of two cotangents, which a type of its own defines."""
 
 
 def zero_cotangent(x: Any) -> Any:
     """Zeros for the cotangent of the value or type `x`: of dtype float0 for integers."""
     aval = tangent_aval(x)
-    if aval.dtype == dtypes.float0:
+    if getattr(aval, "dtype", None) == dtypes.float0:
         return np.zeros(aval.shape, dtypes.float0)
-    return zeros(aval)
+    return _zeros_for(aval)
 
 
 def blank(aval: Any, *leading: int) -> Any:
@@ -162,9 +191,21 @@ def as_array(x: Any) -> Any:
     return lax.asarray(x)
 
 
+def as_value(x: Any) -> Any:
+    """The same; a value of a type of its own as it is."""
+    return x if is_value(x) else as_array(x)
+
+
 def weak_like(ct: Any, x: Any) -> Any:
     """A real gradient with the weakness of its input, as JAX's casts leave it."""
-    aval, found = typeof(x), typeof(ct)
+    return weak_as(ct, typeof(x))
+
+
+def weak_as(ct: Any, aval: Any) -> Any:
+    """The same for an input of this type."""
+    found = typeof(ct)
+    if is_high(aval) or is_high(found) or not hasattr(aval, "weak_type"):
+        return ct
     if found.weak_type == aval.weak_type or not dtypes.issubdtype(found.dtype, np.floating):
         return ct
     return lax._convert_element_type(ct, found.dtype, weak_type=aval.weak_type)

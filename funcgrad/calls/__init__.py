@@ -6,6 +6,7 @@ from funcgrad.calls import (
     custom,
     custom_vmap,
     expanded,
+    hijax,
     jit,
     linear_call,
     linear_solve,
@@ -32,5 +33,6 @@ CALLS = (
     replayed,
     references,
     expanded,
+    hijax,
 )
 """The modules whose entries say how calls are differentiated."""

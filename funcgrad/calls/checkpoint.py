@@ -90,8 +90,9 @@ def remat_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> RematProgram:
     """A checkpointed function's forward program, and a backward program that recomputes."""
-    policy, barrier = params["policy"], params["prevent_cse"]
-    return program_of_remat(params["jaxpr"], differentiated, rules, policy, barrier)
+    policy, barrier, jaxpr = params["policy"], params["prevent_cse"], params["jaxpr"]
+    rules = rules.in_checkpoint() if jaxpr.is_high else rules
+    return program_of_remat(jaxpr, differentiated, rules, policy, barrier)
 
 
 @cached(_jax.weak_cache)

@@ -27,16 +27,15 @@ def custom_jvp_call(
     """A custom_jvp function, and the transpose of its rule."""
     fun, jvp = params["subfuns"]
     name = _jax.description_of_wrapped(fun)
-    return CustomJvpProgram(jvp, name, params["symbolic_zeros"], differentiated, rules)
+    symbolic = params["symbolic_zeros"]
+    return CustomJvpProgram(name, differentiated, rules, jvp=jvp, symbolic_zeros=symbolic)
 
 
 @dataclass(eq=False)
-class CustomJvpProgram:
-    """Runs the user's rule forward, and walks the tape of its tangents backward."""
+class TangentProgram:
+    """Runs a rule for tangents forward, and walks the tape of the tangents backward."""
 
-    jvp: Any
     name: str
-    symbolic_zeros: bool
     differentiated: tuple[bool, ...]
     rules: Rules
     tape: FrozenTape | None = None
@@ -53,15 +52,12 @@ class CustomJvpProgram:
         """The outputs, and what the tape of the tangents reads."""
         trace = TangentTrace(_jax.current_trace(), self.rules, self.name)
         tangents = [
-            trace.new_tangent(_jax.tangent_aval(x))
-            if there
-            else _jax.instantiate(None, _jax.tangent_aval(x), self.symbolic_zeros)
+            trace.new_tangent(_jax.tangent_aval(x)) if there else None
             for x, there in zip(primals, self.differentiated, strict=True)
         ]
         try:
             with _jax.set_current_trace(trace):
-                outs = self.jvp.call_wrapped(*primals, *tangents)
-            primal_outs, tangent_outs = outs[: len(outs) // 2], outs[len(outs) // 2 :]
+                primal_outs, tangent_outs = self.apply_rule(primals, tangents)
             self.outputs = tuple(trace.split(tangent_outs)[1])
         finally:
             trace.invalidate()
@@ -69,11 +65,37 @@ class CustomJvpProgram:
         self.tape, leaves = freeze(trace.tape)
         return list(primal_outs), leaves
 
+    def apply_rule(
+        self, primals: Sequence[Any], tangents: Sequence[Any]
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The outputs and their tangents; None is the tangent of what is not differentiated."""
+        raise NotImplementedError
+
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
         assert self.tape is not None
         seeds = zip(self.outputs, cts, strict=True)
         inputs = range(sum(self.differentiated))
         return walk(self.tape.thaw(residuals), seeds, inputs, consume=True)
+
+
+@dataclass(eq=False)
+class CustomJvpProgram(TangentProgram):
+    """A custom_jvp function's rule."""
+
+    jvp: Any = None
+    symbolic_zeros: bool = False
+
+    def apply_rule(
+        self, primals: Sequence[Any], tangents: Sequence[Any]
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Run the user's rule, on zeros for what is not differentiated."""
+        avals = map(_jax.tangent_aval, primals)
+        given = [
+            _jax.instantiate(tangent, aval, self.symbolic_zeros)
+            for tangent, aval in zip(tangents, avals, strict=True)
+        ]
+        outs = self.jvp.call_wrapped(*primals, *given)
+        return outs[: len(outs) // 2], outs[len(outs) // 2 :]
 
 
 @defcall(_jax.custom_vjp_call_p, function=of_wrapped, apart=False)

@@ -78,7 +78,7 @@ def of_jaxpr(own_lines: bool = True) -> Callable[[Params], CalledFunction]:
         return CalledFunction(
             _jax.function_of(closed),
             lambda *args: _jax.eval_closed_jaxpr(closed, args, own_lines),
-            lambda op: op.description in _marked_calls(closed.jaxpr),
+            leads_to_in(closed.jaxpr),
         )
 
     return function
@@ -95,6 +95,11 @@ def of_wrapped(params: Params) -> CalledFunction:
         return _jax.function_behind(fun) is op.function
 
     return CalledFunction(_jax.description_of_wrapped(fun), fun.call_wrapped, leads_to)
+
+
+def leads_to_in(jaxpr: Any) -> Callable[[FunctionId], bool]:
+    """Whether running a jaxpr calls a function whose calls are caught, as a question."""
+    return lambda op: op.description in _marked_calls(jaxpr)
 
 
 def _marked_calls(jaxpr: Any) -> set[str]:
@@ -139,7 +144,7 @@ class How:
     """How a call is differentiated; see :func:`defcall`."""
 
     program_of: ProgramOf
-    function: Callable[[Params], CalledFunction] | None = None
+    function: Callable[[Params], CalledFunction | None] | None = None
     inlined: Callable[[Params, bool], bool] | None = None
     apart: bool = True
 
@@ -150,8 +155,8 @@ def enter(
     """Run a call and write it down."""
     primals, slots = trace.split(tracers)
     op = primitive
-    if how.function is not None:
-        called = how.function(params)
+    called = None if how.function is None else how.function(params)
+    if called is not None:
         staged = not _jax.is_eager(trace.parent_trace)
         op, found = rule_of(called, trace.rules)
         inlined = how.inlined is not None and how.inlined(params, staged)

@@ -66,7 +66,11 @@ class ForeignPullback(WithoutTapes):
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
         pullback: Callable[..., Any] = tree_unflatten(self.tree, residuals)
         pairs = zip(cts, self.out_avals, strict=True)
-        return list(pullback([_jax.zero_cotangent(a) if ct is None else ct for ct, a in pairs]))
+        return list(
+            pullback(
+                [_jax.zero_cotangent(a) if ct is None else _jax.weak_as(ct, a) for ct, a in pairs]
+            )
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,7 +131,8 @@ def body_of_all(body: _jax.ClosedJaxpr, test: _jax.ClosedJaxpr, num_tests: int) 
     if not num_tests and not batched:
         return body
     num_body_consts = len(body.in_avals) - num_carry
-    avals = [*test.in_avals[:num_tests], *body.in_avals[:num_body_consts], *body.out_avals]
+    tests, steps = _jax.input_types(test), _jax.input_types(body)
+    avals = [*tests[:num_tests], *steps[:num_body_consts], *body.out_avals]
     return _jax.stage_closed(run, avals, _jax.function_of(body))
 
 

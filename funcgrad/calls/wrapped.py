@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from funcgrad import _jax
 from funcgrad.calls.entering import ProgramOf, defcall, of_jaxpr
 from funcgrad.calls.jit import SplitProgram
+from funcgrad.masks import select
 from funcgrad.partition.split import Call, split_of
 from funcgrad.registry import Rules
 
@@ -89,6 +90,43 @@ def with_excluded(params: dict[str, Any], call: Call, forward: bool) -> dict[str
     mask = params["exclude_mask"] if forward else ()
     num_inputs = len(call.closed.in_avals)
     return {"exclude_mask": (*(False,) * (num_inputs - len(mask)), *mask)}
+
+
+def with_output_spaces(params: dict[str, Any], call: Call, forward: bool) -> dict[str, Any]:
+    """fused_call: what the user did not name lies in the memory of the device."""
+    named = params["out_spaces"] if forward else ()
+    others = len(call.closed.out_avals) - len(named)
+    return {"out_spaces": (*named, *[_jax.DEVICE] * others)}
+
+
+@dataclass(frozen=True, eq=False)
+class FusedProgram(WrappedProgram):
+    """fused_call: each cotangent lies in the memory of its operand.
+
+    Attributes:
+      spaces: the memories of the differentiated operands, once the forward program has run.
+    """
+
+    differentiated: tuple[bool, ...] = ()
+    spaces: list[Any] = field(default_factory=list)
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs, and what the backward program reads."""
+        self.spaces[:] = map(_jax.memory_space, select(primals, self.differentiated))
+        return super().forward(primals)
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
+        results = zip(super().__call__(residuals, cts, eager), self.spaces, strict=True)
+        return [None if ct is None else _jax.in_memory(ct, space) for ct, space in results]
+
+
+@defcall(_jax.fused_p, function=of_jaxpr())
+def fused_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> FusedProgram:
+    """A fused function's forward program and its backward program, both fused."""
+    split = split_of(params["jaxpr"], differentiated, rules)
+    return FusedProgram(split, primitive, params, with_output_spaces, differentiated)
 
 
 plain_call = defcall(

@@ -98,7 +98,8 @@ element. One exp may be repeated to save a float32 of each step, two in a row ma
 
 def size_in_bytes(aval: Aval) -> int:
     """The bytes that a value of this type takes, and one more, so that nothing is free."""
-    return _size(aval) * getattr(aval.dtype, "itemsize", 8) + 1
+    parts = _jax.parts_of(aval)
+    return sum(_size(part) * getattr(part.dtype, "itemsize", 8) for part in parts) + 1
 
 
 def reads_all_for_each(jaxpr: Jaxpr) -> bool:

@@ -345,9 +345,9 @@ def trace_forward(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) 
         recorded[:] = frozen, tuple(slots)
         return [*outs, *leaves]
 
-    jaxpr, consts = _jax.stage(forward, closed.in_avals, f"{_name_of(closed)}:forward")
+    jaxpr, consts = _jax.stage(forward, _jax.input_types(closed), f"{_name_of(closed)}:forward")
     tape, slots = recorded
-    leaf_avals = tuple(v.aval for v in jaxpr.outvars[len(slots) :])
+    leaf_avals = tuple(_jax.output_types(jaxpr)[len(slots) :])
     return Traced(jaxpr, consts, Recording(tape, slots, leaf_avals, sum(differentiated)))
 
 

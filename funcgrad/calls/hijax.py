@@ -1,0 +1,178 @@
+"""Primitives that expand themselves (``jax.experimental.hijax``), by the rules that they bring.
+
+Such a primitive runs as operations of others, and is differentiated by its own rule: ``vjp_fwd`` and
+``vjp_bwd``, or else ``jvp``, or else ``lin`` and ``linearized``. The last two run on tangents without
+values, whose tape is walked back. One that has no rule is an error once a cotangent asks for it, however
+well its operations could be differentiated.
+
+What JAX makes of a user's function in this way, with ``jax_custom_vjp3`` or ``jax_remat3``, is a call of
+that function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from funcgrad import _jax, errors
+from funcgrad.calls.checkpoint import RematProgram, program_of_remat
+from funcgrad.calls.custom import TangentProgram
+from funcgrad.calls.entering import CalledFunction, CallProgram, How, ProgramOf, enter, leads_to_in
+from funcgrad.masks import select
+from funcgrad.registry import CallRule, Rules
+from funcgrad.tangents import TangentTrace
+from funcgrad.tape import MissingRule, TapeTrace, WithoutTapes
+
+
+def hi_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
+    """A primitive's rule; on tangents, its rule for the operands in which it is linear."""
+    with errors.located_at(_jax.current_where):
+        how = ON_TANGENTS if isinstance(trace, TangentTrace) else ON_VALUES
+        return enter(trace, primitive, tracers, params, how)
+
+
+def hi_call_in_checkpoint(
+    trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]
+) -> Any:
+    """The same inside ``jax.checkpoint``, where JAX prefers a primitive's rule for tangents."""
+    with errors.located_at(_jax.current_where):
+        how = ON_TANGENTS if isinstance(trace, TangentTrace) else IN_CHECKPOINT
+        return enter(trace, primitive, tracers, params, how)
+
+
+hi_primitive_call = CallRule(hi_call, (_jax.hi_call_p,), in_checkpoint=hi_call_in_checkpoint)
+
+
+def function_of(params: dict[str, Any]) -> CalledFunction | None:
+    """The function that custom_vjp or checkpoint was applied to; None for other primitives."""
+    prim = _jax.hi_primitive(params)
+    closed = _jax.function_carried(prim)
+    if closed is None:
+        return None
+    name = _jax.function_of(closed)
+    return CalledFunction(name, lambda *args: _jax.hi_expand(prim, args), leads_to_in(closed.jaxpr))
+
+
+def by_the_first_of(*preferred: str) -> ProgramOf:
+    """How a primitive is differentiated whose operands have values: by one of the rules it has."""
+
+    def program_of(
+        primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+    ) -> CallProgram:
+        prim = _jax.hi_primitive(params)
+        if _jax.is_checkpointed(prim):
+            return checkpointed(prim, differentiated, rules)
+        there = _jax.hi_rules(prim)
+        rule = next((name for name in preferred if name in there), None)
+        if rule is None:
+            return WithoutRule(primitive, params, differentiated)
+        if rule == "vjp":
+            return HiVjpProgram(prim, differentiated)
+        return HiJvpProgram(_jax.hi_name(prim), differentiated, rules, prim=prim, rule=rule)
+
+    return program_of
+
+
+def checkpointed(prim: Any, differentiated: tuple[bool, ...], rules: Rules) -> RematProgram:
+    """A checkpointed function, under ``jax_remat3``."""
+    closed = _jax.function_carried(prim)
+    assert closed is not None
+    policy, barrier = _jax.remat_settings(prim)
+    return program_of_remat(closed, differentiated, rules, policy, barrier)
+
+
+@dataclass(eq=False)
+class HiVjpProgram(WithoutTapes):
+    """Runs a primitive's ``vjp_fwd`` and ``vjp_bwd`` as they are."""
+
+    prim: Any
+    differentiated: tuple[bool, ...]
+    present: list[bool] | None = None
+    backward: Any = None
+    late: bool = False
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs, and what ``vjp_bwd`` is given."""
+        outs, nonzero, residuals, backward = _jax.hi_vjp(self.prim, primals, self.differentiated)
+        self.backward = backward
+        pairs = zip(outs, nonzero, strict=True)
+        self.present = [there and _jax.is_inexact(_jax.typeof(y)) for y, there in pairs]
+        return outs, residuals
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
+        return self.backward(residuals, cts)
+
+
+@dataclass(eq=False)
+class HiJvpProgram(TangentProgram):
+    """A primitive's rule for tangents."""
+
+    prim: Any = None
+    rule: str = "jvp"
+
+    def apply_rule(
+        self, primals: Sequence[Any], tangents: Sequence[Any]
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Run ``jvp``, or ``lin`` and ``linearized``."""
+        return _jax.hi_jvp(self.prim, self.rule, primals, tangents)
+
+
+def transpose_of(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> CallProgram:
+    """How a primitive is differentiated that is applied to tangents, in which it is linear."""
+    prim = _jax.hi_primitive(params)
+    kind = HiTransposeProgram if _jax.is_transposable(prim) else WithoutRule
+    return kind(primitive, params, differentiated)
+
+
+@dataclass(frozen=True, eq=False)
+class HiTransposeProgram(WithoutTapes):
+    """Linear in the differentiated operands; the others are the residuals."""
+
+    primitive: Any
+    params: dict[str, Any]
+    differentiated: tuple[bool, ...]
+    late: bool = False
+
+    @property
+    def prim(self) -> Any:
+        """The primitive with methods."""
+        return _jax.hi_primitive(self.params)
+
+    @property
+    def present(self) -> list[bool]:
+        """Which outputs carry a gradient."""
+        return [_jax.is_inexact(aval) for aval in self.prim.out_avals_flat]
+
+    @property
+    def known(self) -> list[bool]:
+        """Which operands are no tangents."""
+        return [not linear for linear in self.differentiated]
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs, and the operands that are no tangents."""
+        return list(self.primitive.bind(*primals, **self.params)), select(primals, self.known)
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
+        known = iter(residuals)
+        operands = [None if linear else next(known) for linear in self.differentiated]
+        return _jax.hi_transpose(self.prim, operands, self.differentiated, cts)
+
+
+@dataclass(frozen=True, eq=False)
+class WithoutRule(HiTransposeProgram):
+    """A primitive that brings no rule: an error, once a cotangent arrives at it."""
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs."""
+        return list(self.primitive.bind(*primals, **self.params)), []
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
+        return MissingRule(_jax.hi_name(self.prim), len(self.differentiated), ())((), cts, eager)
+
+
+ON_VALUES = How(by_the_first_of("vjp", "jvp", "lin"), function_of, apart=False)
+IN_CHECKPOINT = How(by_the_first_of("jvp", "vjp", "lin"), function_of, apart=False)
+ON_TANGENTS = How(transpose_of, function_of, apart=False)
