@@ -9,6 +9,8 @@ broadcasting, all of which are derived.
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -186,6 +188,25 @@ def zero(*ops: Any) -> ZeroRule:
     return ZeroRule(tuple(op_key(op) for op in ops if op is not None))
 
 
+@dataclass(frozen=True)
+class Deferred:
+    """Modules of rules that are imported when somebody has imported the ops that they are for.
+
+    Attributes:
+      ops: the name of JAX's module that defines the ops.
+      rules: the names of the modules of rules.
+    """
+
+    ops: str
+    rules: tuple[str, ...]
+
+
+@_jax.cache()
+def _deferred_table(deferred: Deferred) -> Mapping[Op, Entry]:
+    modules = map(importlib.import_module, deferred.rules)
+    return {op: entry for m in modules for entry in _entries_of(m) for op in entry.ops}
+
+
 class Rules(Mapping[Op, Entry]):
     """An immutable mapping from op to rule.
 
@@ -208,6 +229,7 @@ class Rules(Mapping[Op, Entry]):
         overridden: Iterable[Op] = (),
         caught: Iterable[FunctionId] = (),
         observer: Observer | None = None,
+        deferred: Sequence[Deferred] = (),
     ):
         table: dict[Op, Entry] = {}
         for entry in entries:
@@ -220,7 +242,9 @@ class Rules(Mapping[Op, Entry]):
         self.overridden = tuple(overridden)
         self.caught = tuple(caught)
         self.observer = observer
-        self._key = (frozenset(table.items()), fallback, self.overridden, self.functions, observer)
+        self._deferred = tuple(deferred)
+        settings = (fallback, self.overridden, self.functions, observer, self._deferred)
+        self._key = (frozenset(table.items()), *settings)
         self._hash = hash(self._key)
 
     @functools.cached_property
@@ -229,9 +253,26 @@ class Rules(Mapping[Op, Entry]):
         return tuple((op.function, op) for op in self.caught if op.function is not None)
 
     @classmethod
-    def collect(cls, *modules: ModuleType, fallback: Entry | None = None) -> Rules:
+    def collect(
+        cls,
+        *modules: ModuleType,
+        fallback: Entry | None = None,
+        deferred: Sequence[Deferred] = (),
+    ) -> Rules:
         """Gather every rule that the modules define, alone or in tuples."""
-        return cls((entry for module in modules for entry in _entries_of(module)), fallback)
+        entries = (entry for module in modules for entry in _entries_of(module))
+        return cls(entries, fallback, deferred=deferred)
+
+    def _changed(self, entries: Iterable[Entry] | None = None, **settings: Any) -> Rules:
+        """New rules that differ from these in some of the arguments from which they are made."""
+        same = {
+            "fallback": self._fallback,
+            "overridden": self.overridden,
+            "caught": self.caught,
+            "observer": self.observer,
+            "deferred": self._deferred,
+        }
+        return Rules(self._unique() if entries is None else entries, **{**same, **settings})
 
     def override(self, replacements: Mapping[Any, Rule | Callable[..., Any]]) -> Rules:
         """Return new rules in which `replacements` take the place of what was there.
@@ -264,7 +305,7 @@ class Rules(Mapping[Op, Entry]):
         kept = [op for op in self.overridden if op not in keys]
         caught = [op for op in self.caught if op not in keys]
         caught += [op for op in keys if isinstance(op, FunctionId)]
-        return Rules(entries, self._fallback, (*kept, *keys), caught, self.observer)
+        return self._changed(entries, overridden=(*kept, *keys), caught=caught)
 
     def extend(self, *entries: Entry) -> Rules:
         """Return new rules with `entries` added.
@@ -279,10 +320,12 @@ class Rules(Mapping[Op, Entry]):
                     f"rules.extend was given {entry!r}, a {type(entry).__name__}. Make a rule of a "
                     "function with @funcgrad.defvjp(op)."
                 )
+            for op in entry.ops:
+                if (old := self._deferred_entry(op)) is not None:
+                    raise errors.DuplicateRuleError(op, old, entry)
         keys = _numbered([op for entry in entries for op in entry.ops], self.caught)
         caught = (*self.caught, *(op for op in keys if isinstance(op, FunctionId)))
-        everything = (*self._unique(), *entries)
-        return Rules(everything, self._fallback, self.overridden, caught, self.observer)
+        return self._changed((*self._unique(), *entries), caught=caught)
 
     def strict(self) -> Rules:
         """Return new rules that never fall back on JAX for primitives of third-party packages."""
@@ -292,11 +335,11 @@ class Rules(Mapping[Op, Entry]):
         """Return the same rules, of which nothing is reported that never applies."""
         if not self.overridden:
             return self
-        return Rules(self._unique(), self._fallback, (), self.caught, self.observer)
+        return self._changed(overridden=())
 
     def observed_by(self, observer: Observer | None) -> Rules:
         """Return new rules whose differentiations tell `observer` of each node."""
-        return Rules(self._unique(), self._fallback, self.overridden, self.caught, observer)
+        return self._changed(observer=observer)
 
     def within(self, scope: str) -> Rules:
         """Return the rules for a call in this name scope, whose program is cached by them.
@@ -316,21 +359,34 @@ class Rules(Mapping[Op, Entry]):
     def find(self, op: Op) -> Entry | None:
         """Return the entry of `op`, or None; for a third-party primitive, the fallback."""
         entry = self._table.get(op)
-        if entry is None and self._fallback and isinstance(op, _jax.Primitive):
-            return self._fallback if _jax.is_foreign(op) else None
+        if entry is None and isinstance(op, _jax.Primitive):
+            entry = self._deferred_entry(op)
+            if entry is None and self._fallback and _jax.is_foreign(op):
+                return self._fallback
         return entry
+
+    def _deferred_entry(self, op: Op) -> Entry | None:
+        """The entry of an op in a module of rules that is imported late."""
+        loaded = (_deferred_table(d) for d in self._deferred if d.ops in sys.modules)
+        return next((table[op] for table in loaded if op in table), None)
 
     def _unique(self) -> tuple[Entry, ...]:
         return tuple(replace(entry, ops=(op,)) for op, entry in self._table.items())
 
     def __getitem__(self, op: Any) -> Entry:
-        return self._table[op_key(op)]
+        key = op_key(op)
+        entry = self._table.get(key) or self._deferred_entry(key)
+        if entry is None:
+            raise KeyError(key)
+        return entry
 
     def __iter__(self) -> Iterator[Op]:
-        return iter(self._table)
+        """All ops; this imports the modules of rules that were put off."""
+        deferred = [_deferred_table(d) for d in self._deferred]
+        return iter({**self._table, **{op: None for table in deferred for op in table}})
 
     def __len__(self) -> int:
-        return len(self._table)
+        return sum(1 for _ in self)
 
     def __hash__(self) -> int:
         return self._hash
@@ -346,7 +402,7 @@ class Rules(Mapping[Op, Entry]):
 
 @_jax.cache()
 def _strict(rules: Rules) -> Rules:
-    return Rules(rules._unique(), None, rules.overridden, rules.caught, rules.observer)
+    return rules._changed(fallback=None)
 
 
 @_jax.cache()
@@ -357,7 +413,7 @@ def _in_checkpoint(rules: Rules) -> Rules:
         else entry
         for entry in rules._unique()
     ]
-    return Rules(entries, rules._fallback, rules.overridden, rules.caught, rules.observer)
+    return rules._changed(entries)
 
 
 @_jax.cache()

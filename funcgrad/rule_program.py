@@ -129,8 +129,8 @@ class PatternProgram:
       cts: positions of the cotangents read.
       reads: positions, among operands and then outputs, of the values read.
       present: which wanted operands get a cotangent.
-      compiled: the jaxpr as one compiled call that also undoes broadcasting; None if there is
-        nothing to compute.
+      compiled: the jaxpr as one compiled call that also undoes broadcasting; None if its operations
+        are run one by one, if there are any.
     """
 
     jaxpr: _jax.Jaxpr
@@ -361,10 +361,12 @@ def stage(signature: Signature, cts: Sequence[Aval | None]) -> PatternProgram:
 def compiled(jaxpr: _jax.Jaxpr, targets: Sequence[Aval], name: str) -> Callable[..., Any] | None:
     """A jaxpr as one compiled call that returns cotangents of the `targets`' shapes.
 
-    None if it computes nothing. Profiles show the call under `name`.
+    None if it computes nothing, or moves values to other devices, which no compiled call can. Profiles
+    show the call under `name`.
     """
     shapes = [getattr(v.aval, "shape", ()) for v in jaxpr.outvars]
-    if not jaxpr.eqns and shapes == [target.shape for target in targets]:
+    in_place = all(eqn.primitive is not lax.device_put_p for eqn in jaxpr.eqns)
+    if not (jaxpr.eqns and in_place) and shapes == [target.shape for target in targets]:
         return None
 
     def run(*args: Value) -> list[Value]:

@@ -193,7 +193,7 @@ class MissingRule(WithoutTapes):
         raise errors.Unlocated(errors.MissingRuleError, self.op, self.operands, self.params)
 
 
-class TapeTracer(_jax.Tracer):
+class TapeTracer(_jax.OwnTracer):
     """A differentiated value: its primal in the parent trace, and its slot on the tape."""
 
     __slots__ = ("primal", "slot")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -210,6 +211,17 @@ def function_behind(fun: WrappedFun) -> Any:
     while (inner := wrapped_function(found)) is not None:
         found = inner
     return found
+
+
+def operands_before(fwd: WrappedFun) -> int:
+    """How many operands checkify puts before those of a custom_vjp function.
+
+    A residual that is one of the function's operands is known by its place among these alone. JAX
+    counts checkify's too, and takes another operand for the residual.
+    """
+    if getattr(fwd.f, "__module__", None) != "jax._src.checkify":
+        return 0
+    return inspect.getclosurevars(fwd.f).nonlocals.get("num_errs", 0)
 
 
 newly_manual_names: Callable[..., tuple[Any, ...]] = _all_newly_manual_mesh_names

@@ -12,7 +12,7 @@ from jax._src import config, linear_util
 from jax._src import core as _core
 from jax._src import util as _util
 from jax._src.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p
-from jax._src.interpreters import partial_eval
+from jax._src.interpreters import mlir, partial_eval
 from jax._src.pjit import jit_p
 from jax._src.state.discharge import discharge_state
 from jax.extend import source_info_util
@@ -243,6 +243,13 @@ def called_function(eqn: Any) -> str | None:
         return None if carried is None else function_of(carried)
     name = FUNCTIONS.get(eqn.primitive)
     return None if name is None else function_of(eqn.params[name])
+
+
+def compiles(jaxpr: Jaxpr) -> bool:
+    """Whether each primitive of a jaxpr, at any depth, has a lowering for some platform."""
+    tables = [mlir._lowerings, *mlir._platform_specific_lowerings.values()]
+    own = (any(eqn.primitive in table for table in tables) for eqn in jaxpr.eqns)
+    return all(own) and all(compiles(j) for eqn in jaxpr.eqns for j in inner_jaxprs(eqn.params))
 
 
 def called_functions(jaxpr: Jaxpr) -> set[str]:

@@ -34,6 +34,14 @@ def _found(module: str, name: str, package: str = "jax._src") -> Any:
         return None
 
 
+def _experimental(module: str, name: str) -> Any:
+    """The same of a module of jax.experimental that costs little to import."""
+    try:
+        return getattr(importlib.import_module(f"jax.experimental.{module}"), name, None)
+    except ImportError:
+        return None
+
+
 # --- arrays
 
 log2_p = getattr(lax, "log2_p", None)
@@ -98,3 +106,4 @@ linear_call_p = _found("custom_derivatives", "linear_call_p")
 program_order_p = _found("program_order", "program_order_p")
 remat_opt_p = _found("custom_derivatives", "remat_opt_p")
 xla_metadata_call_p = _found("xla_metadata", "xla_metadata_call_p")
+scheduling_group_call_p = _experimental("scheduling_groups", "xla_metadata_call_p")  # up to 0.11

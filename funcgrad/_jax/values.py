@@ -22,6 +22,20 @@ Trace = _core.Trace
 Tracer = _core.Tracer
 
 
+class OwnTracer(Tracer):
+    """The base of tracers of ours, whose classes name JAX's module as their own.
+
+    Libraries choose their backend by the module of an argument's class (opt_einsum, autoray and what
+    builds on them): a traced value is JAX's to them.
+    """
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__module__ = Tracer.__module__
+
+
 SymbolicZero = ad_util.SymbolicZero
 
 

@@ -7,6 +7,7 @@ operations that lead to the values that it reads.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -139,6 +140,11 @@ class RematProgram(StagedPullback):
     @property
     def split(self) -> Split:
         return self.cut.split
+
+    @functools.cached_property
+    def compiles(self) -> bool:
+        """Whether XLA can be given the function: JAX runs a checkpointed one without compiling it."""
+        return _jax.compiles(self.split.forward.closed.jaxpr)
 
     @property
     def inner(self) -> dict[str, FrozenTape]:

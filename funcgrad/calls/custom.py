@@ -126,7 +126,8 @@ class CustomVjpProgram(WithoutTapes):
         new, outs = iter(results[:num_new]), results[num_new:]
         self.ct_avals = tuple(_jax.tangent_aval(y) for y in outs)
         self.present = [_jax.is_inexact(_jax.typeof(y)) for y in outs]
-        residuals = [next(new) if index is None else primals[index] for index in forwarded]
+        own = primals[_jax.operands_before(fwd) :]
+        residuals = [next(new) if index is None else own[index] for index in forwarded]
         return list(outs), residuals
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:

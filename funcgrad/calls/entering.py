@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from funcgrad import _jax, errors
-from funcgrad.functions import mark_of, unmarked
+from funcgrad.functions import mark_of, signature_of, unmarked
 from funcgrad.keys import FunctionId
 from funcgrad.registry import CallRule, Rule, Rules, ZeroRule, defrecord
 from funcgrad.tangents import TangentTrace
@@ -158,7 +158,7 @@ def enter(
     called = None if how.function is None else how.function(params)
     if called is not None:
         staged = not _jax.is_eager(trace.parent_trace)
-        op, found = rule_of(called, trace.rules)
+        op, found = rule_of(called, trace.rules, len(primals))
         inlined = how.inlined is not None and how.inlined(params, staged)
         if isinstance(trace, TangentTrace) or found is INLINED or inlined:
             with _jax.set_current_trace(trace):
@@ -185,8 +185,12 @@ INLINED = object()
 """Says that a function's operations are recorded, since its calls are caught in them or not meant."""
 
 
-def rule_of(called: CalledFunction, rules: Rules) -> tuple[FunctionId, Any]:
-    """A called function's op, and its rule, None if it has none, or INLINED."""
+def rule_of(called: CalledFunction, rules: Rules, count: int) -> tuple[FunctionId, Any]:
+    """A called function's op, and its rule, None if it has none, or INLINED.
+
+    A transform may have made another function of it, of the same name and with operands of its own
+    before these, as checkify does: by the `count` of operands it is seen that no rule is meant.
+    """
     name, mark = unmarked(called.name)
     ops = [op for _, op in rules.functions if op.description == name]
     if mark:  # one node by some user's rule: by one of ours, or by another differentiation's
@@ -194,13 +198,24 @@ def rule_of(called: CalledFunction, rules: Rules) -> tuple[FunctionId, Any]:
         return (ours[-1], None) if ours else (FunctionId(name), INLINED)
     if not ops:
         op = FunctionId(name)
-        return op, rules.find(op)
+        found = rules.find(op)
+        return op, None if isinstance(found, Rule) and not takes(found, count) else found
     op, rule = ops[-1], _rule(rules, ops[-1])
     if any(called.leads_to(op) for op in ops):
         return op, INLINED
-    if rule.broadcasts and op.fixed is None:  # element by element, so batched or not
+    element_by_element = rule.broadcasts and op.fixed is None  # so batched or not
+    if element_by_element and takes(rule, count):
         return op, rule
     raise errors.Unlocated(errors.UncaughtCallError, op, rule)
+
+
+def takes(rule: Rule, count: int) -> bool:
+    """Whether a rule can be given this many operands."""
+    try:
+        signature_of(rule.fn).bind_partial(None, *(None,) * count)
+    except TypeError:
+        return False
+    return True
 
 
 def _rule(rules: Rules, op: FunctionId) -> Rule:

@@ -61,12 +61,15 @@ def wrapped(settings: Settings | None) -> ProgramOf:
     ) -> WrappedProgram:
         closed = _jax.close(params[_jax.jaxpr_param(params)])
         split = split_of(closed, differentiated, rules)
-        return WrappedProgram(split, primitive if settings else None, params, settings or _none)
+        return WrappedProgram(
+            split, primitive if settings else None, params, settings or with_the_same
+        )
 
     return program_of
 
 
-def _none(params: dict[str, Any], call: Call, forward: bool) -> dict[str, Any]:
+def with_the_same(params: dict[str, Any], call: Call, forward: bool) -> dict[str, Any]:
+    """What the user's call has: the backward program of a scheduling group is of the group too."""
     return {}
 
 
@@ -135,5 +138,8 @@ plain_call = defcall(
     function=of_jaxpr(),
 )(wrapped(None))
 compute_on_call = defcall(_jax.compute_on_p, function=of_jaxpr())(wrapped(with_memory_spaces))
+scheduling_group_call = defcall(_jax.scheduling_group_call_p, function=of_jaxpr())(
+    wrapped(with_the_same)
+)
 xla_metadata_call = defcall(_jax.xla_metadata_call_p, function=of_jaxpr())(wrapped(with_metadata))
 program_order_call = defcall(_jax.program_order_p, function=of_jaxpr())(wrapped(with_excluded))

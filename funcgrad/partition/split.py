@@ -271,6 +271,8 @@ class StagedPullback:
 
     programs: dict[Any, Callable[..., Any]]
     late = False
+    compiles = True
+    """Whether XLA can be given its operations; else they are run one by one."""
 
     def __call__(
         self, residuals: Sequence[Value], cts: Sequence[Cotangent], eager: bool
@@ -281,13 +283,14 @@ class StagedPullback:
             def backward(residuals: list[Value], given: list[Value]) -> list[Cotangent]:
                 return self.trace_backward(residuals, spread(given, arrived))
 
-            self.programs[arrived] = jax.jit(backward)
+            self.programs[arrived] = jax.jit(backward) if self.compiles else backward
         return self.programs[arrived](list(residuals), filled(cts))
 
     def jitted_forward(self, *primals: Value) -> Any:
         """The results of `trace_forward`, for a pullback that has one: traced once, and jitted."""
         if "forward" not in self.programs:
-            self.programs["forward"] = jax.jit(self.trace_forward)
+            forward = self.trace_forward
+            self.programs["forward"] = jax.jit(forward) if self.compiles else forward
         return self.programs["forward"](*primals)
 
     def trace_forward(self, *primals: Value) -> Any:

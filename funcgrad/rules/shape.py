@@ -135,16 +135,16 @@ def optimization_barrier_vjp(ct: Any, *xs: Any, **_: Any) -> Any:
 
 
 @defvjp(lax.device_put_p)
-def device_put_vjp(ct: Any, *xs: Any, srcs: Any, **_: Any) -> Any:
-    return tuple(_put_back(ct_y, x, src) for ct_y, x, src in zip(ct, xs, srcs, strict=True))
+def device_put_vjp(ct: Any, *xs: Any, srcs: Any, devices: Any, **_: Any) -> Any:
+    return tuple(map(_put_back, ct, xs, srcs, devices))
 
 
-def _put_back(ct: Any, x: Any, src: Any) -> Any:
+def _put_back(ct: Any, x: Any, src: Any, device: Any) -> Any:
     """`ct` where `x` was: at `src` where that is known, else in the same kind of memory."""
     if ct is None:
         return None
     if src is not None:
-        return jax.device_put(ct, src)
+        return jax.device_put(ct, src, src=device)
     memory = jax.typeof(x).memory_space
     return ct if jax.typeof(ct).memory_space == memory else jax.device_put(ct, memory)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import Primitive
+from jax.interpreters import ad
 
 import funcgrad
 from tests.programs import check_program, normal
@@ -117,3 +121,22 @@ def test_offloading_in_a_scan():
     expected = jax.jit(jax.grad(fun, (0, 1)))(w, x)
     for gradient in (funcgrad.grad(fun, (0, 1)), jax.jit(funcgrad.grad(fun, (0, 1)))):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 2e-5), gradient(w, x), expected)
+
+
+def test_a_primitive_that_cannot_be_compiled() -> None:
+    """JAX runs a checkpointed function's operations one by one, so they need no lowering."""
+    cube_p = Primitive("cube_without_lowering")
+    cube_p.def_impl(lambda x: x**3)
+    cube_p.def_abstract_eval(lambda x: x)
+    ad.primitive_jvps[cube_p] = lambda primals, tangents: (
+        cube_p.bind(*primals),
+        3 * primals[0] ** 2 * tangents[0],
+    )
+
+    def loss(x: Any) -> Any:
+        return jnp.sum(jax.checkpoint(lambda x: jnp.sin(cube_p.bind(jnp.sin(x))))(x))
+
+    x = jnp.arange(1.0, 4.0)
+    np.testing.assert_allclose(funcgrad.grad(loss)(x), jax.grad(loss)(x), rtol=1e-5)
+    rules = funcgrad.DEFAULT.override({cube_p: lambda ct, x, **_: 3 * x**2 * ct})
+    np.testing.assert_allclose(funcgrad.grad(loss, rules=rules)(x), jax.grad(loss)(x), rtol=1e-5)

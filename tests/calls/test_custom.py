@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import checkify
 
 import funcgrad
 from tests.compare import assert_same
@@ -367,3 +368,48 @@ def test_rule_may_skip_operands_and_return_bare_or_tuple():
     assert [float(g) for g in gradient(2.0, 3.0)] == [0.0, 2.0]
     rules = funcgrad.DEFAULT.override({lax.sin_p: lambda ct, x, **_: [ct * 9]})
     assert float(funcgrad.grad(jnp.sin, rules=rules)(1.0)) == 9.0
+
+
+# --- under checkify, which puts operands of its own before a function's -----------------------------
+
+
+def checked(fun: Any) -> Any:
+    """The value of `fun` as checkify computes it, with all checks."""
+    run = checkify.checkify(fun, errors=checkify.all_checks)
+    return lambda *args: run(*args)[1]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        checked,
+        lambda fun: checked(jax.jit(fun)),
+        lambda fun: jax.jit(checked(fun)),
+        lambda fun: checked(lambda x: lax.scan(lambda c, _: (c + fun(x), None), 0.0, None, 2)[0]),
+    ],
+    ids=["plain", "of jit", "jit of", "of scan"],
+)
+def test_a_custom_jvp_function_with_a_rule_under_checkify(wrap: Any) -> None:
+    x = jnp.array([-1.0, 0.0, 2.0])
+    loss = wrap(lambda x: jnp.sum(jax.nn.relu(x) * jnp.sin(x)))
+    np.testing.assert_allclose(funcgrad.grad(loss)(x), jax.grad(loss)(x), rtol=1e-6)
+
+
+def test_a_custom_vjp_function_under_checkify() -> None:
+    """Its residuals are its own operands; JAX takes checkify's for them, and gives other numbers."""
+    product = jax.custom_vjp(lambda x, y: x * y)
+    product.defvjp(lambda x, y: (x * y, (x, y)), lambda r, ct: (ct * r[1], ct * r[0]))
+    x = jnp.array([-1.0, 0.5, 2.0])
+    loss = checked(lambda x: jnp.sum(product(jnp.sin(x), x)))
+    expected = jnp.cos(x) * x + jnp.sin(x)
+    np.testing.assert_allclose(funcgrad.grad(loss)(x), expected, rtol=1e-6)
+
+
+def test_an_override_that_cannot_apply_under_checkify_is_an_error() -> None:
+    def leaky_vjp(ct: Any, x: Any, **_: Any) -> Any:
+        return jnp.where(x > 0, ct, 0.1 * ct)
+
+    rules = funcgrad.DEFAULT.override({jax.nn.relu: leaky_vjp})
+    loss = checked(lambda x: jnp.sum(jax.nn.relu(jnp.sin(x))))
+    with pytest.raises(funcgrad.errors.UncaughtCallError, match="relu"):
+        funcgrad.grad(loss, rules=rules)(jnp.array([-1.0, 2.0]))

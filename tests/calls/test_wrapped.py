@@ -16,6 +16,7 @@ import pytest
 from jax import lax
 from jax.custom_derivatives import linear_call
 from jax.experimental.custom_partitioning import custom_partitioning
+from jax.experimental.scheduling_groups import scheduling_group
 
 import funcgrad
 from tests.compare import assert_same
@@ -120,6 +121,7 @@ FUNCTIONS = {
     "compute_on in jit": jax.jit(lambda x: on_host(x) * x),
     "metadata": tagged,
     "metadata context": tagged_by_context,
+    "scheduling group": scheduling_group("group")(body),
 }
 UNBATCHED = {
     "linear_call": by_transpose,

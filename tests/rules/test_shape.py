@@ -159,6 +159,40 @@ def test_device_put_brings_the_cotangent_back_to_host_memory() -> None:
     assert traced(host).out_avals[0].memory_space == jax.typeof(host).memory_space
 
 
+def there_and_back(x: Any) -> Any:
+    here, there = jax.devices()[:2]
+    return jnp.sum(jax.device_put(jnp.sin(jax.device_put(x, there)), here) * x)
+
+
+def to_another_device(x: Any) -> Any:
+    return jnp.sum(jnp.sin(jax.device_put(x, jax.devices()[1])))
+
+
+@pytest.mark.parametrize("loss", [there_and_back, to_another_device])
+def test_device_put_to_another_device(loss: Any) -> None:
+    x = jnp.arange(1.0, 4.0)
+    gradient, expected = funcgrad.grad(loss)(x), jax.grad(loss)(x)
+    assert gradient.devices() == expected.devices() == {jax.devices()[0]}
+    np.testing.assert_array_equal(gradient, expected)
+    second = [
+        outer(lambda x, inner=inner: jnp.sum(inner(loss)(x)))(x)
+        for outer in (jax.grad, funcgrad.grad)
+        for inner in (jax.grad, funcgrad.grad)
+    ]
+    for found in second[1:]:
+        assert found.devices() == second[0].devices()
+        np.testing.assert_allclose(found, second[0], rtol=1e-6)
+
+
+def test_a_rule_of_a_users_moves_to_another_device() -> None:
+    def moving_vjp(ct: Any, x: Any, **_: Any) -> Any:
+        here, there = jax.devices()[:2]
+        return 2 * jax.device_put(jnp.cos(jax.device_put(x, there)), here) * ct
+
+    rules = funcgrad.DEFAULT.override({lax.sin_p: moving_vjp})
+    np.testing.assert_allclose(funcgrad.grad(jnp.sin, rules=rules)(1.0), 2 * jnp.cos(1.0))
+
+
 @pytest.mark.parametrize("vmapped", [False, True])
 def test_sharding_constraint_constrains_the_cotangent(vmapped: bool) -> None:
     def loss(x: Any) -> Any:
