@@ -34,11 +34,6 @@ from funcgrad.tape import Node, TapeTrace, TapeTracer, WithoutTapes
 # --- what references hold
 
 
-def content_slot(trace: TapeTrace, ref: Any) -> int | None:
-    """The slot of a reference's content; None if the content is not differentiated."""
-    return trace.contents[id(ref)][1] if id(ref) in trace.contents else None
-
-
 def set_content(trace: TapeTrace, ref: Any, slot: int | None) -> None:
     """Note the slot of a reference's content from now on; None if it is not differentiated."""
     if slot is None or not _jax.is_differentiable(ref):
@@ -82,7 +77,7 @@ def reference_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[
         return access(trace, primitive, tracers, params)
     if primitive in (_jax.freeze_p, _jax.free_ref_p):
         out = trace.bind_in_parent(primitive, tracers, params)
-        slot = content_slot(trace, tracers[0])
+        slot = trace.content_slot(tracers[0])
         set_content(trace, tracers[0], None)
         return at_slot(trace, out, slot) if primitive is _jax.freeze_p else out
     return call_with_references(trace, primitive, tracers, params)
@@ -95,7 +90,7 @@ def access(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any
     """get, swap or addupdate, with or without an index."""
     primals, slots = trace.split(tracers)
     ref, writes = primals[0], primitive is not _jax.get_p
-    old = content_slot(trace, ref)
+    old = trace.content_slot(ref)
     stored = slots[1] if writes else None
     avals = tuple(map(trace.type_of, primals))
     out = trace.bind_in_parent(primitive, primals, params)
@@ -291,7 +286,7 @@ def run_pure(trace: TapeTrace, call: PureCall, tracers: Sequence[Any], multiple:
 def load(trace: TapeTrace, ref: Any) -> Any:
     """A reference's content, as a tracer if it is differentiated."""
     content = trace.bind_in_parent(_jax.get_p, [ref], _jax.WHOLE)
-    return at_slot(trace, content, content_slot(trace, ref))
+    return at_slot(trace, content, trace.content_slot(ref))
 
 
 def store(trace: TapeTrace, ref: Any, content: Any) -> None:
