@@ -99,7 +99,7 @@ FLOORS = [
     {"partition"},
     {"calls"},
     {"default"},
-    {"arguments"},
+    {"arguments", "accumulation"},
     {"surface"},
     {"transforms"},
     {"jacobians"},

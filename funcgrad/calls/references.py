@@ -56,6 +56,43 @@ def reject_tangents(trace: TapeTrace, op: Any) -> None:
         raise errors.MutableReferenceError(op, problem, _jax.here())
 
 
+class Contents:
+    """What the references among a function's arguments hold, differentiated in their place.
+
+    Attributes:
+      places: which arguments are references.
+      leaves: the arguments, with contents for references.
+    """
+
+    def __init__(self, args: Sequence[Any]):
+        self.args = args
+        self.places = [i for i, x in enumerate(args) if _jax.is_mutable(x)]
+        self.leaves = [_jax.read_all(x) if i in self.places else x for i, x in enumerate(args)]
+
+    def entering(self, leaves: Sequence[Any]) -> list[Any]:
+        """The arguments as the function takes them, which is about to be recorded."""
+        args, trace = list(leaves), _own_trace()
+        for i in self.places:
+            (_, (slot,)), args[i] = trace.split([leaves[i]]), self.args[i]
+            set_content(trace, args[i], slot)
+        return args
+
+    def leaving(self) -> list[Any]:
+        """Stand-ins for what the references hold when the function ends: only their slots count."""
+        trace = _own_trace()
+        refs = [(self.args[i], self.leaves[i]) for i in self.places]
+        return [at_slot(trace, x, trace.content_slot(ref)) for ref, x in refs]
+
+
+def _own_trace() -> Any:
+    """The trace that records the function that is running."""
+    return _jax.current_trace()
+
+
+NO_CONTENTS = Contents(())
+"""Of arguments among which is no reference."""
+
+
 # --- operations on references
 
 
