@@ -291,6 +291,10 @@ class TapeTrace(_jax.Trace):
         """
         return bool(self.contents) and any(id(x) in self.contents for x in primals)
 
+    def content_slot(self, ref: Value) -> Slot | None:
+        """The slot of a reference's content; None if the content is not differentiated."""
+        return self.contents[id(ref)][1] if id(ref) in self.contents else None
+
     def bind_in_parent(
         self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any]
     ) -> Any:

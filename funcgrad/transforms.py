@@ -16,6 +16,7 @@ from jax.tree_util import (
 )
 
 from funcgrad import _jax, errors
+from funcgrad.accumulation import check_entries, check_restored, deliver, deliver_content
 from funcgrad.arguments import (
     check_argnums,
     check_array,
@@ -29,6 +30,7 @@ from funcgrad.arguments import (
     resolve_argnums,
 )
 from funcgrad.backward import walk
+from funcgrad.calls.references import NO_CONTENTS, Contents
 from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
 from funcgrad.printing import shown_pullback
@@ -159,6 +161,9 @@ def vjp(
     fun: Callable[..., Any],
     *primals: Any,
     has_aux: bool = False,
+    reduce_axes: Sequence[Any] = (),
+    saveable_args: Any = True,
+    in_nzs: Any = None,
     rules: Rules = DEFAULT,
     strict: bool = False,
 ) -> Any:
@@ -166,8 +171,15 @@ def vjp(
 
     Args:
       fun: maps pytrees of arrays to a pytree of arrays (to a pair with `has_aux`).
-      *primals: `fun`'s arguments.
+      *primals: `fun`'s arguments; a leaf may be a reference (``jax.new_ref``), whose cotangent
+        ``pullback.with_refs`` takes.
       has_aux: `fun` returns ``(output, aux)``.
+      reduce_axes: only ``()``, as in JAX.
+      saveable_args: a bool, or a tree of bools that begins like `primals`: False for arguments that
+        the pullback must not keep. Where it needs one, ``pullback.args_res`` has a ``NotSaveable()``
+        in its place, for which the caller puts the value back before calling the pullback.
+      in_nzs: a tree of bools like that, False for arguments that are not differentiated: their
+        cotangents are zeros. ``pullback.out_nzs`` then says which outputs depend on the others.
       rules: the backward rules to chain.
       strict: refuse primitives of third-party packages that have no rule in `rules`, instead of
         asking JAX for their derivative.
@@ -175,7 +187,7 @@ def vjp(
     Returns:
       ``(output, pullback)``, or ``(output, pullback, aux)`` with `has_aux`. The :class:`Pullback`
       is a pytree whose leaves are the residuals: it can leave a ``jit``, be stored, and be called
-      more than once.
+      more than once. ``pullback.with_refs(*refs)`` adds the cotangents to references instead.
 
     Raises:
       errors.InputError: an argument's leaf is not an array.
@@ -188,21 +200,28 @@ def vjp(
       >>> print(y, *pullback(1.0), *pullback(2.0))
       0.0 1.0 2.0
     """
+    if reduce_axes:
+        raise NotImplementedError("reduce_axes of vjp is deprecated in JAX; leave it out.")
     check_callable(fun)
     check_rules(rules)
     in_tree = tree_structure(primals)
-    leaves = [
-        check_array(x, fun, f"leaf {keystr(path)} of the primals")
+    given = [
+        x if _jax.is_mutable(x) else check_array(x, fun, f"leaf {keystr(path)} of the primals")
         for path, x in tree_leaves_with_path(primals)
     ]
+    saveable = _jax.flags_of_leaves(saveable_args, in_tree, "saveable_args")
+    wanted = None if in_nzs is None else _jax.flags_of_leaves(in_nzs, in_tree, "in_nzs")
+    contents = Contents(given)
 
     def on_leaves(*leaves: Any) -> Any:
-        return fun(*tree_unflatten(in_tree, leaves))
+        return fun(*tree_unflatten(in_tree, contents.entering(leaves)))
 
-    run = _record(on_leaves, leaves, has_aux, rules, strict, name_of(fun))
+    leaves = contents.leaves
+    run = _record(on_leaves, leaves, has_aux, rules, strict, name_of(fun), wanted, contents)
     frozen, residuals = freeze(run.tape)
     out_avals = tuple(_jax.typeof(_jax.canonicalize(y)) for y in run.outs)
     in_avals = tuple(_jax.typeof(x) for x in leaves)
+    places = {id(x): i for i, x in enumerate(leaves) if i not in contents.places}
     static = _Static(
         name_of(fun),
         names_of_arguments(fun, len(primals)),
@@ -213,15 +232,22 @@ def vjp(
         run.out_tree,
         out_avals,
         run.slots,
+        tuple(places.get(id(x)) for x in residuals),
+        dict(zip(contents.places, run.content_slots, strict=True)),
     )
     out = tree_unflatten(run.out_tree, run.outs)
-    pullback = Pullback(static, residuals)
+    pullback = Pullback(static, *_divided(static, residuals, saveable))
     return (out, pullback, run.aux) if has_aux else (out, pullback)
 
 
 @dataclass(frozen=True, eq=False)
 class _Static:
-    """All of a pullback but its residuals: the static data of the pytree."""
+    """All of a pullback but its residuals: the static data of the pytree.
+
+    Attributes:
+      places: of each residual, which leaf of the arguments it is; None if it is none.
+      contents: by leaf that is a reference, the slot of what it holds when the function ends.
+    """
 
     name: str
     arguments: tuple[str, ...]
@@ -232,6 +258,22 @@ class _Static:
     out_tree: Any
     out_avals: tuple[Any, ...]
     slots: tuple[int | None, ...]
+    places: tuple[int | None, ...]
+    contents: dict[int, int | None]
+
+
+def _divided(
+    static: _Static, residuals: Sequence[Any], saveable: Sequence[bool]
+) -> tuple[list[Any], list[Any]]:
+    """The residuals that are arguments, in a tree like the arguments', and the others."""
+    kept: list[Any] = [_jax.NotNeeded()] * len(static.in_avals)
+    others = []
+    for x, place in zip(residuals, static.places, strict=True):
+        if place is None:
+            others.append(x)
+        else:
+            kept[place] = x if saveable[place] else _jax.NotSaveable()
+    return _jax.like_arguments(static.in_tree, kept), others
 
 
 @jax.tree_util.register_pytree_node_class
@@ -240,6 +282,11 @@ class Pullback:
 
     Call it with a cotangent for the output: a pytree like it, with its shapes and dtypes
     (``float0`` for integer leaves). It returns a tuple with a cotangent for each argument.
+
+    Attributes:
+      args_res: the arguments that it keeps, in a tree like theirs, and ``NotNeeded()`` or
+        ``NotSaveable()`` for the others. What is put here is used.
+      opaque_residuals: the other residuals.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -250,31 +297,96 @@ class Pullback:
       <pullback of predict(w, x): 3 residuals, 44 bytes>
     """
 
-    def __init__(self, static: _Static, residuals: Sequence[Any]):
+    def __init__(self, static: _Static, args_res: list[Any], opaque_residuals: list[Any]):
         self._static = static
-        self.residuals = list(residuals)
+        self.args_res = args_res
+        self.opaque_residuals = opaque_residuals
 
     @_jax.boundary
-    @with_room
     def __call__(self, ct: Any) -> tuple[Any, ...]:
+        return self._pull_back(ct, None)
+
+    def with_refs(self, *entries: Any) -> Callable[[Any], tuple[Any, ...]]:
+        """A pullback that adds cotangents to references instead of returning them.
+
+        Args:
+          *entries: a tree like the arguments: for each leaf a reference, to which its cotangent is
+            added; ``jax.ad.GradValue()`` to have it returned; or ``jax.ad.DontWant()`` to drop it.
+            For an argument that is a reference, the entry's reference holds the cotangent of its
+            content: after the function before the call, and before the function after the call.
+
+        Returns:
+          The pullback, which returns ``jax.ad.GradRef()`` for a cotangent that went into a
+          reference, and ``jax.ad.DidntWant()`` for one that was dropped.
+
+        Example:
+          >>> import jax, jax.numpy as jnp, funcgrad
+          >>> total = jax.new_ref(jnp.zeros(2))
+          >>> for x in (1.0, 2.0):
+          ...     y, pullback = funcgrad.vjp(lambda w, x: jnp.sum(w**2 * x), jnp.ones(2), x)
+          ...     print(pullback.with_refs(total, jax.ad.DontWant())(1.0))
+          (GradRef(), DidntWant())
+          (GradRef(), DidntWant())
+          >>> print(total[...])
+          [6. 6.]
+        """
+        static = self._static
+        flat = check_entries(entries, static.in_tree, static.in_avals, static.name)
+        return jax.tree_util.Partial(_into, self, flat)
+
+    @with_room
+    def _pull_back(self, ct: Any, entries: Sequence[Any] | None) -> tuple[Any, ...]:
         static = self._static
         cts = check_cotangents(ct, static.out_tree, static.out_avals, static.name)
         tape = static.tape.thaw(self.residuals)
-        seeds = zip(static.slots, cts, strict=True)
+        seeds = [*zip(static.slots, cts, strict=True)]
+        entries = [_jax.GradValue()] * len(static.in_avals) if entries is None else entries
+        given = [(slot, entries[i]) for i, slot in static.contents.items()]
+        seeds += [(slot, _jax.read_all(ref)) for slot, ref in given if _jax.is_mutable(ref)]
         with errors.at_worst_unknown():
             found = walk(tape, seeds, range(len(static.tape_inputs)), consume=True)
-        return tree_unflatten(static.in_tree, _fill(found, static.in_avals, static.tape_inputs))
+        arrived = dict(zip(static.tape_inputs, found, strict=True))
+        results = [
+            deliver_content(entry, arrived.get(i), aval, static.name)
+            if i in static.contents
+            else deliver(entry, arrived.get(i), aval)
+            for i, (entry, aval) in enumerate(zip(entries, static.in_avals, strict=True))
+        ]
+        return tree_unflatten(static.in_tree, results)
+
+    @property
+    def residuals(self) -> list[Any]:
+        """All residuals, in the order in which the tape reads them."""
+        if all(place is None for place in self._static.places):
+            return list(self.opaque_residuals)
+        kept = jax.tree.leaves(self.args_res, is_leaf=_jax.is_left_out)
+        others = iter(self.opaque_residuals)
+        found = [next(others) if i is None else kept[i] for i in self._static.places]
+        check_restored(found, self._static.name)
+        return found
+
+    @property
+    def out_nzs(self) -> Any:
+        """Which outputs depend on differentiated arguments: a tree like the output."""
+        static = self._static
+        return tree_unflatten(static.out_tree, [slot is not None for slot in static.slots])
 
     def __repr__(self) -> str:
         name = self._static.name.split(" at ")[0]
-        return shown_pullback(name, self._static.arguments, self.residuals)
+        residuals = jax.tree.leaves((self.args_res, self.opaque_residuals))
+        return shown_pullback(name, self._static.arguments, residuals)
 
-    def tree_flatten(self) -> tuple[list[Any], _Static]:
-        return self.residuals, self._static
+    def tree_flatten(self) -> tuple[tuple[list[Any], list[Any]], _Static]:
+        return (self.args_res, self.opaque_residuals), self._static
 
     @classmethod
     def tree_unflatten(cls, static: _Static, residuals: Sequence[Any]) -> Pullback:
-        return cls(static, residuals)
+        return cls(static, *residuals)
+
+
+@_jax.boundary
+def _into(pullback: Pullback, entries: Sequence[Any], ct: Any) -> tuple[Any, ...]:
+    return pullback._pull_back(ct, entries)
 
 
 # --- recording
@@ -304,6 +416,7 @@ class _Run:
     tape_inputs: tuple[int, ...]
     out_tree: Any
     aux: Any
+    content_slots: tuple[int | None, ...]
 
 
 def _record(
@@ -313,6 +426,8 @@ def _record(
     rules: Rules,
     strict: bool,
     name: str,
+    wanted: Sequence[bool] | None = None,
+    contents: Contents = NO_CONTENTS,
 ) -> _Run:
     """Run the function under a tape; auxiliary data comes out without tracers of it."""
     trees: dict[str, Any] = {}
@@ -332,21 +447,24 @@ def _record(
         for path, y in tree_leaves_with_path(out):
             check_output(y, name, keystr(path))
         trees["num_outs"] = len(outs)
-        return [*outs, *aux_leaves]
+        return [*outs, *aux_leaves, *contents.leaving()]
 
     differentiated = [_jax.is_inexact(_jax.typeof(x)) for x in leaves]
+    if wanted is not None:
+        differentiated = [a and b for a, b in zip(differentiated, wanted, strict=True)]
     rules = rules.strict() if strict else rules
     with reporting(rules, name, strict) as tapes, errors.at_worst_unknown(), catching(rules):
         results, slots, tape = record(flat, leaves, differentiated, rules, name)
         tapes.append(tape)
-    num_outs = trees["num_outs"]
+    num_outs, num_values = trees["num_outs"], len(results) - len(contents.places)
     return _Run(
         results[:num_outs],
         tuple(slots[:num_outs]),
         tape,
         tuple(i for i, wanted in enumerate(differentiated) if wanted),
         trees["out"],
-        tree_unflatten(trees["aux"], results[num_outs:]),
+        tree_unflatten(trees["aux"], results[num_outs:num_values]),
+        tuple(slots[num_values:]),
     )
 
 

@@ -102,7 +102,7 @@ FLOORS = [
     {"partition"},
     {"calls"},
     {"default"},
-    {"arguments"},
+    {"arguments", "accumulation"},
     {"surface"},
     {"transforms"},
     {"jacobians"},

@@ -11,7 +11,7 @@ from jax._src import linear_util
 from jax._src.interpreters import partial_eval, pxla
 from jax._src.named_sharding import UNSPECIFIED
 from jax._src.state.discharge import discharge_state
-from jax._src.state.primitives import addupdate_p, get_p, swap_p  # noqa: F401
+from jax._src.state.primitives import addupdate_p, get_p, swap_p
 from jax._src.state.types import ReadEffect, RefEffect
 from jax.extend.core import ClosedJaxpr, Jaxpr, Primitive
 
@@ -23,6 +23,21 @@ new_ref_p, freeze_p, free_ref_p = _core.ref_p, _core.freeze_p, _core.free_ref_p
 
 WHOLE = {"tree": jax.tree.structure(())}
 """Params of a get, swap or addupdate of all that a reference holds."""
+
+
+def read_all(ref: Any) -> Any:
+    """All that a reference holds."""
+    return get_p.bind(ref, **WHOLE)
+
+
+def write_all(ref: Any, x: Any) -> None:
+    """Let a reference hold this."""
+    swap_p.bind(ref, x, **WHOLE)
+
+
+def add_to_all(ref: Any, x: Any) -> None:
+    """Add this to what a reference holds."""
+    addupdate_p.bind(ref, x, **WHOLE)
 
 
 def is_differentiable(ref: Any) -> bool:

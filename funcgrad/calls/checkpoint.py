@@ -217,12 +217,14 @@ def delayed(values: list[Value], cts: list[Value]) -> list[Value]:
 def behind_barrier(values: Any) -> Any:
     """A pytree behind optimisation barriers, one for all values that vary over the same mesh axes.
 
-    JAX makes the operands of one barrier vary over the same axes, which would change their types.
+    JAX makes the operands of one barrier vary over the same axes, which would change their types. A
+    reference is left as it is.
     """
     leaves, tree = jax.tree.flatten(values)
-    kinds = [getattr(jax.typeof(leaf), "mat", None) for leaf in leaves]
-    for kind in dict.fromkeys(kinds):
-        places = [i for i, other in enumerate(kinds) if other == kind]
+    held_back = [i for i, leaf in enumerate(leaves) if not _jax.is_mutable(leaf)]
+    kinds = {i: getattr(jax.typeof(leaves[i]), "mat", None) for i in held_back}
+    for kind in dict.fromkeys(kinds.values()):
+        places = [i for i, other in kinds.items() if other == kind]
         held = jax.lax.optimization_barrier([leaves[i] for i in places])
         for i, leaf in zip(places, held, strict=True):
             leaves[i] = leaf

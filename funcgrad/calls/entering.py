@@ -154,6 +154,10 @@ def enter(
 ) -> Any:
     """Run a call and write it down."""
     primals, slots = trace.split(tracers)
+    if trace.contents:  # a reference given to a function with a derivative of its own
+        slots = [
+            trace.content_slot(x) if s is None else s for x, s in zip(primals, slots, strict=True)
+        ]
     op = primitive
     called = None if how.function is None else how.function(params)
     if called is not None:

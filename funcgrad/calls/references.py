@@ -34,11 +34,6 @@ from funcgrad.tape import Node, TapeTrace, TapeTracer, WithoutTapes
 # --- what references hold
 
 
-def content_slot(trace: TapeTrace, ref: Any) -> int | None:
-    """The slot of a reference's content; None if the content is not differentiated."""
-    return trace.contents[id(ref)][1] if id(ref) in trace.contents else None
-
-
 def set_content(trace: TapeTrace, ref: Any, slot: int | None) -> None:
     """Note the slot of a reference's content from now on; None if it is not differentiated."""
     if slot is None or not _jax.is_differentiable(ref):
@@ -59,6 +54,43 @@ def reject_tangents(trace: TapeTrace, op: Any) -> None:
     if isinstance(trace, TangentTrace):
         problem = f"in the jax.custom_jvp rule of `{trace.description}`, on tangents."
         raise errors.MutableReferenceError(op, problem, _jax.here())
+
+
+class Contents:
+    """What the references among a function's arguments hold, differentiated in their place.
+
+    Attributes:
+      places: which arguments are references.
+      leaves: the arguments, with contents for references.
+    """
+
+    def __init__(self, args: Sequence[Any]):
+        self.args = args
+        self.places = [i for i, x in enumerate(args) if _jax.is_mutable(x)]
+        self.leaves = [_jax.read_all(x) if i in self.places else x for i, x in enumerate(args)]
+
+    def entering(self, leaves: Sequence[Any]) -> list[Any]:
+        """The arguments as the function takes them, which is about to be recorded."""
+        args, trace = list(leaves), _own_trace()
+        for i in self.places:
+            (_, (slot,)), args[i] = trace.split([leaves[i]]), self.args[i]
+            set_content(trace, args[i], slot)
+        return args
+
+    def leaving(self) -> list[Any]:
+        """Stand-ins for what the references hold when the function ends: only their slots count."""
+        trace = _own_trace()
+        refs = [(self.args[i], self.leaves[i]) for i in self.places]
+        return [at_slot(trace, x, trace.content_slot(ref)) for ref, x in refs]
+
+
+def _own_trace() -> Any:
+    """The trace that records the function that is running."""
+    return _jax.current_trace()
+
+
+NO_CONTENTS = Contents(())
+"""Of arguments among which is no reference."""
 
 
 # --- operations on references
@@ -82,7 +114,7 @@ def reference_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[
         return access(trace, primitive, tracers, params)
     if primitive in (_jax.freeze_p, _jax.free_ref_p):
         out = trace.bind_in_parent(primitive, tracers, params)
-        slot = content_slot(trace, tracers[0])
+        slot = trace.content_slot(tracers[0])
         set_content(trace, tracers[0], None)
         return at_slot(trace, out, slot) if primitive is _jax.freeze_p else out
     return call_with_references(trace, primitive, tracers, params)
@@ -95,7 +127,7 @@ def access(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any
     """get, swap or addupdate, with or without an index."""
     primals, slots = trace.split(tracers)
     ref, writes = primals[0], primitive is not _jax.get_p
-    old = content_slot(trace, ref)
+    old = trace.content_slot(ref)
     stored = slots[1] if writes else None
     avals = tuple(map(trace.type_of, primals))
     out = trace.bind_in_parent(primitive, primals, params)
@@ -291,7 +323,7 @@ def run_pure(trace: TapeTrace, call: PureCall, tracers: Sequence[Any], multiple:
 def load(trace: TapeTrace, ref: Any) -> Any:
     """A reference's content, as a tracer if it is differentiated."""
     content = trace.bind_in_parent(_jax.get_p, [ref], _jax.WHOLE)
-    return at_slot(trace, content, content_slot(trace, ref))
+    return at_slot(trace, content, trace.content_slot(ref))
 
 
 def store(trace: TapeTrace, ref: Any, content: Any) -> None:

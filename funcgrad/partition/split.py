@@ -345,13 +345,30 @@ def trace_forward(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) 
 
         outs, slots, tape = record(run, primals, differentiated, rules, _jax.function_of(closed))
         frozen, leaves = freeze(tape)
-        recorded[:] = frozen, tuple(slots)
-        return [*outs, *leaves]
+        places = {id(x): i for i, x in enumerate(primals) if _jax.is_mutable(x)}
+        recorded[:] = frozen, tuple(slots), [places.get(id(x)) for x in leaves]
+        return [*outs, *(x for x in leaves if id(x) not in places)]
 
     jaxpr, consts = _jax.stage(forward, _jax.input_types(closed), f"{_name_of(closed)}:forward")
-    tape, slots = recorded
+    tape, slots, places = recorded
+    jaxpr = _giving_references(jaxpr, len(slots), len(consts), places)
     leaf_avals = tuple(_jax.output_types(jaxpr)[len(slots) :])
     return Traced(jaxpr, consts, Recording(tape, slots, leaf_avals, sum(differentiated)))
+
+
+def _giving_references(
+    jaxpr: Jaxpr, num_outs: int, num_consts: int, places: Sequence[int | None]
+) -> Jaxpr:
+    """The jaxpr whose leaves, after its outputs, also are those inputs that are references.
+
+    No jaxpr that is run may return a reference; these are found among the inputs again.
+    """
+    if all(place is None for place in places):
+        return jaxpr
+    inputs, outs = jaxpr.invars[num_consts:], jaxpr.outvars[:num_outs]
+    values = iter(jaxpr.outvars[num_outs:])
+    leaves = [next(values) if place is None else inputs[place] for place in places]
+    return jaxpr.replace(outvars=[*outs, *leaves])
 
 
 def _name_of(closed: _jax.ClosedJaxpr) -> str:

@@ -142,17 +142,25 @@ def stashing_in_scan(x, ref):
     return jnp.sum(lax.scan(lambda c, _: (jnp.sin(stash(ref, c * x)), None), x, None, length=3)[0])
 
 
+def stashing_in_checkpoints(x, ref):
+    step = jax.checkpoint(lambda c, _: (jnp.sin(stash(ref, c * x)), None))
+    return jnp.sum(lax.scan(step, x, None, length=3)[0])
+
+
 STASHING = {
     "function": lambda x, ref: jnp.sum(jnp.sin(stash(ref, x**2))),
     "jit": jax.jit(lambda x, ref: jnp.sum(jnp.sin(stash(ref, x**2)))),
     "scan": stashing_in_scan,
+    "checkpoint": jax.checkpoint(lambda x, ref: jnp.sum(jnp.sin(stash(ref, x**2)))),
+    "checkpoint in scan": stashing_in_checkpoints,
 }
 
 
+@pytest.mark.parametrize("checks", [False, True], ids=["", "checks"])
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 @pytest.mark.parametrize("fun", STASHING.values(), ids=STASHING)
-def test_cotangent_stored_by_a_custom_vjp(fun, jit):
-    with jax.enable_x64(True):
+def test_cotangent_stored_by_a_custom_vjp(fun, jit, checks):
+    with jax.enable_x64(True), jax.enable_checks(checks):
         refs = [jax.new_ref(jnp.zeros(4)) for _ in range(2)]
         for grad, ref in zip((funcgrad.grad, jax.grad), refs, strict=True):
             found = (jax.jit(grad(fun)) if jit else grad(fun))(jnp.asarray(X), ref)
@@ -195,6 +203,41 @@ def test_custom_vjp_with_references_of_its_own(where):
 
     with jax.enable_x64(True):
         assert_same(funcgrad.grad(fun(sine))(jnp.asarray(X)), jax.grad(fun(jnp.sin))(X))
+
+
+@jax.custom_vjp
+def load_times(ref, x):
+    """What `ref` holds times x; its backward says other numbers than the derivatives."""
+    return ref[...] * x
+
+
+load_times.defvjp(
+    lambda ref, x: (load_times(ref, x), (ref[...], x)),
+    lambda kept, ct: (5 * ct * kept[1], 3 * ct * kept[0]),
+)
+
+
+def loads_twice(x):
+    ref = jax.new_ref(jnp.cos(x))
+    first = load_times(ref, x)
+    ref[...] = ref[...] * first
+    return jnp.sum(first + load_times(ref, x) * ref[...])
+
+
+def loads_a_store_in_part(x):
+    ref = jax.new_ref(x)
+    ref[1:] = jnp.sin(x[1:])
+    return jnp.sum(jax.jit(load_times)(ref, x))
+
+
+@pytest.mark.parametrize("how", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("fun", [loads_twice, loads_a_store_in_part])
+def test_custom_vjp_given_a_differentiated_reference(fun, how):
+    """The cotangent that its backward returns for a reference is one of the content."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(X)
+        assert_same(funcgrad.grad(how(fun))(x), jax.grad(fun)(x), rtol=1e-12)
+        assert_same(jax.jit(funcgrad.grad(how(fun)))(x), jax.grad(fun)(x), rtol=1e-12)
 
 
 # --- what jax.grad gets wrong or does not have
