@@ -91,12 +91,15 @@ REPLACED = Replacements()
 
 
 @contextlib.contextmanager
-def replaced_code(function: types.FunctionType) -> Iterator[None]:
-    """Let calls of `function` go through :func:`dispatch` for a block; blocks may overlap."""
+def replaced_code(function: types.FunctionType, to: To | None = None) -> Iterator[None]:
+    """Let calls of `function` go to :func:`dispatch`, or elsewhere, for a block; blocks may overlap.
+
+    Every reference to the function leads there, whoever imported it and when.
+    """
     with REPLACED.lock:
         entry = REPLACED.of.setdefault(function, Replacement(function.__code__))
         if not entry.users:
-            function.__code__ = forwarding_code(function)
+            function.__code__ = forwarding_code(function, to or dispatch)
         entry.users += 1
     try:
         yield
@@ -110,8 +113,12 @@ def replaced_code(function: types.FunctionType) -> Iterator[None]:
 MARK = "funcgrad.catching.dispatch"
 
 
-def forwarding_code(function: types.FunctionType) -> types.CodeType:
-    """Code with the signature, name and place of `function` that calls :func:`dispatch`."""
+To = Callable[[Any, Any, Any, Any], Any]
+"""What is called instead of a function: with it, a copy with its own code, and the arguments."""
+
+
+def forwarding_code(function: types.FunctionType, to: To) -> types.CodeType:
+    """Code with the signature, name and place of `function` that calls `to`."""
     original = function.__code__
     if original.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE):
         raise errors.NotAnOpError(function)
@@ -125,7 +132,7 @@ def forwarding_code(function: types.FunctionType) -> types.CodeType:
     copy.__kwdefaults__ = function.__kwdefaults__
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return dispatch(function, copy, args, kwargs)
+        return to(function, copy, args, kwargs)
 
     parameters, arguments = _parameter_list(original)
     source = f"def forwarding({parameters}):\n return {MARK!r}({arguments})"

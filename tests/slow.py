@@ -78,6 +78,12 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_rule_is_given_static_arguments_by_name": ("plainly",),
     },
     "test_nesting.py": {"test_nestings": ("0",)},
+    "test_pytest_swap.py": {
+        "test_every_gradient_is_ours": ("0",),
+        "test_strict_refuses_what_only_jax_knows": (),
+        "test_a_variable_that_jax_missed_is_named": (),
+        "test_without_the_plugin_they_are_jax_s": (),
+    },
     "test_slow.py": {"test_the_table_of_slow_tests_is_right": ()},
     "test_state.py": {"test_chain_of_100000_operations": ()},
     "test_transforms.py": {

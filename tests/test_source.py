@@ -107,6 +107,8 @@ FLOORS = [
     {"transforms"},
     {"jacobians"},
     {"drop_in"},
+    {"startup"},
+    {"pytest_swap"},
     {"inspect", "surgery"},
     {"testing"},
     {"extend"},

@@ -7,10 +7,12 @@ machinery, jaxprs, source information, and primitives that only some versions ha
 from funcgrad._jax.calls import *  # noqa: F403
 from funcgrad._jax.debugging import *  # noqa: F403
 from funcgrad._jax.hijax import *  # noqa: F403
+from funcgrad._jax.drop_in import *  # noqa: F403
 from funcgrad._jax.jaxprs import *  # noqa: F403
 from funcgrad._jax.ops import *  # noqa: F403
 from funcgrad._jax.primitives import *  # noqa: F403
 from funcgrad._jax.pullbacks import *  # noqa: F403
 from funcgrad._jax.references import *  # noqa: F403
+from funcgrad._jax.settings import *  # noqa: F403
 from funcgrad._jax.types import *  # noqa: F403
 from funcgrad._jax.values import *  # noqa: F403

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -13,7 +12,6 @@ import jax
 from jax._src import core as _core
 from jax._src import linear_util, tree_util
 from jax._src.ad_checkpoint import remat_p  # noqa: F401
-from jax._src.config import int_state, string_or_object_state
 from jax._src.interpreters import partial_eval
 from jax._src.named_sharding import UNSPECIFIED
 from jax._src.pjit import jit_p
@@ -85,41 +83,6 @@ def scan_settings(params: dict[str, Any]) -> tuple[int, int, int, bool, Any]:
     else:
         num_consts, num_carry = params["num_consts"], params["num_carry"]
     return num_consts, num_carry, params["length"], params["reverse"], params["unroll"]
-
-
-loop_checkpoints = int_state(
-    "funcgrad_loop_checkpoints",
-    32,
-    "How many states funcgrad keeps of a while_loop for its backward pass.",
-    include_in_jit_key=True,
-    include_in_trace_context=True,
-)
-"""A setting of JAX's kind: local to a thread, and part of what programs are cached by."""
-
-
-caught_functions = string_or_object_state(
-    "funcgrad_caught_functions",
-    None,
-    "Functions whose calls funcgrad makes one op each while it records, with their rules.",
-    include_in_jit_key=True,
-    include_in_trace_context=True,
-)
-"""A setting of the same kind: what is traced under it is cached apart."""
-
-
-def uncaught() -> Any:
-    """A context in which no function is caught."""
-    return contextlib.nullcontext() if caught_functions.value is None else caught_functions(None)
-
-
-drop_in: Any = string_or_object_state(
-    "funcgrad_as_jax_grad",
-    None,
-    "What jax.grad and its like are, within a block of funcgrad.as_jax_grad.",
-    include_in_jit_key=True,
-    include_in_trace_context=True,
-)
-"""The same, whose values are any hashable objects."""
 
 
 @dataclass(frozen=True)
