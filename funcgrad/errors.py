@@ -121,6 +121,40 @@ class MissingRuleError(FuncgradError, NotImplementedError):
         )
 
 
+class PrimitiveWithoutRuleError(MissingRuleError):
+    """A primitive of ``jax.experimental.hijax`` brings no rule for what was asked of it."""
+
+    def __init__(self, name: str, wanted: str, where: str):
+        NotImplementedError.__init__(
+            self,
+            f"A gradient was asked for through the hijax primitive `{name}`, used at {where}, whose "
+            f"class does not define {wanted}. Its operations are not differentiated in its place. "
+            "Define that on the class, or wrap the result in jax.lax.stop_gradient.",
+        )
+
+
+class UnknownCallError(FuncgradError, NotImplementedError):
+    """A function was called by a primitive that no rule says anything of."""
+
+    def __init__(self, op: Any, where: str):
+        super().__init__(
+            f"A gradient was asked for through `{op}`, used at {where}. It calls a function, and the "
+            "rules in use do not say what that call means for a gradient, so the function is not "
+            "differentiated in its place. Say it with funcgrad.extend.defcall and rules.extend, or call "
+            "the function itself."
+        )
+
+
+class MutableValueError(FuncgradError, NotImplementedError):
+    """A differentiated value was put where no gradient can follow it."""
+
+    def __init__(self, op: Any, where: str):
+        super().__init__(
+            f"A differentiated value was stored by `{op}` at {where}, in a box or a log, through which "
+            "no gradient passes. Store jax.lax.stop_gradient of it, or return the value itself."
+        )
+
+
 OPAQUE = {
     "pure_callback": "jax.pure_callback",
     "io_callback": "jax.experimental.io_callback",

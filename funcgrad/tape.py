@@ -332,6 +332,8 @@ class TapeTrace(_jax.Trace):
             entry = self.rules.find(_jax.get_p if by_reference else primitive)
             if isinstance(entry, CallRule):
                 return entry.fn(self, primitive, tracers, params)
+            if "subfuns" in params:
+                raise errors.UnknownCallError(primitive, _jax.here())
             forward = self.forward_of(entry) if isinstance(entry, Rule) else None
             if forward is not None:
                 outs = [forward(*primals, **params)]
@@ -345,7 +347,9 @@ class TapeTrace(_jax.Trace):
     def process_call(
         self, primitive: Primitive, fun: Any, tracers: Sequence[Any], params: Any, /
     ) -> Any:
-        """Run the function of a call primitive under this trace (JAX up to 0.10)."""
+        """Run the function of a call that means nothing besides, under this trace (JAX up to 0.10)."""
+        if primitive not in _jax.PLAIN_CALLS:
+            return self.process_primitive(primitive, tracers, {"subfuns": (fun,), **params})
         with _jax.set_current_trace(self):
             return fun.call_wrapped(*tracers)
 

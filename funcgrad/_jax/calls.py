@@ -99,6 +99,14 @@ class Saved:
         return jax.device_put(x, _core.mem_kind_to_space(self.here))
 
 
+PLAIN_CALLS = tuple(
+    primitive
+    for name in ("call_p", "closed_call_p")
+    if (primitive := getattr(_core, name, None)) is not None
+)
+"""Primitives that call a function and mean nothing besides (JAX up to 0.10)."""
+
+
 DEVICE = _core.MemorySpace.Device
 """The memory in which values lie unless somebody says otherwise."""
 

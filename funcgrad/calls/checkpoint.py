@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from funcgrad import _jax, errors
 from funcgrad._jax import Cotangent, Mask, Value, Var
 from funcgrad.calls.entering import defcall, of_jaxpr
+from funcgrad.masks import select
 from funcgrad.partition.budget import MinCut, parse_budget
 from funcgrad.partition.cut import Cut
 from funcgrad.partition.plan import Plan, joint_of
@@ -205,24 +206,31 @@ def delayed(values: list[Value], cts: list[Value]) -> list[Value]:
         return values
     tied = [_jax.is_array(x) and _jax.varying(ct) <= _jax.varying(x) for x in values]
 
-    def select(values: list[Value], ct: Value) -> list[Value]:
+    def tie_to(values: list[Value], ct: Value) -> list[Value]:
         first = jax.lax.reshape(ct, (ct.size,))[0].astype(jnp.float32)
         always = (jax.lax.bitcast_convert_type(first, jnp.uint32) | 1) != 0
-        pairs = zip(values, tied, strict=True)
-        return [jnp.where(always, x, jnp.zeros((), x.dtype)) if tie else x for x, tie in pairs]
+        return [jnp.where(always, x, jnp.zeros((), x.dtype)) for x in values]
 
-    return jax.lax.platform_dependent(values, ct, cpu=select, default=lambda values, ct: values)
+    results = jax.lax.platform_dependent(
+        select(values, tied), ct, cpu=tie_to, default=lambda values, ct: values
+    )
+    found = iter(results)
+    return [next(found) if tie else x for x, tie in zip(values, tied, strict=True)]
 
 
 def behind_barrier(values: Any) -> Any:
     """A pytree behind optimisation barriers, one for all values that vary over the same mesh axes.
 
     JAX makes the operands of one barrier vary over the same axes, which would change their types. A
-    reference is left as it is.
+    reference is left as it is, and a value of a type of its own: JAX has no barriers for these.
     """
     leaves, tree = jax.tree.flatten(values)
-    held_back = [i for i, leaf in enumerate(leaves) if not _jax.is_mutable(leaf)]
-    kinds = {i: getattr(jax.typeof(leaves[i]), "mat", None) for i in held_back}
+    avals = [_jax.typeof(leaf) for leaf in leaves]
+    kinds = {
+        i: getattr(aval, "mat", None)
+        for i, aval in enumerate(avals)
+        if not (_jax.is_mutable(leaves[i]) or _jax.is_high(aval))
+    }
     for kind in dict.fromkeys(kinds.values()):
         places = [i for i, other in kinds.items() if other == kind]
         held = jax.lax.optimization_barrier([leaves[i] for i in places])

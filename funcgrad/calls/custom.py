@@ -98,7 +98,7 @@ class CustomJvpProgram(TangentProgram):
         return outs[: len(outs) // 2], outs[len(outs) // 2 :]
 
 
-@defcall(_jax.custom_vjp_call_p, function=of_wrapped, apart=False)
+@defcall(_jax.custom_vjp_call_p, function=of_wrapped, apart=False, opened_on_tangents=False)
 def custom_vjp_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> CustomVjpProgram:

@@ -113,6 +113,7 @@ def defcall(
     function: Callable[[Params], CalledFunction] | None = None,
     inlined: Callable[[Params, bool], bool] | None = None,
     apart: bool = True,
+    opened_on_tangents: bool = True,
 ) -> Callable[[ProgramOf], CallRule]:
     """Make the decorated function say how the call primitives `ops` are differentiated.
 
@@ -120,6 +121,8 @@ def defcall(
       ops: primitives; one that this JAX version lacks is given as ``None`` and ignored.
       function: from a call's params, the function that it calls, so that its rule is looked up; None
         if the call calls no function of the user's, as a loop.
+      opened_on_tangents: on tangents, in which a function is linear, its operations are recorded in the
+        place of the call. False for a function that has a backward function of its own.
       inlined: from a call's params, and whether operations are being staged, whether the function's
         operations are recorded in the place of the call.
       apart: the function's operations are traced by themselves, so that they know only the name
@@ -127,7 +130,7 @@ def defcall(
     """
 
     def register(program_of: ProgramOf) -> CallRule:
-        how = How(program_of, function, inlined, apart)
+        how = How(program_of, function, inlined, apart, opened_on_tangents)
 
         def call(trace: TapeTrace, primitive: Any, tracers: Sequence[Any], params: Params) -> Any:
             with errors.located_at(_jax.current_where):
@@ -147,6 +150,7 @@ class How:
     function: Callable[[Params], CalledFunction | None] | None = None
     inlined: Callable[[Params, bool], bool] | None = None
     apart: bool = True
+    opened_on_tangents: bool = True
 
 
 def enter(
@@ -164,7 +168,9 @@ def enter(
         staged = not _jax.is_eager(trace.parent_trace)
         op, found = rule_of(called, trace.rules, len(primals))
         inlined = how.inlined is not None and how.inlined(params, staged)
-        if isinstance(trace, TangentTrace) or found is INLINED or inlined:
+        on_tangents = isinstance(trace, TangentTrace)
+        opened = on_tangents and (how.opened_on_tangents or found is not None)
+        if opened or found is INLINED or inlined:
             with _jax.set_current_trace(trace):
                 return called.run(*tracers)
         if isinstance(found, (Rule, ZeroRule)):

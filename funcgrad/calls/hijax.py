@@ -18,11 +18,19 @@ from typing import Any
 from funcgrad import _jax, errors
 from funcgrad.calls.checkpoint import RematProgram, program_of_remat
 from funcgrad.calls.custom import TangentProgram
-from funcgrad.calls.entering import CalledFunction, CallProgram, How, ProgramOf, enter, leads_to_in
-from funcgrad.masks import select
-from funcgrad.registry import CallRule, Rules
+from funcgrad.calls.entering import (
+    CalledFunction,
+    CallProgram,
+    How,
+    ProgramOf,
+    defcall,
+    enter,
+    leads_to_in,
+)
+from funcgrad.masks import select, spread
+from funcgrad.registry import CallRule, Rules, defrecord
 from funcgrad.tangents import TangentTrace
-from funcgrad.tape import MissingRule, TapeTrace, WithoutTapes
+from funcgrad.tape import TapeTrace, WithoutTapes
 
 
 def hi_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
@@ -54,8 +62,16 @@ def function_of(params: dict[str, Any]) -> CalledFunction | None:
     return CalledFunction(name, lambda *args: _jax.hi_expand(prim, args), leads_to_in(closed.jaxpr))
 
 
+def function_of_linear(params: dict[str, Any]) -> CalledFunction | None:
+    """The same on tangents: a custom_vjp function is not opened there, as it has a backward function."""
+    return None if "vjp" in _jax.hi_rules(_jax.hi_primitive(params)) else function_of(params)
+
+
 def by_the_first_of(*preferred: str) -> ProgramOf:
-    """How a primitive is differentiated whose operands have values: by one of the rules it has."""
+    """How a primitive is differentiated whose operands have values: by one of the rules it has.
+
+    A ``custom_vjp`` function is always differentiated by its backward function.
+    """
 
     def program_of(
         primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
@@ -64,9 +80,11 @@ def by_the_first_of(*preferred: str) -> ProgramOf:
         if _jax.is_checkpointed(prim):
             return checkpointed(prim, differentiated, rules)
         there = _jax.hi_rules(prim)
-        rule = next((name for name in preferred if name in there), None)
+        order = preferred if _jax.function_carried(prim) is None else ("vjp", *preferred)
+        rule = next((name for name in order if name in there), None)
         if rule is None:
-            return WithoutRule(primitive, params, differentiated)
+            wanted = "`vjp_fwd` with `vjp_bwd`, nor `jvp`, nor `lin` with `linearized`"
+            return WithoutRule(primitive, params, differentiated, wanted=wanted)
         if rule == "vjp":
             return HiVjpProgram(prim, differentiated)
         return HiJvpProgram(_jax.hi_name(prim), differentiated, rules, prim=prim, rule=rule)
@@ -121,10 +139,16 @@ class HiJvpProgram(TangentProgram):
 def transpose_of(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> CallProgram:
-    """How a primitive is differentiated that is applied to tangents, in which it is linear."""
+    """How a primitive is differentiated that is applied to tangents, in which it is linear.
+
+    Its backward rule serves as well, as long as that reads none of the tangents.
+    """
     prim = _jax.hi_primitive(params)
-    kind = HiTransposeProgram if _jax.is_transposable(prim) else WithoutRule
-    return kind(primitive, params, differentiated)
+    if _jax.is_transposable(prim):
+        return HiTransposeProgram(primitive, params, differentiated)
+    if "vjp" in _jax.hi_rules(prim):
+        return HiVjpProgram(prim, differentiated)
+    return WithoutRule(primitive, params, differentiated, wanted="`transpose`")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,16 +187,67 @@ class HiTransposeProgram(WithoutTapes):
 
 @dataclass(frozen=True, eq=False)
 class WithoutRule(HiTransposeProgram):
-    """A primitive that brings no rule: an error, once a cotangent arrives at it."""
+    """A primitive that brings no rule: an error, once a cotangent arrives at it.
+
+    Attributes:
+      wanted: what its class would have to define.
+    """
+
+    wanted: str = ""
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The outputs."""
         return list(self.primitive.bind(*primals, **self.params)), []
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
-        return MissingRule(_jax.hi_name(self.prim), len(self.differentiated), ())((), cts, eager)
+        name = _jax.hi_name(self.prim)
+        raise errors.Unlocated(errors.PrimitiveWithoutRuleError, name, self.wanted)
+
+
+@defcall(_jax.hi_linear_p)
+def hi_linear_call(
+    primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
+) -> HiLinearProgram:
+    """What ``jax.jvp`` makes of a primitive that has only a backward rule: known only backward."""
+    return HiLinearProgram(primitive, params, differentiated)
+
+
+@dataclass(frozen=True, eq=False)
+class HiLinearProgram(WithoutTapes):
+    """Linear in all operands but the residuals of the backward rule, which come first."""
+
+    primitive: Any
+    params: dict[str, Any]
+    differentiated: tuple[bool, ...]
+    late: bool = False
+
+    @property
+    def present(self) -> list[bool]:
+        """Which outputs carry a gradient."""
+        backward, nonzero = _jax.hi_linear_backward(self.params)
+        return [_jax.is_inexact(aval) for aval in select(backward.prim.out_avals_flat, nonzero)]
+
+    def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The outputs, and the residuals of the backward rule."""
+        num_residuals = self.params["residuals_tree"].num_leaves
+        if any(self.differentiated[:num_residuals]):
+            name = _jax.hi_name(_jax.hi_primitive(self.params))
+            raise errors.NonLinearJvpError(name, self.primitive, _jax.here())
+        outs = self.primitive.bind(*primals, **self.params)
+        return list(outs), list(primals[:num_residuals])
+
+    def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
+        backward, nonzero = _jax.hi_linear_backward(self.params)
+        results = backward(residuals, spread(cts, nonzero))
+        return select(results, self.differentiated[self.params["residuals_tree"].num_leaves :])
+
+
+@defrecord(_jax.box_set_p, _jax.log_extend_p)
+def storing_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
+    """A differentiated value in a box or a log: no gradient passes through what these hold."""
+    raise errors.MutableValueError(primitive, _jax.here())
 
 
 ON_VALUES = How(by_the_first_of("vjp", "jvp", "lin"), function_of, apart=False)
 IN_CHECKPOINT = How(by_the_first_of("jvp", "vjp", "lin"), function_of, apart=False)
-ON_TANGENTS = How(transpose_of, function_of, apart=False)
+ON_TANGENTS = How(transpose_of, function_of_linear, apart=False)
