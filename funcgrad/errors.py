@@ -197,7 +197,7 @@ def wrong_count(found: int, expected: int) -> str:
     )
 
 
-class NoDerivativeError(FuncgradError, NotImplementedError):
+class NoDerivativeError(FuncgradError, NotImplementedError, ValueError):
     """An op is used in a way in which it has no derivative."""
 
     def __init__(self, op: Any, problem: str, where: str):
@@ -207,7 +207,10 @@ class NoDerivativeError(FuncgradError, NotImplementedError):
 
 
 def no_derivative(op: Any, problem: str) -> Unlocated:
-    """The same from within a rule, which does not know the user's line."""
+    """The same from within a rule, which does not know the user's line.
+
+    A rule raises it, or returns it as the cotangent of the one operand that it holds for.
+    """
     return Unlocated(NoDerivativeError, op, problem)
 
 

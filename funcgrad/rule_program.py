@@ -97,6 +97,8 @@ class Signature:
         """A rule's result, if it has its operand's dtype and shape, up to the op's broadcasting."""
         if ct is None:
             return None
+        if isinstance(ct, errors.Unlocated):
+            raise ct
         expected = _jax.tangent_aval(self.operands[operand])
         if not _jax.is_array_type(ct):
             raise errors.Unlocated(

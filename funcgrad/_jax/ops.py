@@ -12,6 +12,11 @@ from typing import Any
 import jax
 from jax._src import api_util
 from jax._src.interpreters.ad import primitive_jvps, primitive_transposes
+from jax._src.interpreters.batching import (
+    broadcast_batcher,
+    fancy_primitive_batchers,
+    vectorized_batcher,
+)
 from jax.extend import source_info_util
 from jax.extend.core import Primitive
 
@@ -59,6 +64,14 @@ def is_foreign(primitive: Primitive) -> bool:
         return False
     own = (module for name, module in sys.modules.items() if name.split(".")[0] == "jax")
     return not any(value is primitive for m in list(own) for value in list(vars(m).values()))
+
+
+def is_elementwise(primitive: Primitive) -> bool:
+    """Whether JAX batches a primitive by calling it: it works along each axis by itself."""
+    batcher = fancy_primitive_batchers.get(primitive)
+    return isinstance(batcher, functools.partial) and (
+        batcher.func is broadcast_batcher or batcher.func is vectorized_batcher
+    )
 
 
 def wrapped_function(fn: Any) -> Any | None:

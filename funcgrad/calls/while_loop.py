@@ -36,6 +36,7 @@ from jax.tree_util import tree_leaves
 from funcgrad import _jax, errors
 from funcgrad._jax import Atom, Cotangent, Mask, Positions, Value, Var, variables
 from funcgrad.calls.entering import defcall
+from funcgrad.calls.examples import body_of_all
 from funcgrad.calls.loop_body import Division, LoopProgram, cut_body
 from funcgrad.calls.snapshots import Snapshots
 from funcgrad.masks import only, select
@@ -110,36 +111,6 @@ def program_of_while(
     closed = body_of_all(body, test, num_tests)
     cut, inside = cut_body(closed, differentiated, rules, division)
     return WhileProgram(cut, inside, differentiated, division, {}, test, num_tests, checkpoints)
-
-
-def body_of_all(body: _jax.ClosedJaxpr, test: _jax.ClosedJaxpr, num_tests: int) -> _jax.ClosedJaxpr:
-    """The body as a function of all of the loop's operands, those of its test included.
-
-    In a batched loop each example has a test of its own. An example that has ended keeps its values.
-    """
-    num_carry = len(body.out_avals)
-    batched = bool(test.out_avals[0].shape)
-
-    def run(*operands: Value) -> list[Value]:
-        old = operands[len(operands) - num_carry :]
-        new = _jax.eval_closed_jaxpr(body, operands[num_tests:])
-        if not batched:
-            return new
-        (going,) = _jax.eval_closed_jaxpr(test, [*operands[:num_tests], *old])
-        return [select_examples(going, y, x) for x, y in zip(old, new, strict=True)]
-
-    if not num_tests and not batched:
-        return body
-    num_body_consts = len(body.in_avals) - num_carry
-    tests, steps = _jax.input_types(test), _jax.input_types(body)
-    avals = [*tests[:num_tests], *steps[:num_body_consts], *body.out_avals]
-    return _jax.stage_closed(run, avals, _jax.function_of(body))
-
-
-def select_examples(which: Value, on_true: Value, on_false: Value) -> Value:
-    """By leading axes, which are the batch's."""
-    which = lax.broadcast_in_dim(which, on_true.shape, tuple(range(which.ndim)))
-    return lax.select(which, on_true, on_false)
 
 
 class Progress(NamedTuple):

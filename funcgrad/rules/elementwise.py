@@ -14,23 +14,20 @@ from funcgrad import _jax
 from funcgrad.registry import defvjp, partials
 
 Array = Any
+Accuracy = Any
 
 EXPONENTIALS = partials(
     {
         lax.exp_p: lambda x, y: y,
         lax.exp2_p: lambda x, y: math.log(2) * y,
-        lax.expm1_p: lambda x, y: lax.exp(x),
         lax.log_p: lambda x, y: 1 / x,
         lax.log1p_p: lambda x, y: 1 / (1 + x),
         _jax.log2_p: lambda x, y: 1 / (math.log(2) * x),
-        lax.logistic_p: lambda x, y: y * (1 - y),
     }
 )
 
 TRIGONOMETRIC = partials(
     {
-        lax.sin_p: lambda x, y: lax.cos(x),
-        lax.cos_p: lambda x, y: -lax.sin(x),
         lax.tan_p: lambda x, y: 1 + y * y,
         lax.asin_p: lambda x, y: lax.rsqrt((1 - x) * (1 + x)),
         lax.acos_p: lambda x, y: -lax.rsqrt((1 - x) * (1 + x)),
@@ -42,7 +39,6 @@ HYPERBOLIC = partials(
     {
         lax.sinh_p: lambda x, y: lax.cosh(x),
         lax.cosh_p: lambda x, y: lax.sinh(x),
-        lax.tanh_p: lambda x, y: (1 - y) * (1 + y),
         lax.asinh_p: lambda x, y: lax.rsqrt(1 + x * x),
         lax.acosh_p: lambda x, y: lax.rsqrt(x - 1) * lax.rsqrt(x + 1),
         lax.atanh_p: lambda x, y: 1 / ((1 - x) * (1 + x)),
@@ -50,6 +46,38 @@ HYPERBOLIC = partials(
 )
 
 POLYNOMIALS = partials({_jax.one_minus_square_p: lambda x, y: -2 * x})
+
+
+@defvjp(lax.sin_p, elementwise=True)
+def sin_vjp(ct: Array, x: Array, *, out: Array, accuracy: Accuracy = None) -> Array:
+    return ct * lax.cos(x, accuracy=accuracy)
+
+
+@defvjp(lax.cos_p, elementwise=True)
+def cos_vjp(ct: Array, x: Array, *, out: Array, accuracy: Accuracy = None) -> Array:
+    return ct * -lax.sin(x, accuracy=accuracy)
+
+
+@defvjp(lax.expm1_p, elementwise=True)
+def expm1_vjp(ct: Array, x: Array, *, out: Array, accuracy: Accuracy = None) -> Array:
+    return ct * lax.exp(x, accuracy=accuracy)
+
+
+@defvjp(lax.logistic_p, elementwise=True)
+def logistic_vjp(ct: Array, x: Array, *, out: Array, accuracy: Accuracy = None) -> Array:
+    # dy/dx = y (1 - y), where 1 - y = logistic(-x) loses no digits
+    if accuracy is lax.AccuracyMode.HIGHEST:
+        return ct * (out * lax.logistic(-x))
+    return ct * (out * (1 - out))
+
+
+@defvjp(lax.tanh_p, elementwise=True)
+def tanh_vjp(ct: Array, x: Array, *, out: Array, accuracy: Accuracy = None) -> Array:
+    # dy/dx = (1 - y) (1 + y), where 1 - y = 2 logistic(-2x) and 1 + y = 2 logistic(2x) lose no digits
+    if accuracy is lax.AccuracyMode.HIGHEST:
+        above, below = (lax.logistic(sign * x, accuracy=accuracy) for sign in (2, -2))
+        return ct * (4 * (above * below))
+    return ct * ((1 - out) * (1 + out))
 
 
 @defvjp(lax.atan2_p, elementwise=True)

@@ -1,6 +1,6 @@
 """Rules of the error, gamma, beta and Bessel functions.
 
-NaN marks a derivative that has no known closed form, and that JAX refuses.
+`unknown` stands for a derivative that has no known closed form, and that JAX refuses.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from funcgrad import errors
 from funcgrad.registry import defvjp, partials
 
 Array = Any
@@ -47,9 +48,18 @@ def bessel_i1e_slope(x: Array, y: Array) -> Array:
     return jnp.where(near_zero, 0.5, slope)
 
 
+def unknown(op: Any, operand: str) -> Any:
+    """In the place of a cotangent: the error where one is asked for."""
+    return errors.no_derivative(
+        op,
+        f"has no derivative by {operand} that is known in closed form. If it is a constant, wrap it in "
+        "jax.lax.stop_gradient; otherwise give the op a rule with rules.override.",
+    )
+
+
 @defvjp(lax.polygamma_p, elementwise=True)
 def polygamma_vjp(ct: Array, m: Array, x: Array, **_: Any) -> Any:
-    return ct * math.nan, ct * lax.polygamma(m + 1, x)
+    return unknown(lax.polygamma_p, "its order"), ct * lax.polygamma(m + 1, x)
 
 
 @defvjp(lax.igamma_p, elementwise=True)
@@ -65,19 +75,25 @@ def igammac_vjp(ct: Array, a: Array, x: Array, **_: Any) -> Any:
 
 @defvjp(lax.regularized_incomplete_beta_p, elementwise=True)
 def regularized_incomplete_beta_vjp(ct: Array, a: Array, b: Array, x: Array, **_: Any) -> Any:
-    return ct * math.nan, ct * math.nan, ct * beta_density(a, b, x)
+    op = lax.regularized_incomplete_beta_p
+    return (
+        unknown(op, "its parameter a"),
+        unknown(op, "its parameter b"),
+        ct * beta_density(a, b, x),
+    )
 
 
 @defvjp(lax.igamma_grad_a_p, elementwise=True)
 def igamma_grad_a_vjp(ct: Array, a: Array, x: Array, **_: Any) -> Any:
     # d/dx dP/da = d/da p(x; a) = p(x; a) (log(x) - digamma(a))
-    return ct * math.nan, ct * (gamma_density(a, x) * (lax.log(x) - lax.digamma(a)))
+    ct_x = ct * (gamma_density(a, x) * (lax.log(x) - lax.digamma(a)))
+    return unknown(lax.igamma_grad_a_p, "its parameter a"), ct_x
 
 
 @defvjp(lax.zeta_p, elementwise=True)
 def zeta_vjp(ct: Array, x: Array, q: Array, **_: Any) -> Any:
     # zeta(x, q) = sum_n (n + q)^-x; d/dq = -x zeta(x + 1, q)
-    return ct * math.nan, -ct * (x * lax.zeta(x + 1, q))
+    return unknown(lax.zeta_p, "its exponent"), -ct * (x * lax.zeta(x + 1, q))
 
 
 def gamma_density(a: Array, x: Array) -> Array:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 import funcgrad
 from funcgrad import _jax
+from tests.compare import assert_same
 from tests.rules.cases import Case, complex_normal, normal, uniform
 
 INFINITY = np.inf
@@ -109,3 +114,41 @@ def test_tanh_is_exact_near_saturation():
 def test_expm1_keeps_its_slope_where_its_value_is_minus_one():
     slope = funcgrad.grad(jnp.expm1)(jnp.float32(-30.0))
     np.testing.assert_allclose(slope, np.exp(-30.0), rtol=1e-6)
+
+
+ACCURATE = [
+    (lax.exp, 1.0),
+    (lax.exp2, 1.0),
+    (lax.expm1, -2.0),
+    (lax.log, 2.0),
+    (lax.log1p, 2.0),
+    (lax.logistic, 40.0),
+    (lax.tanh, 25.0),
+    (lax.sin, 1.0),
+    (lax.cos, 1.0),
+    (lax.tan, 1.0),
+    (lax.sqrt, 2.0),
+    (lax.rsqrt, 2.0),
+    (lax.cbrt, 2.0),
+]
+"""Each function that takes an accuracy, and where the output alone has lost its derivative's digits."""
+
+
+@pytest.mark.parametrize(("fn", "x"), ACCURATE, ids=[fn.__name__ for fn, _ in ACCURATE])
+@pytest.mark.parametrize("accuracy", [None, lax.AccuracyMode.HIGHEST, lax.AccuracyMode.DEFAULT])
+def test_the_derivative_is_as_accurate_as_the_function(fn, x, accuracy):
+    of = lambda x: fn(x, accuracy=accuracy)
+    with jax.enable_x64(True):
+        assert_same(funcgrad.grad(of)(x), jax.grad(of)(x), rtol=1e-12, weak=False)
+        if accuracy is lax.AccuracyMode.HIGHEST and fn in (lax.logistic, lax.tanh):
+            assert funcgrad.grad(of)(x) > 0
+    found = funcgrad.grad(of)(jnp.float32(x))
+    np.testing.assert_allclose(found, jax.grad(of)(jnp.float32(x)), rtol=1e-5)
+
+
+def test_every_function_with_an_accuracy_is_in_the_table():
+    functions = {name: fn for name, fn in vars(lax).items() if inspect.isfunction(fn)}
+    takes = [
+        name for name, fn in functions.items() if "accuracy" in inspect.signature(fn).parameters
+    ]
+    assert {*takes} == {fn.__name__ for fn, _ in ACCURATE}

@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 import funcgrad
+from funcgrad import errors
 from tests.rules.alone import check_alone
 from tests.rules.cases import Case, normal, uniform
 
@@ -76,16 +77,70 @@ SPECIAL = [
 ]
 
 
-def test_what_jax_refuses_is_nan():
-    assert np.isnan(funcgrad.grad(lax.polygamma)(2.0, 1.5))
-    assert np.isnan(funcgrad.grad(lax.betainc, argnums=(0, 1))(2.0, 1.5, 0.5)).all()
+OPERANDS = [
+    (lax.betainc, (A, POSITIVE, FRACTION)),
+    (lax.polygamma, (np.ones((3, 2)), POSITIVE)),
+    (lax.igamma, (A, POSITIVE)),
+    (lax.igammac, (A, POSITIVE)),
+    (lax.igamma_grad_a, (A, POSITIVE)),
+    (lax.zeta, (1 + A, POSITIVE)),
+    (lax.random_gamma_grad, (A, POSITIVE)),
+    *((fn, (FRACTION,)) for fn in (lax.erf, lax.erfc, lax.erf_inv, lax.lgamma, lax.digamma)),
+    *((fn, (FRACTION,)) for fn in (lax.bessel_i0e, lax.bessel_i1e)),
+]
+"""Each special function, with operands."""
+
+
+def slopes_by_differences(fn, args, i):
+    def at(step):
+        return fn(*(x + step if k == i else x for k, x in enumerate(args)))
+
+    return (at(1e-6) - at(-1e-6)) / 2e-6
+
+
+@pytest.mark.parametrize(
+    ("fn", "args", "i"),
+    [
+        pytest.param(fn, args, i, id=f"{fn.__name__}-{i}")
+        for fn, args in OPERANDS
+        for i in range(len(args))
+    ],
+)
+def test_each_operand_has_a_right_derivative_or_an_error(fn, args, i):
+    with jax.enable_x64(True):
+        xs = tuple(map(jnp.asarray, args))
+        total = lambda *xs: jnp.sum(fn(*xs))
+        try:
+            ours = funcgrad.grad(total, i)(*xs)
+        except errors.NoDerivativeError:
+            with pytest.raises((ValueError, NotImplementedError)):
+                jax.grad(total, i)(*xs)
+            return
+        try:
+            theirs, rtol = jax.grad(total, i)(*xs), 1e-10
+        except (ValueError, NotImplementedError):
+            theirs, rtol = slopes_by_differences(fn, xs, i), 1e-6
+        np.testing.assert_allclose(ours, theirs, rtol=rtol)
+
+
+def test_the_error_says_what_to_do_and_where():
+    with pytest.raises(errors.NoDerivativeError, match=r"test_special.*order.*stop_gradient"):
+        funcgrad.grad(lax.polygamma)(2.0, 1.5)
+
+
+def test_an_operand_without_derivative_that_is_no_argument_says_nothing():
+    assert np.isfinite(funcgrad.grad(lambda x: lax.betainc(2.0, 3.0, x))(0.3))
+    assert np.isfinite(funcgrad.grad(funcgrad.grad(lambda x: lax.igamma(2.5, x)))(1.2))
+    frozen = lambda a: lax.betainc(lax.stop_gradient(a), 3.0, a / 9)
+    assert np.isfinite(funcgrad.grad(frozen)(2.0))
 
 
 @pytest.mark.parametrize("op", [lax.zeta_p, lax.igamma_grad_a_p], ids=str)
 def test_the_slope_that_jax_lacks(op):
     fn = {lax.zeta_p: lax.zeta, lax.igamma_grad_a_p: lax.igamma_grad_a}[op]
     check_alone(op, lambda x: fn(jnp.asarray(1 + A, x.dtype), x), POSITIVE)
-    assert np.isnan(funcgrad.grad(fn)(2.5, 1.5))
+    with pytest.raises(errors.NoDerivativeError):
+        funcgrad.grad(fn)(2.5, 1.5)
 
 
 def test_igamma_has_a_mixed_second_derivative_where_jax_has_none():

@@ -26,6 +26,7 @@ import jax.numpy as jnp  # isort: skip
 import numpy as np  # isort: skip
 
 import funcgrad
+from funcgrad._jax import is_array_leaf
 from funcgrad.errors import InputError
 from funcgrad.registry import Rule, op_key
 from funcgrad.testing import GradientError, check_rule
@@ -75,7 +76,7 @@ def mutated(rule: Rule, operand: int, change: Callable[[Any], Any]) -> Rule:
     def corrupted(ct: Any, *operands: Any, **kwargs: Any) -> Any:
         found = rule.fn(ct, *operands, **kwargs)
         cts = list(found) if isinstance(found, (tuple, list)) else [found]
-        if operand < len(cts) and cts[operand] is not None:
+        if operand < len(cts) and is_array_leaf(cts[operand]):
             cts[operand] = change(cts[operand])
         return tuple(cts)
 
@@ -107,7 +108,7 @@ def operands_of(rule: Rule, cases: list[Case]) -> list[int]:
     def recorded(ct: Any, *operands: Any, **kwargs: Any) -> Any:
         found = rule.fn(ct, *operands, **kwargs)
         cts = found if isinstance(found, (tuple, list)) else (found,)
-        met.update(i for i, ct in enumerate(cts) if ct is not None)
+        met.update(i for i, ct in enumerate(cts) if is_array_leaf(ct))
         return found
 
     for case in cases:
@@ -230,9 +231,8 @@ def section(found: list[Result], rows: int, failing: dict[str, list[str]]) -> st
         "- *Without jax.grad*: those that the dot-product identity or differences see, which is all",
         "  that there is for an op that JAX cannot differentiate.",
         "- *No effect*: the gradient is the same, bit by bit, on every row (a scalar has no",
-        "  transpose; an operand that is empty or a constant in every row has no gradient: those of",
-        "  `polygamma` 0 and `regularized_incomplete_beta` 0 and 1 are NaN, as JAX's), or the corrupted",
-        "  rule cannot run. Shares are of those that have an effect.",
+        "  transpose; an operand that is empty or a constant in every row has no gradient), or the",
+        "  corrupted rule cannot run. Shares are of those that have an effect.",
         "",
         "| corruption | corrupted rules | caught | without jax.grad | no effect | survivors |",
         "|---|---|---|---|---|---|",

@@ -1,0 +1,171 @@
+"""A vmapped loop, some of whose examples have ended: the gradient is that of each loop by itself."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import funcgrad
+from tests.compare import assert_same
+from tests.programs import normal
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def roots(x, a=0.5):
+    """Ends at or below `a`, where the body's slope is infinite or NaN."""
+    return lax.while_loop(lambda c: c > a, lambda c: jnp.sqrt(c - a), x)
+
+
+def roots_by_scan(x, a=0.5):
+    """The same for jax.grad: a step that must not be taken is one of a harmless number."""
+
+    def step(c, _):
+        safe = jnp.where(c > a, c - a, 1.0)
+        return jnp.where(c > a, jnp.sqrt(safe), c), None
+
+    return lax.scan(step, x, None, 30)[0]
+
+
+X = np.array([0.5, 1.3, 3.0, 0.2])
+A = np.array([0.5, 0.4, 0.6, 0.3])
+XX = np.array([[0.5, 1.3, 3.0], [2.0, 0.1, 0.5]])
+
+
+def each_by_itself(fun, axes, *args):
+    """The gradient of the sum over examples, by the gradients of each."""
+    argnums = tuple(range(len(args)))
+    each = jax.vmap(funcgrad.grad(fun, argnums), axes)(*args)
+    pairs = zip(each, axes, strict=True)
+    return tuple(ct if axis is not None else jnp.sum(ct, 0) for ct, axis in pairs)
+
+
+def of_all(fun, axes, *args):
+    return funcgrad.grad(lambda *xs: jnp.sum(jax.vmap(fun, axes)(*xs)), tuple(range(len(args))))(
+        *args
+    )
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint], ids=["", "jit", "remat"])
+def test_an_example_that_has_ended_is_not_touched(wrap):
+    ours = funcgrad.grad(lambda x: jnp.sum(wrap(jax.vmap(roots))(x)))(X)
+    assert_same(ours, jax.grad(lambda x: jnp.sum(jax.vmap(roots_by_scan)(x)))(X))
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (0, None)], ids=["each has a bound", "one bound"])
+def test_constants_of_the_loop(axes):
+    args = X, A if axes[1] == 0 else jnp.asarray(0.5)
+    theirs = jax.grad(lambda *xs: jnp.sum(jax.vmap(roots_by_scan, axes)(*xs)), (0, 1))(*args)
+    assert_same(of_all(roots, axes, *args), theirs)
+    assert_same(each_by_itself(roots, axes, *args), theirs, weak=False)
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer"),
+    [((0, None), (0, None)), ((0, None), (0, 0)), ((0, 0), (0, None)), ((0, 0), (0, 0))],
+    ids=["shared", "outer", "inner", "both"],
+)
+def test_vmap_of_vmap(inner, outer):
+    shape = XX.shape[outer[1] is None : 1 + (inner[1] is not None)]
+    a = jnp.linspace(0.3, 0.6, int(np.prod(shape))).reshape(shape)
+
+    def total(loop):
+        return lambda x, a: jnp.sum(jax.vmap(jax.vmap(loop, inner), outer)(x, a))
+
+    ours, theirs = funcgrad.grad(total(roots), (0, 1)), jax.grad(total(roots_by_scan), (0, 1))
+    assert_same(ours(XX, a), theirs(XX, a))
+
+
+def test_numbers_of_steps():
+    def steps(x, w, n):
+        grow = lambda i, c: jnp.tanh(w @ c) + jnp.sqrt(n - i - 1.0) * c
+        return jnp.sum(lax.fori_loop(0, n, grow, x))
+
+    xs, w, n = normal(4, 3), normal(3, 3, seed=1) * 0.5, jnp.array([0, 2, 5, 1])
+    total = lambda x, w: jnp.sum(jax.vmap(steps, (0, None, 0))(x, w, n))
+    one_by_one = lambda x, w: sum(steps(x[i], w, int(n[i])) for i in range(4))
+    # at its last step the root has an infinite slope by n alone, which is an integer
+    assert_same(funcgrad.grad(total, (0, 1))(xs, w), jax.grad(one_by_one, (0, 1))(xs, w))
+
+
+def test_several_carries_in_a_scan():
+    def step(total, x):
+        c, s, _ = lax.while_loop(
+            lambda c: c[0] > 0.5, lambda c: (jnp.sqrt(c[0] - 0.5), c[1] * c[0], c[2] + 1), (x, x, 0)
+        )
+        return total + c * s, None
+
+    def scanned(x):
+        return lax.scan(step, 0.0, jnp.stack([x, x + 0.7, x * 2]))[0]
+
+    assert_same(of_all(scanned, (0,), X), each_by_itself(scanned, (0,), X))
+
+
+def test_a_loop_in_a_loop():
+    def outer(x):
+        inner = lambda c: roots(c[0] + 1.0) + 0.0 * c[0]
+        return lax.while_loop(lambda c: c[1] < x, lambda c: (inner(c), c[1] + 1.0), (x, 0.0))[0]
+
+    assert_same(of_all(outer, (0,), X), each_by_itself(outer, (0,), X))
+
+
+def test_a_solve_in_the_body():
+    def root(m, v):
+        halve = lambda v: jnp.sqrt(jnp.linalg.solve(m, v)) + 0.0 * v
+        return jnp.sum(lax.while_loop(lambda v: jnp.min(v) > 0.3, halve, v))
+
+    ms = 5 * jnp.eye(2) + 0.1 * normal(3, 2, 2)
+    vs = jnp.array([[0.0, 2.0], [4.0, 5.0], [1.0, 0.9]])
+    assert_same(of_all(root, (0, 0), ms, vs), each_by_itself(root, (0, 0), ms, vs))
+
+
+def test_second_order():
+    total = lambda x: jnp.sum(jax.vmap(roots)(x) ** 2)
+    by_scan = lambda x: jnp.sum(jax.vmap(roots_by_scan)(x) ** 2)
+    twice = funcgrad.grad(lambda x: jnp.sum(funcgrad.grad(total)(x) ** 2))
+    assert_same(twice(X), jax.grad(lambda x: jnp.sum(jax.grad(by_scan)(x) ** 2))(X))
+
+
+def test_random_keys_in_the_carry():
+    def walk(x, key):
+        def step(carry):
+            c, key = carry
+            key, now = jax.random.split(key)
+            return jnp.sqrt(c - 0.5) * jax.random.uniform(now, (), x.dtype, 0.9, 1.1), key
+
+        return lax.while_loop(lambda carry: carry[0] > 0.5, step, (x, key))[0]
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    total = lambda x: jnp.sum(jax.vmap(walk)(x, keys))
+    assert_same(funcgrad.grad(total)(X), jax.vmap(funcgrad.grad(walk))(X, keys))
+
+
+def test_a_collective_counts_examples_that_have_ended():
+    def fill(x):
+        return lax.while_loop(lambda c: c < 5.0, lambda c: c + 0.1 * lax.psum(c**2, "i"), x)
+
+    total = lambda x: jnp.sum(jax.vmap(fill, axis_name="i")(x))
+    x = jnp.array([0.5, 1.3, 3.0])
+    slopes = [(total(x + d) - total(x - d)) / 2e-6 for d in 1e-6 * jnp.eye(3)]
+    assert_same(funcgrad.grad(total)(x), jnp.stack(slopes), rtol=1e-7)
+
+
+def test_constants_of_either_vmap_alone_take_no_rows_that_no_example_has():
+    loop = lambda x, a, b: lax.while_loop(lambda c: c > a * b, lambda c: c / (1 + a + b), x)
+    each = jax.vmap(jax.vmap(loop, (0, None, 0)), (0, 0, None))
+    args = XX, jnp.array([0.5, 0.9]), jnp.array([0.5, 0.1, 0.7])
+    ours = funcgrad.grad(lambda *xs: jnp.sum(each(*xs)), (0, 1, 2))(*args)
+    one_by_one = jax.vmap(jax.vmap(funcgrad.grad(loop, (0, 1, 2)), (0, None, 0)), (0, 0, None))
+    of_x, of_a, of_b = one_by_one(*args)
+    assert_same(ours, (of_x, jnp.sum(of_a, 1), jnp.sum(of_b, 0)))
+
+
+def test_no_example_goes_on():
+    assert_same(of_all(roots, (0,), 0.5 * jnp.ones(3)), (jnp.ones(3),))
