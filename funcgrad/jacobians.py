@@ -152,7 +152,7 @@ def _basis(out: Any) -> Any:
     ends = np.cumsum(sizes)
     basis = [
         jnp.eye(total, size, k=int(size - end), dtype=jnp.result_type(y)).reshape(
-            total, *np.shape(y)
+            (total, *np.shape(y))
         )
         for y, size, end in zip(leaves, sizes, ends, strict=True)
     ]
@@ -165,7 +165,7 @@ def _split_rows(out: Any, rows: Any) -> list[Any]:
     ends = np.cumsum([np.size(y) for y in leaves])[:-1]
     parts = jnp.split(rows, ends) if len(leaves) > 1 else [rows] * len(leaves)
     return [
-        part.reshape(*np.shape(y), *rows.shape[1:]) for y, part in zip(leaves, parts, strict=True)
+        part.reshape((*np.shape(y), *rows.shape[1:])) for y, part in zip(leaves, parts, strict=True)
     ]
 
 

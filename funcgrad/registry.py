@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -60,6 +61,12 @@ class Rule:
     def source(self) -> str:
         """``file:line`` of the rule, for reports and messages."""
         return _jax.source_of(self.fn)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the rule is one of this package's."""
+        module = getattr(inspect.unwrap(self.fn), "__module__", None) or ""
+        return module.startswith("funcgrad.rules.")
 
     def __repr__(self) -> str:
         return shown_rule(self)

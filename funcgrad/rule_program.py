@@ -91,10 +91,14 @@ class Signature:
                 self.op,
                 errors.wrong_count(len(result), len(operands)),
             )
-        return [self.checked(i, result[i]) for i in self.wanted]
+        foreign = any(map(has_foreign_dtype, cts, self.outputs))
+        return [self.checked(i, result[i], foreign) for i in self.wanted]
 
-    def checked(self, operand: int, ct: Cotangent) -> Cotangent:
-        """A rule's result, if it has its operand's dtype and shape, up to the op's broadcasting."""
+    def checked(self, operand: int, ct: Cotangent, foreign: bool) -> Cotangent:
+        """A rule's result, if it has its operand's dtype and shape, up to the op's broadcasting.
+
+        Any dtype will do if what the rule was given had a `foreign` one.
+        """
         if ct is None:
             return None
         if isinstance(ct, errors.Unlocated):
@@ -110,7 +114,8 @@ class Signature:
             )
         found = _jax.typeof(_jax.canonicalize(ct))
         broadcast = self.rule.broadcasts and broadcasts_to(expected.shape, found.shape)
-        if found.dtype == expected.dtype and (found.shape == expected.shape or broadcast):
+        same_dtype = foreign or found.dtype == expected.dtype
+        if same_dtype and (found.shape == expected.shape or broadcast):
             return varying_like(ct, expected)
         raise errors.Unlocated(
             errors.RuleResultError,
@@ -119,6 +124,14 @@ class Signature:
             f"returned for operand {operand} a cotangent of type {found.str_short()}; the operand, and "
             f"so its cotangent, is {expected.str_short()}. Return that shape and dtype.",
         )
+
+
+def has_foreign_dtype(ct: Cotangent, output: Aval) -> bool:
+    """Whether a cotangent has another dtype than its output.
+
+    A user's ``custom_vjp`` may return such, and JAX carries it on as it is.
+    """
+    return ct is not None and _jax.typeof(ct).dtype != _jax.tangent_aval(output).dtype
 
 
 @dataclass(frozen=True)
@@ -343,7 +356,8 @@ def stage(signature: Signature, cts: Sequence[Aval | None]) -> PatternProgram:
         return [ct for ct in results if ct is not None]
 
     avals = [cts[i] for i in arrived] + [*signature.operands, *signature.outputs]
-    with _jax.uncaught():  # an override is for the function, not for rules
+    settings = _jax.for_rules(avals, signature.rule.is_own)
+    with _jax.uncaught(), settings:  # an override is for the function, not for rules
         jaxpr, consts = _jax.stage(apply, [_jax.strong(a) for a in avals], signature.rule.name)
     jaxpr, used = _jax.prune(jaxpr, [True] * len(jaxpr.outvars))
     used_consts = used[: len(consts)]

@@ -13,6 +13,7 @@ from funcgrad._jax.ops import *  # noqa: F403
 from funcgrad._jax.primitives import *  # noqa: F403
 from funcgrad._jax.pullbacks import *  # noqa: F403
 from funcgrad._jax.references import *  # noqa: F403
+from funcgrad._jax.rule_settings import *  # noqa: F403
 from funcgrad._jax.settings import *  # noqa: F403
 from funcgrad._jax.types import *  # noqa: F403
 from funcgrad._jax.values import *  # noqa: F403

@@ -25,7 +25,7 @@ from jax.extend.core import ClosedJaxpr
 
 from funcgrad._jax.hijax import hi_call_p, hi_saved
 from funcgrad._jax.ops import wrapped_function
-from funcgrad._jax.values import SymbolicZero, Zero, typeof, zeros
+from funcgrad._jax.values import SymbolicZero, Zero, as_array, typeof, zeros
 
 WrappedFun = linear_util.WrappedFun
 
@@ -160,7 +160,7 @@ def call_custom_vjp_backward(
     results = bwd.call_wrapped(*residuals, *given)
     if since_11:
         results, _ = results
-    return [None if isinstance(ct, Zero) else ct for ct in results]
+    return [None if isinstance(ct, Zero) else as_array(ct) for ct in results]
 
 
 def description_of_wrapped(fun: WrappedFun) -> str:

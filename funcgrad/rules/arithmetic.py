@@ -17,15 +17,6 @@ def is_integer(x: Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.integer)
 
 
-def cast_back(ct: Array, x: Array) -> Array | None:
-    """Cast the cotangent of a cast `x` to the dtype of `x`; an integer has none."""
-    if not _jax.is_inexact(x):
-        return None
-    if _jax.is_complex(ct) and not _jax.is_complex(x):
-        ct = lax.real(ct)
-    return lax.convert_element_type(ct, x.dtype)
-
-
 # --- sums, products, quotients ----------------------------------------------------------------
 
 
@@ -46,7 +37,7 @@ def neg_vjp(ct: Array, x: Array, **_: Any) -> Any:
 
 @defvjp(lax.mul_p, elementwise=True)
 def mul_vjp(ct: Array, x: Array, y: Array, **_: Any) -> Any:
-    return cast_back(ct * y, x), cast_back(ct * x, y)
+    return ct * y, ct * x
 
 
 @defvjp(lax.div_p, elementwise=True)
@@ -183,7 +174,13 @@ def conj_vjp(ct: Array, x: Array, **_: Any) -> Any:
 
 @defvjp(lax.convert_element_type_p, elementwise=True)
 def convert_element_type_vjp(ct: Array, x: Array, *, out: Array, **_: Any) -> Any:
-    return cast_back(ct, x) if _jax.is_inexact(out) else None
+    if out.dtype == x.dtype:
+        return ct
+    if not (_jax.is_inexact(out) and _jax.is_inexact(x)):
+        return None
+    if _jax.is_complex(ct) and not _jax.is_complex(x):
+        ct = lax.real(ct)
+    return lax.convert_element_type(ct, x.dtype)
 
 
 @defvjp(lax.reduce_precision_p, elementwise=True)

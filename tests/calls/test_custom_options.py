@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -359,3 +360,60 @@ def test_custom_vjp_under_jvp_in_a_custom_jvp_rule(inner):
     with jax.enable_x64(True):
         for gradient in (funcgrad.grad(outer), jax.jit(funcgrad.grad(outer))):
             np.testing.assert_allclose(gradient(0.7), jax.grad(outer)(0.7), rtol=1e-12)
+
+
+RETURNED = {
+    "Python numbers": lambda r, ct: (2.0, 3.0),
+    "a list": lambda r, ct: [2.0, 3.0],
+    "numpy scalars": lambda r, ct: (np.float64(2), np.float64(3)),
+    "numpy arrays": lambda r, ct: (np.full((), 2.0), np.full((), 3.0)),
+    "None": lambda r, ct: (None, 3.0),
+    "None alone": lambda r, ct: (None, None),
+    "zeros": lambda r, ct: (SymbolicZero(jax.typeof(r[0])), 3.0),
+    "float0": lambda r, ct: (3.0, np.zeros((), jax.dtypes.float0)),
+    "half precision": lambda r, ct: (np.float16(2), np.float16(3)),
+    "single precision": lambda r, ct: (np.float32(2), np.float32(3)),
+    "complex": lambda r, ct: (2j, 3j),
+    "integers": lambda r, ct: (2, 3),
+    "no number": lambda r, ct: ("two", 3.0),
+    "another shape": lambda r, ct: (np.ones(2), 3.0),
+    "zeros of another shape": lambda r, ct: (SymbolicZero(jax.core.ShapedArray((2,), float)), 3.0),
+    "one of two": lambda r, ct: (2.0,),
+    "three of two": lambda r, ct: (2.0, 3.0, 4.0),
+    "another tree": lambda r, ct: ((2.0,), 3.0),
+}
+
+
+def scaled_in_scan(fun):
+    return lambda x, y: jax.lax.scan(lambda c, _: (fun(c, y), None), x, None, length=2)[0]
+
+
+@pytest.mark.parametrize("symbolic_zeros", [False, True])
+@pytest.mark.parametrize("returned", RETURNED)
+def test_what_a_backward_function_may_return(returned, symbolic_zeros):
+    """What jax.grad takes is taken, with its dtype; what it refuses is refused, or has that value."""
+    plain = lambda x: x.value if symbolic_zeros else x
+    fun = jax.custom_vjp(lambda x, y: x * y)
+    fun.defvjp(
+        lambda x, y: (plain(x) * plain(y), (plain(x), plain(y))),
+        RETURNED[returned],
+        symbolic_zeros=symbolic_zeros,
+    )
+    for place in (
+        lambda x, y: fun(x, y) * 1.0,
+        lambda x, y: fun(jnp.sin(x), y * 2),
+        lambda x, y: fun(x, y) * x,
+        lambda x, y: jnp.sum(fun(jnp.stack([x, x])[0], y)),
+        lambda x, y: jnp.sum(jax.vmap(fun)(jnp.stack([x, x]), jnp.stack([y, y]))),
+        jax.jit(lambda x, y: fun(jnp.sin(x), y)),
+        jax.checkpoint(lambda x, y: fun(jnp.sin(x), y)),
+        scaled_in_scan(fun),
+    ):
+        args = jnp.float64(0.5), jnp.float64(0.7)
+        try:
+            expected = jax.grad(place, (0, 1))(*args)
+        except Exception:
+            with contextlib.suppress(TypeError, ValueError):
+                funcgrad.grad(place, (0, 1))(*args)
+            continue
+        assert_same(funcgrad.grad(place, (0, 1))(*args), expected, rtol=1e-14, weak=False)
