@@ -10,5 +10,6 @@ from funcgrad._jax.jaxprs import *  # noqa: F403
 from funcgrad._jax.ops import *  # noqa: F403
 from funcgrad._jax.primitives import *  # noqa: F403
 from funcgrad._jax.references import *  # noqa: F403
+from funcgrad._jax.sharding import *  # noqa: F403
 from funcgrad._jax.types import *  # noqa: F403
 from funcgrad._jax.values import *  # noqa: F403
