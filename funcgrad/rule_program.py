@@ -22,7 +22,7 @@ from funcgrad import _jax, errors
 from funcgrad._jax import Atom, Aval, Cotangent, Equation, Mask, Positions, Value, Var
 from funcgrad.broadcasting import broadcasts_to, unbroadcast
 from funcgrad.keys import Op
-from funcgrad.masks import only, select, spread
+from funcgrad.masks import filled, mask_of, only, select, spread
 from funcgrad.registry import Rule
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -345,34 +345,29 @@ def stage(signature: Signature, cts: Sequence[Aval | None]) -> PatternProgram:
     num_operands = len(signature.operands)
     present: list[bool] = []
 
-    def apply(signature: Signature, flat: Sequence[Value]) -> list[Value]:
+    def apply(signature: Signature, flat: Sequence[Value]) -> list[Cotangent]:
         given = dict(zip(arrived, flat[: len(arrived)], strict=True))
         values = flat[len(arrived) :]
         all_cts = [given.get(i) for i in range(len(cts))]
-        results = signature.apply(all_cts, values[:num_operands], values[num_operands:])
-        present[:] = [ct is not None for ct in results]
-        return [ct for ct in results if ct is not None]
+        return signature.apply(all_cts, values[:num_operands], values[num_operands:])
 
-    def apply_in_auto_axes(*flat: Value) -> list[Value]:
-        auto = signature.in_auto_axes
-        with _jax.within_mesh(_jax.auto_mesh(_jax.current_mesh())):
-            results = apply(auto, [_jax.to_auto_axes(x) for x in flat])
-            targets = select([auto.operands[i] for i in auto.wanted], present)
-            results = list(map(unbroadcast, results, targets))
-        targets = select([signature.operands[i] for i in signature.wanted], present)
-        return list(map(_jax.with_cotangent_type, results, targets))
+    def staged(results_of: Callable[..., list[Cotangent]]) -> tuple[_jax.Jaxpr, list[Value]]:
+        def run(*flat: Value) -> list[Value]:
+            results = results_of(signature, flat)
+            present[:] = mask_of(results)
+            return filled(results)
+
+        return _jax.stage(run, [_jax.strong(a) for a in avals], signature.rule.name)
 
     avals = [cts[i] for i in arrived] + [*signature.operands, *signature.outputs]
-    avals = [_jax.strong(a) for a in avals]
-    name = signature.rule.name
     with _jax.uncaught():  # an override is for the function, not for rules
         try:
-            jaxpr, consts = _jax.stage(lambda *flat: apply(signature, flat), avals, name)
+            jaxpr, consts = staged(apply)
         except Exception as problem:
             if not _jax.has_explicit_axes(_jax.current_mesh()):
                 raise
             try:
-                jaxpr, consts = _jax.stage(apply_in_auto_axes, avals, name)
+                jaxpr, consts = staged(in_auto_axes(apply))
             except Exception:
                 raise problem from problem.__cause__
     jaxpr, used = _jax.prune(jaxpr, [True] * len(jaxpr.outvars))
@@ -388,6 +383,25 @@ def stage(signature: Signature, cts: Sequence[Aval | None]) -> PatternProgram:
         tuple(present),
         compiled(jaxpr, targets, signature.rule.name),
     )
+
+
+def in_auto_axes(apply: Callable[..., list[Cotangent]]) -> Callable[..., list[Cotangent]]:
+    """A signature applied where the mesh's explicit axes are ``Auto``, to results of its own types."""
+
+    def apply_in_auto_axes(signature: Signature, flat: Sequence[Value]) -> list[Cotangent]:
+        auto = signature.in_auto_axes
+        with _jax.within_mesh(_jax.auto_mesh(_jax.current_mesh())):
+            results = apply(auto, [_jax.to_auto_axes(x) for x in flat])
+            sums = [
+                None if ct is None else unbroadcast(ct, auto.operands[i])
+                for i, ct in zip(auto.wanted, results, strict=True)
+            ]
+        return [
+            None if ct is None else _jax.with_cotangent_type(ct, signature.operands[i])
+            for i, ct in zip(signature.wanted, sums, strict=True)
+        ]
+
+    return apply_in_auto_axes
 
 
 def compiled(jaxpr: _jax.Jaxpr, targets: Sequence[Aval], name: str) -> Callable[..., Any] | None:

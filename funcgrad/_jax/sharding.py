@@ -116,12 +116,12 @@ def with_cotangent_type(ct: Value, aval: Aval, home: Any = None) -> Value:
 def resharded(x: Value, sharding: NamedSharding) -> Value:
     """A value with another sharding, on the mesh of that.
 
-    What comes from a mesh without explicit axes is made whole first: JAX would take it for a part of an
-    unreduced value, which adds up to a multiple.
+    What comes from a mesh where the axes were not explicit is made whole first: JAX would take it for a
+    part of an unreduced value, which adds up to a multiple.
     """
     mesh, found = sharding.mesh, _core.typeof(x).sharding.mesh
     with within_mesh(mesh):
-        if sharding.spec.unreduced and not has_explicit_axes(found):
+        if not sharding.spec.unreduced <= {*found.explicit_axes}:
             x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*(None,) * x.ndim)))
         return jax.sharding.reshard(x, sharding)
 

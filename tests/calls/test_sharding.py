@@ -165,7 +165,10 @@ PROGRAMS = {
     "cond of a constant": Program(chosen_constant),
     "custom_vjp": Program(lambda x: jnp.sum(tripled(x)), tuple(LAYOUTS)),
     "custom_jvp": Program(lambda x: jnp.sum(sine(x))),
-    "auto_axes": Program(by_auto_axes, SHARDED),
+    "auto_axes": Program(by_auto_axes),
+    "auto_axes of one axis": Program(
+        lambda x: jnp.sum(jax.sharding.auto_axes(jnp.sin, axes="a", out_sharding=P())(x) ** 2)
+    ),
     "shard_map": Program(mapped, tuple(LAYOUTS)),
     "shard_map with an unreduced output": Program(summed_outside, tuple(LAYOUTS)),
     "shard_map with a reduced input": Program(shared_inside, tuple(LAYOUTS)),
