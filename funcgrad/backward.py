@@ -44,7 +44,8 @@ def walk(
       The cotangents of `wanted`, None where none arrived.
     """
     eager = _jax.is_eager(_jax.current_trace())
-    pending = Pending(tape.avals, _compiled_add if eager else jax.lax.add)
+    mesh = _jax.current_mesh()
+    pending = Pending(tape.avals, _compiled_add if eager else jax.lax.add, mesh)
     for slot, ct in seeds:
         if slot is not None and ct is not None:
             pending.add(slot, ct)
@@ -64,7 +65,10 @@ def walk(
         if all(ct is None for ct in cts):
             continue
         try:
-            with anywhere if eager else _jax.at_line_of(node.source):
+            with (
+                anywhere if eager else _jax.at_line_of(node.source),
+                anywhere if node.mesh is mesh else _jax.within_explicit_mesh(node.mesh),
+            ):
                 results = pullback(node.residuals, cts, eager)
                 if observer is not None:
                     results = observer.pulled(node, cts, pending.summed(operands, results))
@@ -111,13 +115,14 @@ class Pending:
     alike are added before they are summed, once.
     """
 
-    __slots__ = ("add_up", "avals", "narrow", "wide")
+    __slots__ = ("add_up", "avals", "mesh", "narrow", "wide")
 
-    def __init__(self, avals: Sequence[Aval], add_up: Callable[[Value, Value], Value]):
+    def __init__(self, avals: Sequence[Aval], add_up: Callable[[Value, Value], Value], mesh: Any):
         self.avals = avals
         self.add_up = add_up
+        self.mesh = mesh if _jax.has_explicit_axes(mesh) else None
         self.narrow: dict[Slot, Value] = {}
-        self.wide: dict[Slot, dict[tuple[int, ...], tuple[Value, int]]] = {}
+        self.wide: dict[Slot, dict[Any, tuple[Value, int]]] = {}
 
     def add(self, slot: Slot, ct: Value, steps: int = 0) -> None:
         """Add `ct`, which has passed `steps` rules, to what waits at `slot`."""
@@ -127,14 +132,16 @@ class Pending:
             self.narrow[slot] = ct if waiting is None else _jax.add_values(waiting, ct)
             return
         if ct.shape == aval.shape:
+            ct = _jax.with_cotangent_type(ct, aval, self.mesh)
             waiting = self.narrow.get(slot)
             self.narrow[slot] = ct if waiting is None else self.add_up(waiting, ct)
             return
         waiting_wide = self.wide.setdefault(slot, {})
-        if ct.shape in waiting_wide:
-            other, other_steps = waiting_wide[ct.shape]
+        kind = ct.shape, _jax.explicit_sharding(_jax.typeof(ct))
+        if kind in waiting_wide:
+            other, other_steps = waiting_wide[kind]
             ct, steps = self.add_up(other, ct), max(steps, other_steps)
-        waiting_wide[ct.shape] = (ct, steps)
+        waiting_wide[kind] = (ct, steps)
 
     def summed(self, slots: Sequence[Slot], cts: Sequence[Cotangent]) -> list[Cotangent]:
         """Cotangents for these slots, none of them broadcast."""

@@ -15,20 +15,14 @@ def broadcasts_to(narrow: tuple[int, ...], wide: tuple[int, ...]) -> bool:
     )
 
 
-def varying_like(ct: Any, aval: Any) -> Any:
-    """A cotangent that varies over the mesh axes over which, in a shard_map, its value does."""
-    mat = getattr(aval, "mat", None)
-    if mat is None or not mat.varying:
-        return ct
-    missing = mat.varying - _jax.typeof(ct).mat.varying
-    return _jax.pvary(ct, tuple(missing)) if missing else ct
-
-
 def unbroadcast(ct: Any, aval: Any) -> Any:
-    """Sum a cotangent over the axes along which its value was broadcast."""
+    """Sum a cotangent over the axes along which its value, of this type, was broadcast."""
     if _jax.is_high(aval) or ct.shape == aval.shape:
         return ct
     if aval.shape == ():
-        return jax.lax.reduce_sum(ct, tuple(range(ct.ndim)))
-    axes = tuple(i for i, (n, w) in enumerate(zip(aval.shape, ct.shape, strict=True)) if n != w)
-    return jax.lax.expand_dims(jax.lax.reduce_sum(ct, axes), axes)
+        total = jax.lax.reduce_sum(ct, tuple(range(ct.ndim)))
+    else:
+        pairs = zip(aval.shape, ct.shape, strict=True)
+        axes = tuple(i for i, (n, w) in enumerate(pairs) if n != w)
+        total = jax.lax.expand_dims(jax.lax.reduce_sum(ct, axes), axes)
+    return _jax.with_cotangent_type(total, aval)

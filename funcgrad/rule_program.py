@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -20,9 +20,9 @@ from jax import lax
 
 from funcgrad import _jax, errors
 from funcgrad._jax import Atom, Aval, Cotangent, Equation, Mask, Positions, Value, Var
-from funcgrad.broadcasting import broadcasts_to, unbroadcast, varying_like
+from funcgrad.broadcasting import broadcasts_to, unbroadcast
 from funcgrad.keys import Op
-from funcgrad.masks import only, select, spread
+from funcgrad.masks import filled, mask_of, only, select, spread
 from funcgrad.registry import Rule
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -94,6 +94,13 @@ class Signature:
         foreign = any(map(has_foreign_dtype, cts, self.outputs))
         return [self.checked(i, result[i], foreign) for i in self.wanted]
 
+    @property
+    def in_auto_axes(self) -> Signature:
+        """The same where shardings are no part of types."""
+        operands = tuple(map(_jax.without_explicit_axes, self.operands))
+        outputs = tuple(map(_jax.without_explicit_axes, self.outputs))
+        return replace(self, operands=operands, outputs=outputs)
+
     def checked(self, operand: int, ct: Cotangent, foreign: bool) -> Cotangent:
         """A rule's result, if it has its operand's dtype and shape, up to the op's broadcasting.
 
@@ -115,8 +122,10 @@ class Signature:
         found = _jax.typeof(_jax.canonicalize(ct))
         broadcast = self.rule.broadcasts and broadcasts_to(expected.shape, found.shape)
         same_dtype = foreign or found.dtype == expected.dtype
-        if same_dtype and (found.shape == expected.shape or broadcast):
-            return varying_like(ct, expected)
+        if same_dtype and found.shape == expected.shape:
+            return _jax.with_cotangent_type(ct, self.operands[operand])
+        if same_dtype and broadcast:
+            return _jax.with_varying_axes(ct, expected)
         raise errors.Unlocated(
             errors.RuleResultError,
             self.rule,
@@ -342,23 +351,41 @@ build_once = cached(_jax.cache())(build)
 
 
 def stage(signature: Signature, cts: Sequence[Aval | None]) -> PatternProgram:
-    """Trace the rule for cotangents of these types (None: did not arrive) and remove dead code."""
+    """Trace the rule for cotangents of these types (None: did not arrive) and remove dead code.
+
+    On a mesh with explicit axes a rule may do what needs a sharding to be named. Then it is traced where
+    these axes are ``Auto``, and its results get the shardings of their types.
+    """
     arrived = [i for i, aval in enumerate(cts) if aval is not None]
     num_operands = len(signature.operands)
     present: list[bool] = []
 
-    def apply(*flat: Value) -> list[Value]:
+    def apply(signature: Signature, flat: Sequence[Value]) -> list[Cotangent]:
         given = dict(zip(arrived, flat[: len(arrived)], strict=True))
         values = flat[len(arrived) :]
         all_cts = [given.get(i) for i in range(len(cts))]
-        results = signature.apply(all_cts, values[:num_operands], values[num_operands:])
-        present.extend(ct is not None for ct in results)
-        return [ct for ct in results if ct is not None]
+        return signature.apply(all_cts, values[:num_operands], values[num_operands:])
+
+    def staged(results_of: Callable[..., list[Cotangent]]) -> tuple[_jax.Jaxpr, list[Value]]:
+        def run(*flat: Value) -> list[Value]:
+            results = results_of(signature, flat)
+            present[:] = mask_of(results)
+            return filled(results)
+
+        return _jax.stage(run, [_jax.strong(a) for a in avals], signature.rule.name)
 
     avals = [cts[i] for i in arrived] + [*signature.operands, *signature.outputs]
     settings = _jax.for_rules(avals, signature.rule.is_own)
     with _jax.uncaught(), settings:  # an override is for the function, not for rules
-        jaxpr, consts = _jax.stage(apply, [_jax.strong(a) for a in avals], signature.rule.name)
+        try:
+            jaxpr, consts = staged(apply)
+        except Exception as problem:
+            if not _jax.has_explicit_axes(_jax.current_mesh()):
+                raise
+            try:
+                jaxpr, consts = staged(in_auto_axes(apply))
+            except Exception:
+                raise problem from problem.__cause__
     jaxpr, used = _jax.prune(jaxpr, [True] * len(jaxpr.outvars))
     used_consts = used[: len(consts)]
     used_cts = used[len(consts) : len(consts) + len(arrived)]
@@ -372,6 +399,25 @@ def stage(signature: Signature, cts: Sequence[Aval | None]) -> PatternProgram:
         tuple(present),
         compiled(jaxpr, targets, signature.rule.name),
     )
+
+
+def in_auto_axes(apply: Callable[..., list[Cotangent]]) -> Callable[..., list[Cotangent]]:
+    """A signature applied where the mesh's explicit axes are ``Auto``, to results of its own types."""
+
+    def apply_in_auto_axes(signature: Signature, flat: Sequence[Value]) -> list[Cotangent]:
+        auto = signature.in_auto_axes
+        with _jax.within_mesh(_jax.auto_mesh(_jax.current_mesh())):
+            results = apply(auto, [_jax.to_auto_axes(x) for x in flat])
+            sums = [
+                None if ct is None else unbroadcast(ct, auto.operands[i])
+                for i, ct in zip(auto.wanted, results, strict=True)
+            ]
+        return [
+            None if ct is None else _jax.with_cotangent_type(ct, signature.operands[i])
+            for i, ct in zip(signature.wanted, sums, strict=True)
+        ]
+
+    return apply_in_auto_axes
 
 
 def compiled(jaxpr: _jax.Jaxpr, targets: Sequence[Aval], name: str) -> Callable[..., Any] | None:

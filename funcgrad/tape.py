@@ -8,7 +8,7 @@ keeps the values that its rule reads, the residuals, and no others.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -52,6 +52,7 @@ class Node:
       pullback: what computes the operands' cotangents.
       residuals: the values that the pullback reads.
       source: where in the user's source, and in which name scope.
+      mesh: the mesh in which the op was applied.
     """
 
     op: Op
@@ -61,6 +62,7 @@ class Node:
     pullback: NodePullback
     residuals: tuple[Value, ...]
     source: Any
+    mesh: Any = field(default_factory=_jax.current_mesh)
 
     @property
     def scope(self) -> str:
@@ -154,8 +156,9 @@ def freeze(tape: Tape) -> tuple[FrozenTape, list[Value]]:
 
 
 def _with_residuals(node: Node, residuals: tuple[Value, ...]) -> Node:
+    op, source, mesh = node.op, node.source, node.mesh
     return Node(
-        node.op, node.params, node.operands, node.outputs, node.pullback, residuals, node.source
+        op, node.params, node.operands, node.outputs, node.pullback, residuals, source, mesh
     )
 
 

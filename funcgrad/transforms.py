@@ -142,7 +142,7 @@ def value_and_grad(
         run = _record(on_leaves, leaves, has_aux, rules, strict, name_of(fun))
         check_scalar(run.outs, fun, holomorphic)
         (out,), (slot,) = run.outs, run.slots
-        seed = jax.lax.full_like(out, 1)
+        seed = _jax.one_like(out)
         with errors.at_worst_unknown():
             cts = walk(run.tape, [(slot, seed)], range(len(run.tape_inputs)), consume=True)
         flat = _fill(cts, leaves, run.tape_inputs)

@@ -58,6 +58,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_transforms": ("checked",),
         "test_eager_body_may_look_at_values_that_all_devices_have": (),
     },
+    "calls/test_sharding.py": {"test_gradient": ("jit",)},
     "calls/test_while_loop.py": {
         "test_equals_a_bounded_scan_for_any_number_of_trips": ("3",),
         "test_under_vmap_each_example_has_its_own_trips": (),

@@ -6,8 +6,8 @@ machinery, jaxprs, source information, and primitives that only some versions ha
 
 from funcgrad._jax.calls import *  # noqa: F403
 from funcgrad._jax.debugging import *  # noqa: F403
-from funcgrad._jax.hijax import *  # noqa: F403
 from funcgrad._jax.drop_in import *  # noqa: F403
+from funcgrad._jax.hijax import *  # noqa: F403
 from funcgrad._jax.jaxprs import *  # noqa: F403
 from funcgrad._jax.ops import *  # noqa: F403
 from funcgrad._jax.primitives import *  # noqa: F403
@@ -15,5 +15,6 @@ from funcgrad._jax.pullbacks import *  # noqa: F403
 from funcgrad._jax.references import *  # noqa: F403
 from funcgrad._jax.rule_settings import *  # noqa: F403
 from funcgrad._jax.settings import *  # noqa: F403
+from funcgrad._jax.sharding import *  # noqa: F403
 from funcgrad._jax.types import *  # noqa: F403
 from funcgrad._jax.values import *  # noqa: F403

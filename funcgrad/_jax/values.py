@@ -14,6 +14,7 @@ from jax._src.lax import lax
 from jax._src.state.types import AbstractRef
 from jax.extend.core import Primitive, set_current_trace, take_current_trace  # noqa: F401
 
+from funcgrad._jax.sharding import cotangent_aval, typed_zeros, with_leading_axes
 from funcgrad._jax.types import Aval, Cotangent
 
 Trace = _core.Trace
@@ -158,8 +159,14 @@ def strong(aval: Any) -> Any:
 
 
 def zeros(aval: Any) -> Any:
-    """Zeros of a type, weak where it is weak."""
-    return ad_util.zeros_like_aval(aval)
+    """Zeros of a type, weak where it is weak, sharded as the type says."""
+    return typed_zeros(ad_util.zeros_like_aval, aval)
+
+
+def cotangent_zeros(x: Any, dtype: Any = None) -> Any:
+    """Zeros for the cotangent of an array, of another dtype if one is given."""
+    aval = strong(cotangent_aval(typeof(x)))
+    return zeros(aval if dtype is None else aval.update(dtype=dtype))
 
 
 def strong_zeros(aval: Any) -> Any:
@@ -168,13 +175,12 @@ def strong_zeros(aval: Any) -> Any:
 
 
 def instantiated(cts: Sequence[Cotangent], avals: Sequence[Aval | None]) -> list[Cotangent]:
-    """Cotangents, with zeros for one that did not arrive, where its type is given."""
+    """Cotangents of values of these types, with zeros for one that did not arrive, where a type is
+    given."""
     pairs = zip(cts, avals, strict=True)
-    return [_zeros_for(aval) if ct is None and aval is not None else ct for ct, aval in pairs]
-
-
-def _zeros_for(aval: Any) -> Any:
-    return zeros(cotangent_aval(aval) if is_high(aval) else aval)
+    return [
+        zeros(cotangent_aval(aval)) if ct is None and aval is not None else ct for ct, aval in pairs
+    ]
 
 
 add_values: Callable[[Any, Any], Any] = ad_util.add_jaxvals
@@ -186,7 +192,7 @@ def zero_cotangent(x: Any) -> Any:
     aval = tangent_aval(x)
     if getattr(aval, "dtype", None) == dtypes.float0:
         return np.zeros(aval.shape, dtypes.float0)
-    return _zeros_for(aval)
+    return zeros(cotangent_aval(aval))
 
 
 def blank(aval: Any, *leading: int) -> Any:
@@ -195,9 +201,7 @@ def blank(aval: Any, *leading: int) -> Any:
         physical: Any = _core.physical_aval(aval)
         data = jax.numpy.zeros((*leading, *physical.shape), physical.dtype)
         return jax.random.wrap_key_data(data, impl=aval.dtype._impl.name)
-    if not leading:
-        return zeros(aval)
-    return jax.numpy.zeros((*leading, *aval.shape), aval.dtype)
+    return zeros(strong(with_leading_axes(aval, *leading)) if leading else aval)
 
 
 def as_array(x: Any) -> Any:
@@ -231,12 +235,6 @@ def tangent_aval(x: Any) -> Any:
     return aval.to_tangent_aval()
 
 
-def cotangent_aval(aval: Any) -> Any:
-    """The type of a cotangent of a value of this type: what is reduced over a mesh axis there is
-    unreduced here, and the other way round."""
-    return aval.to_tangent_aval().to_ct_aval()
-
-
 def abstract_eval(primitive: Primitive, avals: Sequence[Any], params: dict[str, Any]) -> Any:
     """Output types of a primitive, without running it."""
     out, _ = primitive.abstract_eval(*avals, **params)
@@ -251,9 +249,6 @@ def is_reference(aval: Any) -> bool:
 def is_mutable(x: Any) -> bool:
     """Whether this value is a mutable reference."""
     return isinstance(getattr(x, "aval", None), AbstractRef)
-
-
-pvary: Callable[[Any, tuple[Any, ...]], Any] = _core.pvary
 
 
 def varying(x: Any) -> frozenset[Any]:

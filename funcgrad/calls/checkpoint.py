@@ -201,13 +201,17 @@ def delayed(values: list[Value], cts: list[Value]) -> list[Value]:
     fold.
     """
     values, cts = behind_barrier((values, cts))
-    ct = next((ct for ct in cts if _jax.is_real_array(ct) and ct.size), None)
+    known = [ct for ct in cts if _jax.is_real_array(ct) and ct.size and not _jax.is_partial(ct)]
+    ct = known[0] if known else None
     if ct is None or _jax.BARRIERS_HOLD:
         return values
-    tied = [_jax.is_array(x) and _jax.varying(ct) <= _jax.varying(x) for x in values]
+    tied = [
+        _jax.is_array(x) and not _jax.is_partial(x) and _jax.varying(ct) <= _jax.varying(x)
+        for x in values
+    ]
 
     def tie_to(values: list[Value], ct: Value) -> list[Value]:
-        first = jax.lax.reshape(ct, (ct.size,))[0].astype(jnp.float32)
+        first = _jax.first_element(ct).astype(jnp.float32)
         always = (jax.lax.bitcast_convert_type(first, jnp.uint32) | 1) != 0
         return [jnp.where(always, x, jnp.zeros((), x.dtype)) for x in values]
 

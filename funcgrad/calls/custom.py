@@ -124,7 +124,7 @@ class CustomVjpProgram(WithoutTapes):
         _, residual_tree, forwarded = self.params["out_trees"]()
         num_new = residual_tree.num_leaves - sum(index is not None for index in forwarded)
         new, outs = iter(results[:num_new]), results[num_new:]
-        self.ct_avals = tuple(_jax.tangent_aval(y) for y in outs)
+        self.ct_avals = tuple(_jax.cotangent_aval(_jax.typeof(y)) for y in outs)
         self.present = [_jax.is_inexact(_jax.typeof(y)) for y in outs]
         own = primals[_jax.operands_before(fwd) :]
         residuals = [next(new) if index is None else own[index] for index in forwarded]
@@ -157,7 +157,7 @@ class CustomLinearProgram(WithoutTapes):
     @property
     def ct_avals(self) -> tuple[Any, ...]:
         """The types of the outputs' cotangents."""
-        return tuple(_jax.tangent_aval(aval) for aval in self.params["out_avals"])
+        return tuple(map(_jax.cotangent_aval, self.params["out_avals"]))
 
     @property
     def present(self) -> list[bool]:

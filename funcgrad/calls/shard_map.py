@@ -17,7 +17,6 @@ from jax.sharding import PartitionSpec
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
-from funcgrad.broadcasting import varying_like
 from funcgrad.masks import select, spread
 from funcgrad.registry import Rules, defrecord
 from funcgrad.tangents import TangentTrace
@@ -292,6 +291,6 @@ class ShardPullback:
     def whole(self, ct: Any, slot: int, spec: Any) -> Any:
         """An input's cotangent: the sum over the devices that hold a full copy of the input."""
         if self.settings.check_vma:
-            return varying_like(ct, self.tape.avals[slot])
+            return _jax.with_cotangent_type(ct, self.tape.avals[slot])
         names = self.settings.unmentioned(spec)
         return jax.lax.psum(ct, names) if names else ct

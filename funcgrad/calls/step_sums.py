@@ -136,7 +136,8 @@ def can_be_late(eqn: Equation, producer: Mapping[Var, Equation]) -> bool:
 
     The operation is one of `SUMS`, is not sharded, and writes into zeros if it writes into something.
     """
-    if eqn.primitive not in SUMS or eqn.params.get("out_sharding") is not None:
+    types = map(_jax.type_of, (*eqn.invars, *eqn.outvars))
+    if eqn.primitive not in SUMS or any(map(_jax.is_sharded, types)):
         return False
     if not SUMS[eqn.primitive].first:
         return True

@@ -23,5 +23,29 @@ def adjoint(x: Array) -> Array:
 
 
 def or_zeros(ct: Array | None, like: Array) -> Array:
-    """A cotangent; zeros, shaped as `like`, for one that did not arrive."""
-    return jnp.zeros_like(like) if ct is None else ct
+    """A cotangent of `like`; zeros for one that did not arrive."""
+    return _jax.cotangent_zeros(like) if ct is None else ct
+
+
+def kept_where(chosen: Array, ct: Array) -> Array:
+    """A cotangent where something is `chosen`, zeros elsewhere."""
+    if _jax.is_partial(ct):  # which jnp.where does not take
+        return lax.select_n(chosen, _jax.zeros(_jax.typeof(ct)), ct)
+    return jnp.where(chosen, ct, 0)
+
+
+def kept_elsewhere(chosen: Array, ct: Array) -> Array:
+    """A cotangent but where something is `chosen`, zeros there."""
+    if _jax.is_partial(ct):
+        return lax.select_n(chosen, ct, _jax.zeros(_jax.typeof(ct)))
+    return jnp.where(chosen, 0, ct)
+
+
+def summed(ct: Array, axes: tuple[int, ...], sharding: Any) -> Array:
+    """The sum of a cotangent over some axes.
+
+    The sum over a mesh axis is left to others where the result's `sharding` says so.
+    """
+    if sharding is None or not sharding.spec.unreduced:
+        return jnp.sum(ct, axes)
+    return lax.reduce_sum(ct, axes, out_sharding=sharding)

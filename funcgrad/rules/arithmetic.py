@@ -9,6 +9,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad.registry import defvjp, partials, zero
+from funcgrad.rules._common import kept_elsewhere, kept_where
 
 Array = Any
 
@@ -141,9 +142,9 @@ def select_n_vjp(ct: Array, which: Array, *cases: Array, **_: Any) -> Any:
     if len(cases) == 1:
         return None, ct
     if not is_integer(which):
-        return None, jnp.where(which, 0, ct), jnp.where(which, ct, 0)
+        return None, kept_elsewhere(which, ct), kept_where(which, ct)
     chosen = jnp.clip(which, 0, len(cases) - 1)
-    return None, *(jnp.where(chosen == i, ct, 0) for i in range(len(cases)))
+    return None, *(kept_where(chosen == i, ct) for i in range(len(cases)))
 
 
 # --- complex numbers: the cotangent pairs without conjugation, dL = Re(ct dz) -----------------

@@ -11,14 +11,14 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from funcgrad import errors
+from funcgrad import _jax, errors
 from funcgrad.registry import defvjp
 
 
 @defvjp(lax.dynamic_slice_p)
 def dynamic_slice_vjp(ct: Any, x: Any, *starts: Any, **_: Any) -> Any:
     at = [jnp.asarray(start) for start in starts]
-    zeros = jnp.zeros_like(x, ct.dtype)
+    zeros = _jax.cotangent_zeros(x, ct.dtype)
     ct_x = lax.dynamic_update_slice(zeros, ct, at, allow_negative_indices=False)
     return ct_x, *(None for _ in starts)
 
@@ -26,7 +26,7 @@ def dynamic_slice_vjp(ct: Any, x: Any, *starts: Any, **_: Any) -> Any:
 @defvjp(lax.dynamic_update_slice_p)
 def dynamic_update_slice_vjp(ct: Any, x: Any, update: Any, *starts: Any, **_: Any) -> Any:
     at = [jnp.asarray(start) for start in starts]
-    hole = jnp.zeros_like(update, ct.dtype)
+    hole = _jax.cotangent_zeros(update, ct.dtype)
     ct_x = lax.dynamic_update_slice(ct, hole, at, allow_negative_indices=False)
     ct_update = lax.dynamic_slice(ct, at, update.shape, allow_negative_indices=False)
     return ct_x, ct_update, *(None for _ in starts)
@@ -46,7 +46,7 @@ def gather_vjp(
 ) -> Any:
     # y[i] = x[index_i]; ct_x[k] = sum of ct[i] over index_i = k
     ct_x = lax.scatter_add(
-        jnp.zeros_like(x, ct.dtype),
+        _jax.cotangent_zeros(x, ct.dtype),
         indices,
         ct,
         _scatter_dims(dimension_numbers),
@@ -77,7 +77,7 @@ def scatter_vjp(ct: Any, x: Any, indices: Any, updates: Any, *, out: Any, **para
             "applies a function (x.at[i].apply(f)) that has no rule. Use x.at[i].set(f(x[i]))."
         )
         raise errors.no_derivative(lax.scatter_p, problem)
-    ct_x = _write(lax.scatter, ct, indices, jnp.zeros_like(updates, ct.dtype), params)
+    ct_x = _write(lax.scatter, ct, indices, _jax.cotangent_zeros(updates, ct.dtype), params)
     ct_updates = _read(ct, indices, updates.shape, params)
     if not _writes_once(indices, params):
         writers = _numbered(updates.shape, params["dimension_numbers"])

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from funcgrad import _jax
 from funcgrad.registry import defvjp
@@ -38,14 +36,14 @@ def dot_general_vjp(
         (y, y_kept, y_batch),
         (x_batch, x_kept, x_summed),
         y_summed,
-        {**how, "out_sharding": _explicit_sharding(x)},
+        {**how, "out_sharding": _jax.cotangent_sharding(x)},
     )
     ct_y = _contract(
         (ct, ct_x_kept, ct_batch),
         (x, x_kept, x_batch),
         (y_batch, y_kept, y_summed),
         x_summed,
-        {**how, "out_sharding": _explicit_sharding(y)},
+        {**how, "out_sharding": _jax.cotangent_sharding(y)},
     )
     return _cast(ct_x, x.dtype), _cast(ct_y, y.dtype)
 
@@ -66,7 +64,7 @@ def _contract(ct_side: Any, other_side: Any, axes: Any, other_summed: Any, how: 
         dims = (other_dims[0], ct_dims[0]), (other_dims[1], ct_dims[1])
         return lax.dot_general(other, ct, dims, **how)
     dims = (ct_dims[0], other_dims[0]), (ct_dims[1], other_dims[1])
-    sharding = _permuted(how["out_sharding"], ct_first)
+    sharding = _jax.permuted(how["out_sharding"], ct_first)
     product = lax.dot_general(ct, other, dims, **{**how, "out_sharding": sharding})
     if ct_first == sorted(ct_first):
         return product
@@ -93,7 +91,7 @@ def conv_general_dilated_vjp(
     # y[p] = sum_k X[p s + k d - lo] w[k], X the dilated x;
     # ct_x[i] = sum_k ct[(i + lo - k d) / s] w[k]; ct_w[k] = sum_p X[p s + k d - lo] ct[p]
     if 0 in (ct.size, x.size, w.size):
-        return jnp.zeros(x.shape, x.dtype), jnp.zeros(w.shape, w.dtype)
+        return _jax.cotangent_zeros(x), _jax.cotangent_zeros(w)
     x_axes, w_axes, y_axes = dimension_numbers
     x_size = _dilated(x.shape, x_axes, lhs_dilation)
     w_size = _dilated(w.shape, w_axes, rhs_dilation)
@@ -118,7 +116,7 @@ def conv_general_dilated_vjp(
         rhs_dilation=rhs_dilation,
         dimension_numbers=lax.ConvDimensionNumbers(y_axes, _swapped(w_axes), x_axes),
         feature_group_count=groups,
-        out_sharding=_explicit_sharding(x),
+        out_sharding=_jax.cotangent_sharding(x),
         **how,
     )
     ct_x = _move_groups(ct_x, batch_group_count, x_axes[1], x_axes[0])
@@ -132,7 +130,7 @@ def conv_general_dilated_vjp(
         dimension_numbers=lax.ConvDimensionNumbers(*map(_swapped, (x_axes, y_axes, w_axes))),
         feature_group_count=batch_group_count,
         batch_group_count=feature_group_count,
-        out_sharding=_explicit_sharding(w),
+        out_sharding=_jax.cotangent_sharding(w),
         **how,
     )
     return _cast(ct_x, x.dtype), _cast(ct_w, w.dtype)
@@ -161,22 +159,6 @@ def _move_groups(x: Any, groups: int, source: int, target: int) -> Any:
     shape[source] //= groups
     shape[target - (target > source)] *= groups
     return moved.reshape(shape)
-
-
-def _explicit_sharding(x: Any) -> NamedSharding | None:
-    """The sharding of a cotangent of `x`, where it is part of types: on a mesh with explicit axes."""
-    sharding = _jax.cotangent_aval(jax.typeof(x)).sharding
-    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
-
-
-def _permuted(sharding: NamedSharding | None, axes: Sequence[int]) -> NamedSharding | None:
-    """The sharding of an array with the axes of another in this order."""
-    if sharding is None:
-        return None
-    spec = sharding.spec
-    parts = [spec[axis] for axis in axes]
-    spec = PartitionSpec(*parts, unreduced=spec.unreduced, reduced=spec.reduced)
-    return NamedSharding(sharding.mesh, spec)
 
 
 def _others(ndim: int, *taken: Sequence[int]) -> list[int]:

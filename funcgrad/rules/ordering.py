@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from funcgrad import _jax
 from funcgrad.registry import defvjp
 
 
@@ -55,7 +56,7 @@ def _send_back(ct: Any, origin: Any, x: Any, axis: int) -> Any:
         scatter_indices_batching_dims=others,
     )
     return lax.scatter_add(
-        jnp.zeros_like(x, ct.dtype),
+        _jax.cotangent_zeros(x, ct.dtype),
         lax.expand_dims(origin, (x.ndim,)),
         ct,
         along_axis,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from funcgrad import _jax
 from funcgrad.registry import Rule, defvjp, zero
 
 INTEGERS = zero(lax.argmax_p, lax.argmin_p, lax.reduce_and_p, lax.reduce_or_p, lax.reduce_xor_p)
@@ -22,7 +23,7 @@ INTEGERS = zero(lax.argmax_p, lax.argmin_p, lax.reduce_and_p, lax.reduce_or_p, l
 @defvjp(lax.reduce_sum_p)
 def reduce_sum_vjp(ct: Any, x: Any, *, axes: Any, **_: Any) -> Any:
     kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
-    return lax.broadcast_in_dim(ct, x.shape, kept, out_sharding=jax.typeof(x).sharding)
+    return lax.broadcast_in_dim(ct, x.shape, kept, out_sharding=_jax.cotangent_sharding(x))
 
 
 @defvjp(lax.reduce_max_p, lax.reduce_min_p)

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from funcgrad import _jax
 from funcgrad.registry import Rule, defvjp, zero
-from funcgrad.rules._common import or_zeros
+from funcgrad.rules._common import kept_where, or_zeros, summed
 
 INTEGERS = zero(lax.iota_p, lax.bitcast_convert_type_p)
 
@@ -24,8 +24,23 @@ def broadcast_in_dim_vjp(ct: Any, x: Any, *, broadcast_dimensions: Any, **_: Any
     # An axis of ct holds one element of x each, or copies: copies are summed, all axes at once.
     held = {axis for axis, n in zip(broadcast_dimensions, x.shape, strict=True) if n != 1}
     copies = tuple(axis for axis, n in enumerate(ct.shape) if axis not in held and n != 1)
-    total = jnp.sum(ct, copies) if copies else ct
-    return lax.reshape(total, x.shape)
+    sharding = _jax.cotangent_sharding(x)
+    if sharding is None:
+        total = jnp.sum(ct, copies) if copies else ct
+        return lax.reshape(total, x.shape)
+    return _sum_of_copies(ct, x, broadcast_dimensions, sharding)
+
+
+def _sum_of_copies(ct: Any, x: Any, held: Any, sharding: Any) -> Any:
+    """The same where shardings are part of types: axes of size 1 are left out of the sum's, which has
+    the other axes' sharding."""
+    parts = _jax.partitions(sharding)
+    single = [i for i, n in enumerate(x.shape) if n == 1 and parts[i] is None]
+    kept = [axis for i, axis in enumerate(held) if i not in single]
+    of_sum = [part for i, part in enumerate(parts) if i not in single]
+    copies = tuple(axis for axis in range(ct.ndim) if axis not in kept)
+    total = summed(ct, copies, _jax.with_axes(sharding, of_sum)) if copies else ct
+    return lax.expand_dims(total, single)
 
 
 BROADCAST = Rule(broadcast_in_dim_vjp, (lax.broadcast_in_dim_p,), broadcasts=False, late=True)
@@ -33,14 +48,13 @@ BROADCAST = Rule(broadcast_in_dim_vjp, (lax.broadcast_in_dim_p,), broadcasts=Fal
 
 @defvjp(lax.reshape_p)
 def reshape_vjp(ct: Any, x: Any, *, dimensions: Any, **_: Any) -> Any:
-    sharding = jax.typeof(x).sharding
+    sharding = _jax.cotangent_sharding(x)
     if dimensions is None:
         return lax.reshape(ct, x.shape, out_sharding=sharding)
-    parts = [sharding.spec[axis] for axis in dimensions]
     transposed = lax.reshape(
         ct,
         tuple(x.shape[axis] for axis in dimensions),
-        out_sharding=NamedSharding(sharding.mesh, PartitionSpec(*parts)),
+        out_sharding=_jax.permuted(sharding, dimensions),
     )
     return lax.transpose(transposed, _inverse(dimensions))
 
@@ -87,10 +101,11 @@ def unstack_vjp(ct: Any, x: Any, *, out: Any, axis: int, **_: Any) -> Any:
 @defvjp(_jax.tile_p)
 def tile_vjp(ct: Any, x: Any, *, reps: Any, **_: Any) -> Any:
     by_copy = [size for pair in zip(reps, x.shape, strict=True) for size in pair]
-    sharding = jax.typeof(x).sharding
-    parts = [part for axis in range(x.ndim) for part in (None, sharding.spec[axis])]
-    by_copy_sharding = NamedSharding(sharding.mesh, PartitionSpec(*parts))
-    copies = lax.reshape(ct, by_copy, out_sharding=by_copy_sharding)
+    sharding = _jax.cotangent_sharding(x)
+    if sharding is not None:
+        parts = [part for of_axis in _jax.partitions(sharding) for part in (None, of_axis)]
+        sharding = _jax.with_axes(sharding, parts)
+    copies = lax.reshape(ct, by_copy, out_sharding=sharding)
     return jnp.sum(copies, tuple(range(0, 2 * x.ndim, 2)))
 
 
@@ -106,8 +121,8 @@ def pad_vjp(ct: Any, x: Any, value: Any, *, padding_config: Any, **_: Any) -> An
         [n - max(hi, 0) for n, hi in zip(whole.shape, high, strict=True)],
         [inner + 1 for inner in interior],
     )
-    padded = lax.pad(jnp.zeros(x.shape, bool), np.True_, padding_config)
-    return ct_x, jnp.sum(jnp.where(padded, ct, _zero(ct)))
+    padded = lax.pad(jnp.zeros_like(x, bool), np.True_, padding_config)
+    return ct_x, jnp.sum(kept_where(padded, ct))
 
 
 @defvjp(lax.slice_p)
@@ -163,7 +178,7 @@ def sharding_constraint_vjp(
 
 @defvjp(_jax.reshard_p)
 def reshard_vjp(ct: Any, x: Any, **_: Any) -> Any:
-    sharding = jax.typeof(x).sharding
+    sharding = _jax.cotangent_aval(jax.typeof(x)).sharding
     if sharding.mesh.empty:  # x has no mesh: leave ct whole, on its own mesh if it has one
         sharding = NamedSharding(jax.typeof(ct).sharding.mesh, PartitionSpec())
-    return ct if sharding.mesh.empty else jax.sharding.reshard(ct, sharding)
+    return ct if sharding.mesh.empty else _jax.resharded(ct, sharding)

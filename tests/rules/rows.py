@@ -10,7 +10,7 @@ from typing import Any
 import tests.rules
 from tests.rules.cases import Case
 
-READERS = ("test_rows", "test_completeness")
+READERS = ("test_rows", "test_sharded_rows", "test_completeness")
 """The test files that read the tables, and have none."""
 
 
