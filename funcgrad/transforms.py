@@ -23,10 +23,12 @@ from funcgrad.arguments import (
     check_cotangents,
     check_inputs,
     check_output,
+    check_pair,
     check_scalar,
     name_of,
     names_of_arguments,
     resolve_argnums,
+    the_cotangent,
 )
 from funcgrad.backward import walk
 from funcgrad.catching import catching
@@ -256,8 +258,9 @@ class Pullback:
 
     @_jax.boundary
     @with_room
-    def __call__(self, ct: Any) -> tuple[Any, ...]:
+    def __call__(self, *cts: Any) -> tuple[Any, ...]:
         static = self._static
+        ct = the_cotangent(cts, static.name)
         cts = check_cotangents(ct, static.out_tree, static.out_avals, static.name)
         tape = static.tape.thaw(self.residuals)
         seeds = zip(static.slots, cts, strict=True)
@@ -321,11 +324,7 @@ def _record(
         out = on_leaves(*args)
         aux = None
         if has_aux:
-            if not isinstance(out, (tuple, list)) or len(out) != 2:
-                raise errors.OutputError(
-                    f"`{name}` was differentiated with has_aux=True, so it must return a pair "
-                    f"(output, aux); it returned {type(out).__name__}."
-                )
+            check_pair(out, name)
             out, aux = out
         outs, trees["out"] = tree_flatten(out)
         aux_leaves, trees["aux"] = tree_flatten(aux)
