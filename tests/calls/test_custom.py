@@ -378,7 +378,10 @@ RHS = jnp.array([1.0, 2.0])
 
 def by_custom_linear_solve(solver):
     return lambda matrix, b: lax.custom_linear_solve(
-        lambda x: matrix @ x, b, lambda matvec, b: solver(matvec, b), lambda matvec, b: solver(matvec, b)
+        lambda x: matrix @ x,
+        b,
+        lambda matvec, b: solver(matvec, b),
+        lambda matvec, b: solver(matvec, b),
     )
 
 
@@ -420,5 +423,7 @@ def test_a_solve_of_tangents(solver, context):
 
 def test_a_solver_that_looks_at_its_tangents_is_told_what_to_do():
     solved = implicit(lambda matrix, b: gmres(matrix, b)[0])
-    with pytest.raises(funcgrad.errors.NonLinearJvpError, match="inside jax.lax.custom_linear_solve"):
+    with pytest.raises(
+        funcgrad.errors.NonLinearJvpError, match=r"inside jax\.lax\.custom_linear_solve"
+    ):
         funcgrad.grad(lambda b: solved(MATRIX, b).sum())(RHS)
