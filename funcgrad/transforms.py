@@ -261,9 +261,9 @@ class Pullback:
     def __call__(self, *cts: Any) -> tuple[Any, ...]:
         static = self._static
         ct = the_cotangent(cts, static.name)
-        cts = check_cotangents(ct, static.out_tree, static.out_avals, static.name)
+        leaves = check_cotangents(ct, static.out_tree, static.out_avals, static.name)
         tape = static.tape.thaw(self.residuals)
-        seeds = zip(static.slots, cts, strict=True)
+        seeds = zip(static.slots, leaves, strict=True)
         with errors.at_worst_unknown():
             found = walk(tape, seeds, range(len(static.tape_inputs)), consume=True)
         return tree_unflatten(static.in_tree, _fill(found, static.in_avals, static.tape_inputs))
