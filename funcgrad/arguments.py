@@ -119,6 +119,11 @@ def check_input(
             f"{asked} ({path}) of type {aval.str_short()} with holomorphic=True, which needs "
             "complex inputs. Convert it to a complex dtype, or drop holomorphic=True."
         )
+    if dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key) and not allow_int:
+        raise errors.InputError(
+            f"{asked} ({path}) of type {aval.str_short()}: a PRNG key has no gradient. Leave it out of "
+            "argnums, or close over it."
+        )
     if not _jax.is_inexact(aval) and not allow_int:
         raise errors.InputError(
             f"{asked} ({path}) of type {aval.str_short()}: integers and booleans have no gradient "
@@ -126,6 +131,22 @@ def check_input(
             "allow_int=True to get float0 zeros for it."
         )
     return x
+
+
+def check_pair(out: Any, name: str) -> None:
+    """What a function returns with has_aux is a pair."""
+    if isinstance(out, (tuple, list)) and len(out) == 2:
+        return
+    if isinstance(out, (tuple, list)):
+        found = f"a {type(out).__name__} of {len(out)}"
+    elif _jax.is_array_type(out):
+        found = f"an array of type {_jax.typeof(_jax.canonicalize(out)).str_short()}"
+    else:
+        found = type(out).__name__
+    raise errors.OutputError(
+        f"`{name}` was differentiated with has_aux=True, so it must return a pair (output, aux); it "
+        f"returned {found}. Return (output, aux), or drop has_aux=True."
+    )
 
 
 def check_output(y: Any, name: str, path: str = "") -> None:
@@ -165,6 +186,17 @@ def check_output_dtype(y: Any, fun: Callable[..., Any], holomorphic: bool) -> No
         raise errors.OutputError(
             f"{asked}: only floating outputs have derivatives. Convert it to a floating dtype."
         )
+
+
+def the_cotangent(cts: Sequence[Any], name: str) -> Any:
+    """What a pullback is called with: one cotangent, whatever the function returned."""
+    if len(cts) != 1:
+        raise errors.CotangentError(
+            f"The pullback of `{name}` was called with {len(cts)} arguments. It takes one: a pytree "
+            "like the output, a tuple if the function returned a tuple. Call pullback((ct_0, ct_1)), "
+            "not pullback(ct_0, ct_1)."
+        )
+    return cts[0]
 
 
 def check_cotangents(ct: Any, out_tree: Any, out_avals: Sequence[Any], name: str) -> list[Any]:

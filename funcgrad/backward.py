@@ -80,6 +80,13 @@ def walk(
         except _jax.NOT_FINITE as problem:
             located = not_finite(problem, node, cts)
             raise located from located.__cause__
+        except errors.FuncgradError:
+            raise
+        except (
+            Exception
+        ):  # the user's own code failed: its cause says where it was called, as JAX's
+            with _jax.at_line_of(node.source):
+                raise
     return [pending.take(slot) for slot in wanted]
 
 

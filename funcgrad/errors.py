@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -116,8 +117,8 @@ class MissingRuleError(FuncgradError, NotImplementedError):
             f"    def {identifier}_vjp(ct, {xs}, *, out, **params):{names}\n"
             f"        return {returns}\n\n"
             f"    funcgrad.grad(f, rules=funcgrad.DEFAULT.override({{op: {identifier}_vjp}}))\n\n"
-            f"where `op` is the `{op}` primitive or function. To treat its result as a constant, wrap "
-            "it in jax.lax.stop_gradient."
+            f"where `op` is {_found_as(op)}. To treat its result as a constant, wrap it in "
+            "jax.lax.stop_gradient."
         )
 
 
@@ -153,6 +154,20 @@ class MutableValueError(FuncgradError, NotImplementedError):
             f"A differentiated value was stored by `{op}` at {where}, in a box or a log, through which "
             "no gradient passes. Store jax.lax.stop_gradient of it, or return the value itself."
         )
+
+
+def _found_as(op: Any) -> str:
+    """Where an op can be imported from: the shortest public name, or else the shortest."""
+    places = [
+        (any(part.startswith("_") for part in module.split(".")), len(module), module, name)
+        for module, content in list(sys.modules.items())
+        for name, value in list(getattr(content, "__dict__", {}).items())
+        if value is op and module != "__main__" and name.isidentifier()
+    ]
+    if not places:
+        return f"the `{op}` primitive or function"
+    *_, module, name = min(places)
+    return f"the `{op}` primitive: from {module} import {name}"
 
 
 OPAQUE = {
@@ -254,7 +269,9 @@ class NonLinearJvpError(FuncgradError, TypeError):
             f"The jax.custom_jvp rule of `{name}` was to be run backward, but it applies `{op}` "
             f"at {where} to its tangents, which is not linear in them or has no rule. A JVP rule "
             "must be linear in the tangents; rewrite it, or give the function a rule of ours with "
-            "rules.override({function: rule})."
+            "rules.override({function: rule}). A solver that looks at its right-hand side, as gmres at "
+            "its norm, is linear inside jax.lax.custom_linear_solve(matvec, tangent, solve, "
+            "transpose_solve)."
         )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jax import lax
+
 from funcgrad import _jax, errors
 from funcgrad._jax import Aval, Primitive, Value
 from funcgrad.keys import Op
@@ -29,6 +31,16 @@ class Unknown:
         )
 
 
+OPERAND_BY_OPERAND = (lax.device_put_p, lax.optimization_barrier_p)
+"""Primitives each of whose outputs is one operand: what is no tangent before them is none after."""
+
+
+def _at(places: Sequence[int], value: Any, count: int) -> Any:
+    """A param for the operands at these places, where it has an element for each of `count`."""
+    of_each = isinstance(value, (tuple, list)) and len(value) == count
+    return tuple(value[i] for i in places) if of_each else value
+
+
 class TangentTrace(TapeTrace):
     """Writes down what a custom_jvp rule does to its tangents, without values for them.
 
@@ -48,7 +60,18 @@ class TangentTrace(TapeTrace):
         self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any]
     ) -> Sequence[Value]:
         out = _jax.abstract_eval(primitive, [self.type_of(x) for x in primals], params)
-        return [Unknown(aval) for aval in (out if primitive.multiple_results else [out])]
+        outs: list[Any] = [Unknown(a) for a in (out if primitive.multiple_results else [out])]
+        if primitive in OPERAND_BY_OPERAND:
+            known = [i for i, x in enumerate(primals) if not isinstance(x, Unknown)]
+            own = {name: _at(known, value, len(primals)) for name, value in params.items()}
+            values = super().evaluate(primitive, [primals[i] for i in known], own) if known else []
+            for i, y in zip(known, values, strict=True):
+                outs[i] = y
+        return outs
+
+    def carries_gradient(self, outs: Sequence[Value]) -> list[bool]:
+        tangents = [isinstance(y, Unknown) for y in outs]
+        return [a and b for a, b in zip(super().carries_gradient(outs), tangents, strict=True)]
 
     def forward_of(self, rule: Any) -> None:
         """Tangents have no values to compute with."""

@@ -311,6 +311,10 @@ class TapeTrace(_jax.Trace):
         out = self.bind_in_parent(primitive, primals, params)
         return out if primitive.multiple_results else [out]
 
+    def carries_gradient(self, outs: Sequence[Value]) -> list[bool]:
+        """Which outputs of an operation on differentiated values have a derivative."""
+        return [_jax.is_inexact(self.type_of(y)) for y in outs]
+
     def forward_of(self, rule: Any) -> Callable[..., Any] | None:
         """The rule's own way to compute its op; None inside another tape, which must see the op."""
         return None if isinstance(self.parent_trace, TapeTrace) else rule.forward
@@ -407,7 +411,7 @@ class TapeTrace(_jax.Trace):
         """Record an op whose pullback is a rule, with the values that the rule reads."""
         out_avals = [self.type_of(y) for y in outs]
         operand_avals = [self.type_of(x) for x in primals]
-        present = [_jax.is_inexact(aval) for aval in out_avals]
+        present = self.carries_gradient(outs)
         if rule is None and any(map(_jax.is_reference, (*operand_avals, *out_avals))):
             problem = "which has no rule for references."
             raise errors.MutableReferenceError(op, problem, _jax.here())

@@ -24,10 +24,12 @@ from funcgrad.arguments import (
     check_cotangents,
     check_inputs,
     check_output,
+    check_pair,
     check_scalar,
     name_of,
     names_of_arguments,
     resolve_argnums,
+    the_cotangent,
 )
 from funcgrad.backward import walk
 from funcgrad.calls.references import NO_CONTENTS, Contents
@@ -303,8 +305,8 @@ class Pullback:
         self.opaque_residuals = opaque_residuals
 
     @_jax.boundary
-    def __call__(self, ct: Any) -> tuple[Any, ...]:
-        return self._pull_back(ct, None)
+    def __call__(self, *cts: Any) -> tuple[Any, ...]:
+        return self._pull_back(the_cotangent(cts, self._static.name), None)
 
     def with_refs(self, *entries: Any) -> Callable[[Any], tuple[Any, ...]]:
         """A pullback that adds cotangents to references instead of returning them.
@@ -337,9 +339,9 @@ class Pullback:
     @with_room
     def _pull_back(self, ct: Any, entries: Sequence[Any] | None) -> tuple[Any, ...]:
         static = self._static
-        cts = check_cotangents(ct, static.out_tree, static.out_avals, static.name)
+        leaves = check_cotangents(ct, static.out_tree, static.out_avals, static.name)
         tape = static.tape.thaw(self.residuals)
-        seeds = [*zip(static.slots, cts, strict=True)]
+        seeds = [*zip(static.slots, leaves, strict=True)]
         entries = [_jax.GradValue()] * len(static.in_avals) if entries is None else entries
         given = [(slot, entries[i]) for i, slot in static.contents.items()]
         seeds += [(slot, _jax.read_all(ref)) for slot, ref in given if _jax.is_mutable(ref)]
@@ -436,11 +438,7 @@ def _record(
         out = on_leaves(*args)
         aux = None
         if has_aux:
-            if not isinstance(out, (tuple, list)) or len(out) != 2:
-                raise errors.OutputError(
-                    f"`{name}` was differentiated with has_aux=True, so it must return a pair "
-                    f"(output, aux); it returned {type(out).__name__}."
-                )
+            check_pair(out, name)
             out, aux = out
         outs, trees["out"] = tree_flatten(out)
         aux_leaves, trees["aux"] = tree_flatten(aux)

@@ -64,7 +64,12 @@ USES = {
     "no array, vjp": (OUTPUT, TypeError, lambda: funcgrad.vjp(lambda x: {"a": "text"}, 1.0),
                       ["'text'", "str", "no array", "['a']"]),
     "no pair": (OUTPUT, TypeError, lambda: funcgrad.grad(loss, has_aux=True)(1.0),
-                ["loss", "has_aux=True", "pair"]),
+                ["loss", "has_aux=True", "pair", "an array of type float32[]"]),
+    "three for a pair": (
+        OUTPUT, TypeError, lambda: funcgrad.grad(lambda x: (x, x, x), has_aux=True)(1.0),
+        ["has_aux=True", "a tuple of 3"]),
+    "no pair, vjp": (OUTPUT, TypeError, lambda: funcgrad.vjp(lambda x: {"a": x}, 1.0, has_aux=True),
+                     ["has_aux=True", "dict"]),
     "integer output": (OUTPUT, TypeError, lambda: funcgrad.grad(lambda x: 3)(1.0),
                        ["int32[]", "floating"]),
     "complex output": (OUTPUT, TypeError, lambda: funcgrad.grad(lambda z: z * 1j)(1.0 + 0j),
@@ -80,6 +85,8 @@ USES = {
                 ["loss", "int32[]", "allow_int=True", "argnums", "['a'][0]"]),
     "bool": (INPUT, TypeError, lambda: funcgrad.grad(loss)(True), ["bool[]", "allow_int"]),
     "integer, jacrev": (INPUT, TypeError, lambda: funcgrad.jacrev(loss)(2), ["int32[]", "loss"]),
+    "key": (INPUT, TypeError, lambda: funcgrad.grad(jax.random.normal)(jax.random.key(0)),
+            ["normal", "key<fry>[]", "PRNG key", "argnums"]),
     "string": (INPUT, TypeError, lambda: funcgrad.grad(loss)({"w": "text"}),
                ["loss", "'text'", "str", "['w']", "argnums"]),
     "object": (INPUT, TypeError, lambda: funcgrad.grad(loss)([object()]), ["object", "[0]"]),
@@ -115,6 +122,9 @@ USES = {
     "ct complex": (CT, ValueError, lambda: pull(jnp.sin, X)(X * 1j), ["complex64", "float32[3]"]),
     "ct integer": (CT, ValueError, lambda: pull(jnp.argmax, X)(1.0), ["float32[]", "float0[]"]),
     "ct text": (CT, TypeError, lambda: pull(jnp.sin, X)("text"), ["'text'", "float32[3]"]),
+    "no ct": (CT, TypeError, lambda: pull(jnp.sin, X)(), ["0 arguments", "takes one"]),
+    "ct for each output": (CT, TypeError, lambda: pull(lambda x: (x, x), X)(X, X),
+                           ["2 arguments", "pullback((ct_0, ct_1))"]),
     "ct count": (CT, TypeError, lambda: pull(lambda x: (x, x), X)((X,)), ["structure"]),
     "hvp tangents": (CT, ValueError, lambda: funcgrad.hvp(loss, (X,), (X[:2],)),
                      ["float32[2]", "float32[3]"]),
@@ -189,6 +199,7 @@ def test_op_without_rule(op, context, inner):
         context(funcgrad.grad(fun, rules=rules))(X)
     check_message(raised, "`sin`", line_of(deep, "# the op"), "return ct_x0", "stop_gradient")
     check_message(raised, "def sin_vjp(ct, x0, *, out", "rules=funcgrad.DEFAULT.override(")
+    check_message(raised, "from jax.lax import sin_p")
     assert isinstance(raised.value, NotImplementedError)
 
 
@@ -196,6 +207,7 @@ def test_own_primitive_without_rule():
     with pytest.raises(errors.MissingRuleError) as raised:
         funcgrad.grad(deep(own_p.bind))(X)
     message = check_message(raised, "`own_op`", line_of(deep, "# the op"), "def own_op_vjp(ct, x0")
+    assert f"from {__name__} import own_p" in message
     skeleton = re.search(r"    def own_op_vjp.*?\n.*?\n", message)
     assert skeleton
     rules = funcgrad.DEFAULT.override({own_p: lambda ct, x, **_: ct * np.cos(1.0)})

@@ -14,6 +14,7 @@ def power(x):  # jax.grad refuses it, so an answer shows whose gradient it is
     return jax.lax.while_loop(lambda c: c[1] < 4, lambda c: (c[0] * x, c[1] + 1), (x, 1))[0]
 
 slope_at_import = grad(power)
+jax.config.parse_flags_with_absl()  # makes a flag of each setting
 """
 
 TESTS = """

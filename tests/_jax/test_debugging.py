@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import traceback
 from collections.abc import Callable, Iterator
@@ -245,3 +246,86 @@ def test_the_setting_of_jax_shows_all_frames():
     finally:
         jax.config.update("jax_traceback_filtering", before)
     assert any(f.filename.startswith(INTERNAL) for f in frames_of(raised.value))
+
+
+# --- jax_traceback_filtering
+
+
+def fails_for_a_reason(x: Any) -> Any:
+    try:
+        raise KeyError
+    except KeyError as reason:
+        raise Planned from reason
+
+
+@jax.custom_vjp
+def fails_backward(x: Any) -> Any:
+    return x
+
+
+fails_backward.defvjp(lambda x: (x, x), lambda x, ct: (fails_for_a_reason(ct),))
+
+FAILING: dict[str, Callable[[Any], Any]] = {
+    "grad": lambda module: module.grad(fails_for_a_reason)(1.0),
+    "vjp": lambda module: module.vjp(fails_for_a_reason, 1.0),
+    "twice": lambda module: module.grad(module.grad(fails_for_a_reason))(1.0),
+    "jit": lambda module: jax.jit(module.value_and_grad(fails_for_a_reason))(1.0),
+    "of jit": lambda module: module.grad(jax.jit(fails_for_a_reason))(1.0),
+    "vmap": lambda module: jax.vmap(module.grad(fails_for_a_reason))(jnp.ones(2)),
+    "checkpoint": lambda module: module.grad(jax.checkpoint(fails_for_a_reason))(1.0),
+    "backward": lambda module: module.grad(lambda x: fails_backward(x) * 1)(1.0),
+    "backward in jit": lambda module: jax.jit(module.grad(lambda x: fails_backward(x) * 1))(1.0),
+    "shape": lambda module: module.grad(lambda x: jnp.ones(3) @ jnp.ones(4) * x)(1.0),
+}
+
+
+def error_of(call: Callable[[Any], Any], module: Any) -> Exception:
+    try:
+        call(module)
+    except Exception as error:
+        return error
+    raise AssertionError("it raises nothing")
+
+
+def seen(call: Callable[[Any], Any], module: Any, hides: bool) -> list[Any]:
+    """What a user sees of an error: its frames, its notes, and its causes with theirs."""
+    found: list[Any] = []
+    error: BaseException | None = error_of(call, module)
+    while error is not None:
+        frames = [
+            (f.f_code.co_filename, line)
+            for f, line in traceback.walk_tb(error.__traceback__)
+            if not (hides and "__tracebackhide__" in f.f_locals)
+        ]
+        if "Unfiltered" in type(error).__name__:  # all frames, so JAX's or ours
+            frames = []
+        found += [type(error), frames, getattr(error, "__notes__", [])]
+        found += [type(error.__context__), error.__suppress_context__]
+        error = error.__cause__
+    return found
+
+
+@pytest.mark.parametrize("call", FAILING.values(), ids=FAILING.keys())
+@pytest.mark.parametrize("mode", ["tracebackhide", "remove_frames", "quiet_remove_frames", "auto"])
+def test_errors_look_as_under_jax_grad(mode, call):
+    with traceback_filtering(mode):
+        ours, jaxs = (seen(call, m, mode == "tracebackhide") for m in (funcgrad, jax))
+    assert ours == jaxs
+
+
+@pytest.mark.parametrize("call", FAILING.values(), ids=FAILING.keys())
+def test_without_filtering_every_frame_is_there(call):
+    with traceback_filtering("off"):
+        error = error_of(call, funcgrad)
+    assert any(f.filename.startswith(INTERNAL[0]) for f in frames_of(error))
+    assert not hasattr(error, "__notes__")
+
+
+@contextlib.contextmanager
+def traceback_filtering(mode: str) -> Iterator[None]:
+    before = jax.config.jax_traceback_filtering
+    jax.config.update("jax_traceback_filtering", mode)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_filtering", before)

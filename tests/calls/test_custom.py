@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.experimental import checkify
+from jax.scipy.sparse.linalg import bicgstab, cg, gmres
 
 import funcgrad
 from tests.compare import assert_same
@@ -413,3 +414,62 @@ def test_an_override_that_cannot_apply_under_checkify_is_an_error() -> None:
     loss = checked(lambda x: jnp.sum(jax.nn.relu(jnp.sin(x))))
     with pytest.raises(funcgrad.errors.UncaughtCallError, match="relu"):
         funcgrad.grad(loss, rules=rules)(jnp.array([-1.0, 2.0]))
+
+
+# --- solvers on tangents
+
+MATRIX = jnp.array([[4.0, 1.0], [1.0, 3.0]])
+RHS = jnp.array([1.0, 2.0])
+
+
+def by_custom_linear_solve(solver):
+    return lambda matrix, b: lax.custom_linear_solve(
+        lambda x: matrix @ x,
+        b,
+        lambda matvec, b: solver(matvec, b),
+        lambda matvec, b: solver(matvec, b),
+    )
+
+
+SOLVERS = {
+    "cg": lambda matrix, b: cg(matrix, b)[0],
+    "cg of a function": lambda matrix, b: cg(lambda x: matrix @ x, b)[0],
+    "bicgstab": lambda matrix, b: bicgstab(matrix, b)[0],
+    "gmres": by_custom_linear_solve(lambda matvec, b: gmres(matvec, b)[0]),
+    "after a barrier": lambda matrix, b: jnp.linalg.solve(*lax.optimization_barrier((matrix, b))),
+}
+
+
+def implicit(solver):
+    """The solution of a linear system, with its implicit derivative by `solver`."""
+
+    @jax.custom_jvp
+    def solved(matrix, b):
+        return jnp.linalg.solve(matrix, b)
+
+    @solved.defjvp
+    def solved_jvp(primals, tangents):
+        (matrix, b), (dmatrix, db) = primals, tangents
+        x = solved(matrix, b)
+        return x, solver(matrix, db - dmatrix @ x)
+
+    return solved
+
+
+@pytest.mark.parametrize("context", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
+def test_a_solve_of_tangents(solver, context):
+    """It is linear in them, which jax.grad does not see in cg; so the truth is the direct solver's."""
+    solved = implicit(solver)
+    loss = lambda solve: lambda matrix, b: jnp.sum(jnp.sin(solve(matrix, b)))
+    found = context(funcgrad.grad(loss(solved), (0, 1)))(MATRIX, RHS)
+    expected = jax.grad(loss(jnp.linalg.solve), (0, 1))(MATRIX, RHS)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), found, expected)
+
+
+def test_a_solver_that_looks_at_its_tangents_is_told_what_to_do():
+    solved = implicit(lambda matrix, b: gmres(matrix, b)[0])
+    with pytest.raises(
+        funcgrad.errors.NonLinearJvpError, match=r"inside jax\.lax\.custom_linear_solve"
+    ):
+        funcgrad.grad(lambda b: solved(MATRIX, b).sum())(RHS)

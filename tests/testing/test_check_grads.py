@@ -56,6 +56,10 @@ RIGHT: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "far-offset": (lambda x: 1e9 + jnp.sin(x), (X,)),
     "constant": (lambda x: 0 * x + 1, (X,)),
     "empty": (lambda x, y: jnp.sum(x) * y, (np.ones((0, 3)), X)),
+    "more-outputs-than-arguments": (
+        lambda x: jax.lax.scan(lambda a, b: (jnp.tanh(a + b), a * b), x[0], x),
+        (X,),
+    ),
     "scalar": (lambda x: x**3, (2.0,)),
     "with-an-integer": (lambda x, n: x**n, (X, 3)),
     "with-a-key": (lambda x, key: x * jax.random.normal(key, (3,)), (X, jax.random.key(0))),
