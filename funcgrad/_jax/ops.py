@@ -144,6 +144,24 @@ def function_description(fn: Any) -> str | None:
     return api_util.fun_sourceinfo(fn)
 
 
+def description_in(file: str, name: str) -> str | None:
+    """How a trace names a function of a file of JAX's, which need not be imported.
+
+    None if there is none.
+    """
+    path = os.path.join(_JAX_FOLDER, file)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as source:
+        lines = source.read().split("\n")
+    at = next((i for i, line in enumerate(lines) if line.startswith(f"def {name}(")), None)
+    if at is None:
+        return None
+    while lines[at - 1].startswith("@"):
+        at -= 1
+    return f"{name} at {path}:{at + 1}"
+
+
 def own_description(fn: Any) -> str | None:
     """``name at file:line`` of a Python function that wraps another, which a trace would name."""
     if not inspect.isfunction(fn) or not hasattr(fn, "__wrapped__"):

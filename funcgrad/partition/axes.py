@@ -119,19 +119,19 @@ class Axes:
 
     def visit_cond(self, eqn: Equation, given: Sequence[list[int]]) -> list[list[int]]:
         """A switch: its outputs are those of each branch."""
-        outs = [self.visit(branch, given[1:]) for branch in eqn.params["branches"]]
+        outs = [self.visit(_jax.close(branch), given[1:]) for branch in eqn.params["branches"]]
         for other in outs[1:]:
             self.align_all(outs[0], other)
         return outs[0]
 
     def visit_scan(self, eqn: Equation, given: Sequence[list[int]]) -> list[list[int]]:
         """A scan, along whose leading axes the steps are mixed."""
-        first_x = eqn.params["num_consts"] + eqn.params["num_carry"]
-        xs = given[first_x:]
+        num_consts, num_carry, *_ = _jax.scan_settings(eqn.params)
+        carries, xs = given[num_consts : num_consts + num_carry], given[num_consts + num_carry :]
         self.mixed += [x[0] for x in xs]
-        outs = self.visit(eqn.params["jaxpr"], [*given[:first_x], *(x[1:] for x in xs)])
-        num_carry = eqn.params["num_carry"]
-        self.align_all(given[eqn.params["num_consts"] : first_x], outs[:num_carry])
+        inside = [*given[: num_consts + num_carry], *(x[1:] for x in xs)]
+        outs = self.visit(_jax.close(eqn.params["jaxpr"]), inside)
+        self.align_all(carries, outs[:num_carry])
         ys = [[next(self.numbers), *y] for y in outs[num_carry:]]
         self.values += ys
         return [*outs[:num_carry], *ys]

@@ -202,14 +202,16 @@ def _error(native: problem.Problem | None, report: Report, check: Check) -> erro
     ):
         cotangent = native.cotangent(cotangent)
     shown = show_tree(cotangent) if cotangent is not None else ""
-    hint = _hint(report, check)
+    hint = _hint(native, report, check)
     check = replace(check, detail=check.detail + hint)
     return errors.GradientError(report, check, cotangent, shown)
 
 
-def _hint(report: Report, check: Check) -> str:
+def _hint(native: problem.Problem | None, report: Report, check: Check) -> str:
     """What may be the cause where jax.vjp, or its second order, gives the same wrong gradient."""
     is_first = check.mode in ("dot", "numerical")
+    if check.name.startswith("numerical") and native is not None and native.has_open_loop:
+        return SEARCHES
     same = report["jax"] if is_first else [c for c in report if c.name == "second by jax"]
     if not (is_first or "numerical" in check.name) or any(c.status != "passed" for c in same):
         return ""
@@ -223,6 +225,15 @@ def _hint(report: Report, check: Check) -> str:
         ". JAX agrees with funcgrad: if the function stops a gradient, or has a derivative of its own "
         "that is not the true one, on purpose, pass derivative=False"
     )
+
+
+SEARCHES = (
+    ". There is a loop of run-time length: its gradient is that of the steps that it takes. If it "
+    "searches by comparisons (a bisection, an argmin), no step depends smoothly on the input, and that "
+    "is not the gradient of what it finds. Give the function a rule by the implicit function theorem "
+    "(funcgrad.op, jax.lax.custom_root)"
+)
+"""What may be the cause where a loop of run-time length has a gradient that differences deny."""
 
 
 def _widened(make: Callable[..., Any], arrays: Sequence[Any], seed: int, name: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from funcgrad import _jax, transforms
 from funcgrad.registry import Rules
@@ -114,6 +115,13 @@ class Problem:
     def jax_pull(self, xs: Arrays, cts: Arrays) -> Arrays:
         """The same by JAX."""
         return jax.vjp(self.plain, *xs)[1](cts)
+
+    @functools.cached_property
+    def has_open_loop(self) -> bool:
+        """Whether there is a loop of run-time length in the function."""
+        with self.setting():
+            closed = jax.make_jaxpr(self.fun)(*self.xs)
+        return any(eqn.primitive is lax.while_p for eqn in equations(closed.jaxpr))
 
     @functools.cached_property
     def gradient(self) -> Arrays:

@@ -541,3 +541,19 @@ def test_kinks(f, kink):
     ct = [np.array(1.0)]
     line = lambda t: [np.asarray(f(t), float)]
     assert (bend(line, ct, 2.2e-16, abs(float(f(0.0))), 1.0, 1e-3) > 0) == kink
+
+
+def test_a_search_by_comparisons_is_found_and_named():
+    def root(a):  # of x^2 = a, by bisection
+        def halve(ends):
+            low, high = ends
+            middle = (low + high) / 2
+            below = middle**2 < a
+            return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+        start = jnp.zeros_like(a), a
+        return lax.while_loop(lambda ends: ends[1] - ends[0] > 1e-12, halve, start)[0]
+
+    with pytest.raises(funcgrad.testing.GradientError, match="bisection") as failure:
+        check_grads(root, (np.float64(3.0),), 1)
+    assert failure.value.report["numerical"][0].status == "FAILED"
