@@ -47,11 +47,18 @@ transposed_csr: Callable[[Array, Array, Array], Any] = linalg._csr_transpose
 rows_and_columns: Callable[[Array, Array], Any] = util._csr_to_coo
 """The row and the column of each entry of a CSR matrix."""
 
-extract: Callable[..., Array] = bcoo._bcoo_extract
-"""A dense array's values at (indices, array); zero where an index lies outside."""
 
-extract_csr: Callable[[Array, Array, Array], Array] = bcsr.bcsr_extract
-"""The same at (column indices, row pointers, array)."""
+def extract(indices: Array, x: Array, assume_unique: bool = True) -> Array:
+    """A dense array's values at these indices; zero where an index lies outside.
+
+    It is a gather, not ``bcoo_extract``, which JAX cannot batch along every axis.
+    """
+    return bcoo._bcoo_extract_impl(indices, x, assume_unique=assume_unique)
+
+
+def extract_csr(columns: Array, pointers: Array, x: Array) -> Array:
+    """The same at the column indices and row pointers of a BCSR array."""
+    return extract(bcoo_indices(columns, pointers, x.shape), x)
 
 
 def spread(data: Array, indices: Array, shape: Any) -> Array:

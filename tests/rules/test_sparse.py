@@ -133,7 +133,11 @@ CASES = [
     ),
     Case(
         sparse.bcoo_extract_p,
-        lambda x: sparse.extract(jnp.asarray(INDICES), x),
+        lambda x: (
+            jsparse.bcoo_extract(
+                BCOO((jnp.ones(4), jnp.asarray(INDICES)), shape=(4, 3)), x, assume_unique=True
+            ).data
+        ),
         (normal(4, 3),),
         "outside",
         vmap=False,  # JAX cannot batch the array under indices without a batch axis
@@ -370,6 +374,14 @@ def test_extract_takes_a_repeated_index_once():
         lambda x: x[row, column] * once,
         jnp.asarray(normal(4, 3)),
     )
+
+
+def test_jacobians_of_dense_arrays_are_batched_along_any_axis():
+    data, columns, pointers = map(jnp.asarray, BCSR_BATCHED)
+    y = jnp.asarray(normal(3, 2))
+    dense = lambda data: BCSR((data, columns, pointers), shape=(2, 4, 3)).todense()
+    fn = lambda data: jnp.einsum("bij,jk->kib", dense(data), y)
+    assert_close(funcgrad.jacrev(fn)(data), jax.jacfwd(fn)(data), 1e-12, "jacobian")
 
 
 def test_indices_shared_by_a_batch():
