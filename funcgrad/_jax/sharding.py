@@ -106,9 +106,11 @@ def with_cotangent_type(ct: Value, aval: Aval, home: Any = None) -> Value:
     if sharding is None or sharding.mesh.empty:
         return ct if home is None else brought_to(ct, home)
     wanted, found = cotangent_aval(aval), _core.typeof(ct)
-    if wanted.sharding != found.sharding and (
-        has_explicit_axes(wanted.sharding.mesh) or has_explicit_axes(found.sharding.mesh)
-    ):
+    meshes = wanted.sharding.mesh, found.sharding.mesh
+    placed = not (
+        meshes[1].empty and current_mesh().empty
+    )  # else JAX knows no devices to put it on
+    if wanted.sharding != found.sharding and placed and any(map(has_explicit_axes, meshes)):
         ct = resharded(ct, wanted.sharding)
     return ct if wanted.mat is found.mat else with_manual_type(ct, wanted.mat)
 

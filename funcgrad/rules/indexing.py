@@ -130,7 +130,7 @@ def scatter_extreme_vjp(
     winners = _write(lax.scatter_add, zeros, indices, attains.astype(ct.dtype), params)
     touched = _write(lax.scatter_add, zeros, indices, jnp.ones(updates.shape, ct.dtype), params)
     stays = x == out
-    share = ct / jnp.maximum(winners + stays, 1)
+    share = ct / jnp.maximum(winners + stays.astype(ct.dtype), 1)
     ct_x = jnp.where(stays | (touched == 0), share, 0)
     ct_updates = jnp.where(attains, _read(share, indices, updates.shape, params), 0)
     return ct_x, None, ct_updates
