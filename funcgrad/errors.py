@@ -133,6 +133,13 @@ class PrimitiveWithoutRuleError(MissingRuleError):
         )
 
 
+class PrimitiveRuleError(FuncgradError, TypeError):
+    """A rule of a primitive of ``jax.experimental.hijax`` returned something else than it must."""
+
+    def __init__(self, name: str, problem: str, where: str):
+        super().__init__(f"The hijax primitive `{name}`, used at {where}, {problem}")
+
+
 class UnknownCallError(FuncgradError, NotImplementedError):
     """A function was called by a primitive that no rule says anything of."""
 

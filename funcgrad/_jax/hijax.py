@@ -129,15 +129,22 @@ class HiBackward:
     structured: bool
     wanted: Mask
 
-    def __call__(self, residuals: Sequence[Value], cts: Sequence[Cotangent]) -> list[Cotangent]:
-        """The cotangents of the wanted operands. What the rule logs is dropped, as jax.grad does."""
+    def __call__(
+        self, residuals: Sequence[Value], cts: Sequence[Cotangent]
+    ) -> tuple[list[Cotangent], Any]:
+        """The cotangents of the wanted operands, and what the rule logs."""
         given = tree_util.tree_unflatten(self.tree, residuals)
         accumulators = self.accumulators()
         args = tree_util.tree_unflatten(self.prim.in_tree, accumulators)
         outs = _cotangents(self.prim, cts)
         ct_out = tree_util.tree_unflatten(self.prim.out_tree, outs)
-        self.prim.vjp_bwd(*(given if self.structured else (given,)), ct_out, *args)
-        return [_accumulated(a) for a, w in zip(accumulators, self.wanted, strict=True) if w]
+        log = self.prim.vjp_bwd(*(given if self.structured else (given,)), ct_out, *args)
+        return [_accumulated(a) for a, w in zip(accumulators, self.wanted, strict=True) if w], log
+
+    @property
+    def takes_residuals(self) -> bool:
+        """Whether the rule takes residuals of this kind: both of a pair, only by its own ``vjp_bwd``."""
+        return not self.structured or _has_own(self.prim, "vjp_bwd")
 
     def accumulators(self) -> list[Any]:
         """What the rule adds the operands' cotangents to."""
