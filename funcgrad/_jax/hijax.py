@@ -22,13 +22,6 @@ from funcgrad._jax.values import SymbolicZero, Zero, as_array, is_high, is_inexa
 hi_call_p = hijax.call_hi_primitive_p
 hi_linear_p = hijax.call_hi_primitive_linearized_p
 
-new_box_p = getattr(hijax, "new_box_p", None)  # up to JAX 0.10
-box_get_p = getattr(hijax, "box_get_p", None)
-box_set_p = getattr(hijax, "box_set_p", None)
-new_log_p = getattr(hijax, "new_log_p", None)
-log_extend_p = getattr(hijax, "log_extend_p", None)
-log_read_p = getattr(hijax, "log_read_p", None)
-
 _HiPrim: Any = getattr(hijax, "HiPrim", None) or hijax.VJPHiPrimitive
 _VmapOf: Any = getattr(hijax, "VmapOf", ())
 _RematTraced: Any = ad_checkpoint.RematTraced

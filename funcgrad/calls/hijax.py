@@ -28,7 +28,7 @@ from funcgrad.calls.entering import (
     leads_to_in,
 )
 from funcgrad.masks import select, spread
-from funcgrad.registry import CallRule, Rules, defrecord
+from funcgrad.registry import CallRule, Rules
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import TapeTrace, WithoutTapes
 
@@ -257,12 +257,6 @@ class HiLinearProgram(WithoutTapes):
         backward, nonzero = _jax.hi_linear_backward(self.params)
         results = pull_back(backward, residuals, spread(cts, nonzero))
         return select(results, self.differentiated[self.params["residuals_tree"].num_leaves :])
-
-
-@defrecord(_jax.box_set_p, _jax.log_extend_p)
-def storing_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """A differentiated value in a box or a log: no gradient passes through what these hold."""
-    raise errors.MutableValueError(primitive, _jax.here())
 
 
 ON_VALUES = How(by_the_first_of("vjp", "jvp", "lin"), function_of, apart=False)

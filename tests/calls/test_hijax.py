@@ -14,7 +14,7 @@ from jax import lax
 from jax.extend.core import Primitive
 
 import funcgrad
-from funcgrad import _jax, errors
+from funcgrad import errors
 from tests import compare
 from tests.calls import hijax_examples as examples
 from tests.calls.hijax_examples import KINDS, ByVjp, apply, left, pair, product, right
@@ -204,7 +204,9 @@ def test_a_cotangent_of_another_type_is_refused() -> None:
         pullback(X)
 
 
-boxes = pytest.mark.skipif(_jax.box_set_p is None, reason="JAX has no boxes from 0.11 on")
+boxes = pytest.mark.skipif(
+    not hasattr(jax._src.hijax, "Box"), reason="JAX has no boxes from 0.11 on"
+)
 
 
 @boxes
@@ -441,6 +443,17 @@ def test_a_high_primitive_that_told_nobody_its_derivative_is_not_opened() -> Non
     for run in (secret_p.bind, jax.jit(secret_p.bind)):
         with pytest.raises(errors.MissingRuleError, match="secret"):
             funcgrad.grad(lambda x, run=run: run(x).sum())(X)
+
+
+def test_an_operation_that_returns_nothing_is_an_error() -> None:
+    """Nothing could ever ask it for a cotangent."""
+    sink_p = Primitive("sink")
+    sink_p.multiple_results = True
+    sink_p.def_impl(lambda x: [])
+    sink_p.def_abstract_eval(lambda aval: [])
+    with pytest.raises(errors.MutableValueError, match="sink"):
+        funcgrad.grad(lambda x: sink_p.bind(x) or x.sum())(X)
+    funcgrad.grad(lambda x: sink_p.bind(lax.stop_gradient(x)) or x.sum())(X)
 
 
 @pytest.mark.skipif(
