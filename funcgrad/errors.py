@@ -134,6 +134,13 @@ class PrimitiveWithoutRuleError(MissingRuleError):
         )
 
 
+class PrimitiveRuleError(FuncgradError, TypeError):
+    """A rule of a primitive of ``jax.experimental.hijax`` returned something else than it must."""
+
+    def __init__(self, name: str, problem: str, where: str):
+        super().__init__(f"The hijax primitive `{name}`, used at {where}, {problem}")
+
+
 class UnknownCallError(FuncgradError, NotImplementedError):
     """A function was called by a primitive that no rule says anything of."""
 
@@ -147,12 +154,13 @@ class UnknownCallError(FuncgradError, NotImplementedError):
 
 
 class MutableValueError(FuncgradError, NotImplementedError):
-    """A differentiated value was put where no gradient can follow it."""
+    """A differentiated value was put where no gradient can follow it: in a box, a log, a callback."""
 
     def __init__(self, op: Any, where: str):
         super().__init__(
-            f"A differentiated value was stored by `{op}` at {where}, in a box or a log, through which "
-            "no gradient passes. Store jax.lax.stop_gradient of it, or return the value itself."
+            f"A differentiated value was given to `{op}` at {where}, which stores it or sends it away "
+            "and returns nothing, so that no gradient could follow it. Give it jax.lax.stop_gradient of "
+            "the value, or return the value itself."
         )
 
 

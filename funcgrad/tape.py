@@ -415,6 +415,8 @@ class TapeTrace(_jax.Trace):
         if rule is None and any(map(_jax.is_reference, (*operand_avals, *out_avals))):
             problem = "which has no rule for references."
             raise errors.MutableReferenceError(op, problem, _jax.here())
+        if rule is None and not outs:
+            raise errors.MutableValueError(op, _jax.here())
         if not any(present):
             return outs
         wanted = tuple(i for i, slot in enumerate(slots) if slot is not None)

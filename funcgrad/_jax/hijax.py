@@ -22,13 +22,6 @@ from funcgrad._jax.values import SymbolicZero, Zero, as_array, is_high, is_inexa
 hi_call_p = hijax.call_hi_primitive_p
 hi_linear_p = hijax.call_hi_primitive_linearized_p
 
-new_box_p = getattr(hijax, "new_box_p", None)  # up to JAX 0.10
-box_get_p = getattr(hijax, "box_get_p", None)
-box_set_p = getattr(hijax, "box_set_p", None)
-new_log_p = getattr(hijax, "new_log_p", None)
-log_extend_p = getattr(hijax, "log_extend_p", None)
-log_read_p = getattr(hijax, "log_read_p", None)
-
 _HiPrim: Any = getattr(hijax, "HiPrim", None) or hijax.VJPHiPrimitive
 _VmapOf: Any = getattr(hijax, "VmapOf", ())
 _RematTraced: Any = ad_checkpoint.RematTraced
@@ -129,15 +122,22 @@ class HiBackward:
     structured: bool
     wanted: Mask
 
-    def __call__(self, residuals: Sequence[Value], cts: Sequence[Cotangent]) -> list[Cotangent]:
-        """The cotangents of the wanted operands. What the rule logs is dropped, as jax.grad does."""
+    def __call__(
+        self, residuals: Sequence[Value], cts: Sequence[Cotangent]
+    ) -> tuple[list[Cotangent], Any]:
+        """The cotangents of the wanted operands, and what the rule logs."""
         given = tree_util.tree_unflatten(self.tree, residuals)
         accumulators = self.accumulators()
         args = tree_util.tree_unflatten(self.prim.in_tree, accumulators)
         outs = _cotangents(self.prim, cts)
         ct_out = tree_util.tree_unflatten(self.prim.out_tree, outs)
-        self.prim.vjp_bwd(*(given if self.structured else (given,)), ct_out, *args)
-        return [_accumulated(a) for a, w in zip(accumulators, self.wanted, strict=True) if w]
+        log = self.prim.vjp_bwd(*(given if self.structured else (given,)), ct_out, *args)
+        return [_accumulated(a) for a, w in zip(accumulators, self.wanted, strict=True) if w], log
+
+    @property
+    def takes_residuals(self) -> bool:
+        """Whether the rule takes residuals of this kind: both of a pair, only by its own ``vjp_bwd``."""
+        return not self.structured or _has_own(self.prim, "vjp_bwd")
 
     def accumulators(self) -> list[Any]:
         """What the rule adds the operands' cotangents to."""

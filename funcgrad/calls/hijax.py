@@ -28,7 +28,7 @@ from funcgrad.calls.entering import (
     leads_to_in,
 )
 from funcgrad.masks import select, spread
-from funcgrad.registry import CallRule, Rules, defrecord
+from funcgrad.registry import CallRule, Rules
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import TapeTrace, WithoutTapes
 
@@ -113,13 +113,30 @@ class HiVjpProgram(WithoutTapes):
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The outputs, and what ``vjp_bwd`` is given."""
         outs, nonzero, residuals, backward = _jax.hi_vjp(self.prim, primals, self.differentiated)
+        if not backward.takes_residuals:
+            problem = (
+                "returned structured residuals from `vjp_fwd`, which its own `vjp_bwd` must take."
+            )
+            raise errors.Unlocated(errors.PrimitiveRuleError, _jax.hi_name(self.prim), problem)
         self.backward = backward
         pairs = zip(outs, nonzero, strict=True)
         self.present = [there and _jax.is_inexact(_jax.typeof(y)) for y, there in pairs]
         return outs, residuals
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
-        return self.backward(residuals, cts)
+        return pull_back(self.backward, residuals, cts)
+
+
+def pull_back(backward: Any, residuals: Sequence[Any], cts: Sequence[Any]) -> list[Any]:
+    """The operands' cotangents by a primitive's ``vjp_bwd``. What it logs is dropped, as by jax.grad."""
+    results, log = backward(residuals, cts)
+    if log is not None and not isinstance(log, dict):
+        problem = (
+            "must return None from `vjp_bwd`, or a dict of what its backward-pass log is to hold; it "
+            f"returned {type(log).__name__}."
+        )
+        raise errors.Unlocated(errors.PrimitiveRuleError, _jax.hi_name(backward.prim), problem)
+    return results
 
 
 @dataclass(eq=False)
@@ -238,14 +255,8 @@ class HiLinearProgram(WithoutTapes):
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
         backward, nonzero = _jax.hi_linear_backward(self.params)
-        results = backward(residuals, spread(cts, nonzero))
+        results = pull_back(backward, residuals, spread(cts, nonzero))
         return select(results, self.differentiated[self.params["residuals_tree"].num_leaves :])
-
-
-@defrecord(_jax.box_set_p, _jax.log_extend_p)
-def storing_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
-    """A differentiated value in a box or a log: no gradient passes through what these hold."""
-    raise errors.MutableValueError(primitive, _jax.here())
 
 
 ON_VALUES = How(by_the_first_of("vjp", "jvp", "lin"), function_of, apart=False)

@@ -14,7 +14,7 @@ from jax import lax
 from jax.extend.core import Primitive
 
 import funcgrad
-from funcgrad import _jax, errors
+from funcgrad import errors
 from tests import compare
 from tests.calls import hijax_examples as examples
 from tests.calls.hijax_examples import KINDS, ByVjp, apply, left, pair, product, right
@@ -112,6 +112,43 @@ def test_the_rule_knows_what_is_differentiated_and_what_arrived() -> None:
     assert set(examples.Product.asked) == {(True, False), (False, True), (True, True)}
 
 
+def test_a_backward_rule_may_log_but_return_nothing_else() -> None:
+    class Logging(ByVjp):
+        logged: Any = None
+
+        def vjp_bwd(self, x: Any, ct: Any, ct_x: Any) -> Any:
+            ct_x.accum(10 * ct * jnp.cos(x))
+            return self.logged
+
+        vjp_bwd_retval = examples.Primitive.vjp_bwd_retval
+
+    class Named(Logging):
+        logged: Any = {"x": 1}  # noqa: RUF012
+
+    class Wrong(Logging):
+        logged: Any = (1,)
+
+    assert_same(funcgrad.grad(lambda x: apply(Named)(x).sum())(X), SLOPE)
+    with pytest.raises(errors.PrimitiveRuleError, match=r"`Wrong`.*backward-pass log.*tuple"):
+        funcgrad.grad(lambda x: apply(Wrong)(x).sum())(X)
+
+
+@pytest.mark.parametrize("place", ["plain", "jit", "vmap", "scan over xs", "remat"])
+def test_custom_root(place: str) -> None:
+    """It is such a primitive from JAX 0.12 on. Of x**3 = a, dx/da = 1 / (3 x**2)."""
+
+    def newton(f: Any, x: Any) -> Any:
+        return lax.fori_loop(0, 40, lambda _, x: x - f(x) / (3 * x**2), x)
+
+    def root(a: Any) -> Any:
+        divided = lambda g, y: y / g(jnp.ones_like(y))
+        return lax.custom_root(lambda x: x**3 - a, jnp.ones_like(a), newton, divided)
+
+    a = jnp.asarray([1.3, 2.0, 0.8], jnp.float32)
+    found = funcgrad.grad(lambda a: PLACES[place](root)(a).sum())(a)
+    compare.assert_same(found, 1 / (3 * a ** (2 / 3)), rtol=1e-5, weak=False)
+
+
 def test_a_zero_output_passes_no_gradient() -> None:
     f = lambda x: examples.Product(jax.typeof(x), jax.typeof(x))(x, x)["zero"]
     assert_same(funcgrad.grad(f)(jnp.float32(2.0)), jnp.float32(0.0))
@@ -167,7 +204,9 @@ def test_a_cotangent_of_another_type_is_refused() -> None:
         pullback(X)
 
 
-boxes = pytest.mark.skipif(_jax.box_set_p is None, reason="JAX has no boxes from 0.11 on")
+boxes = pytest.mark.skipif(
+    not hasattr(jax._src.hijax, "Box"), reason="JAX has no boxes from 0.11 on"
+)
 
 
 @boxes
@@ -406,7 +445,20 @@ def test_a_high_primitive_that_told_nobody_its_derivative_is_not_opened() -> Non
             funcgrad.grad(lambda x, run=run: run(x).sum())(X)
 
 
-@pytest.mark.skipif(not _jax.PLAIN_CALLS, reason="JAX has no call primitives from 0.12 on")
+def test_an_operation_that_returns_nothing_is_an_error() -> None:
+    """Nothing could ever ask it for a cotangent."""
+    sink_p = Primitive("sink")
+    sink_p.multiple_results = True
+    sink_p.def_impl(lambda x: [])
+    sink_p.def_abstract_eval(lambda aval: [])
+    with pytest.raises(errors.MutableValueError, match="sink"):
+        funcgrad.grad(lambda x: sink_p.bind(x) or x.sum())(X)
+    funcgrad.grad(lambda x: sink_p.bind(lax.stop_gradient(x)) or x.sum())(X)
+
+
+@pytest.mark.skipif(
+    not hasattr(jax.extend.core, "CallPrimitive"), reason="JAX has no call primitives from 0.12 on"
+)
 def test_an_unknown_call_is_not_opened() -> None:
     from jax._src import linear_util
     from jax.extend.core import CallPrimitive

@@ -150,7 +150,6 @@ REASONS: dict[str, str] = {
         ["coo_spmm", "coo_spmv", "csr_spmm", "csr_spmv"],
         f"what a sparse product is lowered to on a GPU; {NO_JAX}; the product has one",
     ),
-    "fused_call": "an experimental call without a documented entry point",
     "rnn_fwd": "is called by JAX's custom_vjp of the cuDNN LSTM, which is differentiated as a whole; alone, JAX has none",
     "rnn_bwd": f"is that custom_vjp's backward kernel; {NO_JAX}",
     "consume": "marks a random key as used, for the checker of key reuse: keys have no derivative",
