@@ -168,7 +168,7 @@ def check_output_dtype(y: Any, fun: Callable[..., Any], holomorphic: bool) -> No
 
 
 def check_cotangents(ct: Any, out_tree: Any, out_avals: Sequence[Any], name: str) -> list[Any]:
-    """Cotangent leaves for the output's leaves; None for one that is float0 zeros."""
+    """Cotangent leaves for the output's leaves; None for an integer's, which may have any dtype."""
     found_tree = tree_structure(ct)
     if found_tree != out_tree:
         raise errors.CotangentError(
@@ -193,10 +193,11 @@ def check_cotangent(x: Any, path: str, out_aval: Any, name: str) -> Any:
             )
         x = _jax.as_array(x)
     found = jax.typeof(x)
-    if found.shape != expected.shape or found.dtype != expected.dtype:
+    has_none = expected.dtype == jax.dtypes.float0
+    if found.shape != expected.shape or not (has_none or found.dtype == expected.dtype):
         raise errors.CotangentError(
             f"The pullback of `{name}` was called with a cotangent of type {found.str_short()}{where}; "
             f"the output, and so its cotangent, has type {expected.str_short()}. Pass that shape and "
             "dtype."
         )
-    return None if expected.dtype == jax.dtypes.float0 else x
+    return None if has_none else x

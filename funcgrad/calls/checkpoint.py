@@ -202,7 +202,8 @@ def delayed(values: list[Value], cts: list[Value]) -> list[Value]:
         first = jax.lax.reshape(ct, (ct.size,))[0].astype(jnp.float32)
         always = (jax.lax.bitcast_convert_type(first, jnp.uint32) | 1) != 0
         pairs = zip(values, tied, strict=True)
-        return [jnp.where(always, x, jnp.zeros((), x.dtype)) if tie else x for x, tie in pairs]
+        with _jax.for_rules(values, own=True):
+            return [jnp.where(always, x, jnp.zeros((), x.dtype)) if tie else x for x, tie in pairs]
 
     return jax.lax.platform_dependent(values, ct, cpu=select, default=lambda values, ct: values)
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import funcgrad
-
 from funcgrad.registry import op_key
 from funcgrad.testing.problem import equations, random_like
 from tests.rules.cases import Case, check
