@@ -200,7 +200,7 @@ def the_cotangent(cts: Sequence[Any], name: str) -> Any:
 
 
 def check_cotangents(ct: Any, out_tree: Any, out_avals: Sequence[Any], name: str) -> list[Any]:
-    """Cotangent leaves for the output's leaves; None for one that is float0 zeros."""
+    """Cotangent leaves for the output's leaves; None for an integer's, which may have any dtype."""
     found_tree = tree_structure(ct)
     if found_tree != out_tree:
         raise errors.CotangentError(
@@ -225,14 +225,16 @@ def check_cotangent(x: Any, path: str, out_aval: Any, name: str) -> Any:
             )
         x = _jax.as_value(x)
     found = jax.typeof(x)
+    has_none = getattr(expected, "dtype", None) == jax.dtypes.float0
     if _jax.is_high(found) or _jax.is_high(expected):
         differs = found != expected
     else:
-        differs = found.shape != expected.shape or found.dtype != expected.dtype
+        same_dtype = has_none or found.dtype == expected.dtype
+        differs = found.shape != expected.shape or not same_dtype
     if differs:
         raise errors.CotangentError(
             f"The pullback of `{name}` was called with a cotangent of type {found.str_short()}{where}; "
             f"the output, and so its cotangent, has type {expected.str_short()}. Pass that shape and "
             "dtype."
         )
-    return None if getattr(expected, "dtype", None) == jax.dtypes.float0 else x
+    return None if has_none else x

@@ -282,8 +282,9 @@ def _divided(
 class Pullback:
     """From output cotangents to input cotangents; a pytree whose leaves are the residuals.
 
-    Call it with a cotangent for the output: a pytree like it, with its shapes and dtypes
-    (``float0`` for integer leaves). It returns a tuple with a cotangent for each argument.
+    Call it with a cotangent for the output: a pytree like it, with its shapes and dtypes (for an
+    integer leaf any dtype, ``float0`` by convention; it is not read). It returns a
+    tuple with a cotangent for each argument.
 
     Attributes:
       args_res: the arguments that it keeps, in a tree like theirs, and ``NotNeeded()`` or

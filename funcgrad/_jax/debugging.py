@@ -45,6 +45,24 @@ def looks_for_not_finite() -> bool:
     return config.debug_nans.value or config.debug_infs.value
 
 
+def watched(run: Callable[[], list[Any]], count: int) -> list[Any]:
+    """What `run` gives, of which JAX looks at the first `count` values for what is not finite.
+
+    The others are values inside a user's jitted call, where JAX looks at none.
+    """
+    if not looks_for_not_finite():
+        return run()
+    tests = _tests()
+    with jax.debug_nans(False), jax.debug_infs(False):
+        results = run()
+    known = [to_concrete_value(y) for y in results[:count]]
+    return run() if _is_bad([y for y in known if y is not None], tests) else results
+
+
+def _tests() -> list[Any]:
+    return [np.isnan] * config.debug_nans.value + [np.isinf] * config.debug_infs.value
+
+
 def first_not_finite(jaxpr: Jaxpr, args: Sequence[Any]) -> tuple[str, str | None] | None:
     """Where a jaxpr without constants first gives what JAX has been told to look for.
 
@@ -53,7 +71,7 @@ def first_not_finite(jaxpr: Jaxpr, args: Sequence[Any]) -> tuple[str, str | None
     args = [to_concrete_value(x) for x in args]
     if any(x is None for x in args):
         return None
-    tests = [np.isnan] * config.debug_nans.value + [np.isinf] * config.debug_infs.value
+    tests = _tests()
     with jax.debug_nans(False), jax.debug_infs(False):
         return _find(jaxpr, args, tests)
 

@@ -213,7 +213,8 @@ def delayed(values: list[Value], cts: list[Value]) -> list[Value]:
     def tie_to(values: list[Value], ct: Value) -> list[Value]:
         first = _jax.first_element(ct).astype(jnp.float32)
         always = (jax.lax.bitcast_convert_type(first, jnp.uint32) | 1) != 0
-        return [jnp.where(always, x, jnp.zeros((), x.dtype)) for x in values]
+        with _jax.for_rules(values, own=True):
+            return [jnp.where(always, x, jnp.zeros((), x.dtype)) for x in values]
 
     results = jax.lax.platform_dependent(
         select(values, tied), ct, cpu=tie_to, default=lambda values, ct: values

@@ -31,7 +31,7 @@ from funcgrad import _jax
 from funcgrad._jax import Atom, Aval, Cotangent, Equation, Value, Var, is_literal, read, variables
 from funcgrad.calls.step_sums import SUMS, can_be_late, linear_operand
 from funcgrad.masks import only, select
-from funcgrad.partition.costs import size_in_bytes
+from funcgrad.partition.costs import length_of, size_in_bytes
 from funcgrad.partition.plan import Joint, Plan, equations_between, meaning
 from funcgrad.partition.split import Split
 from funcgrad.tape import LeafIndex
@@ -271,7 +271,7 @@ def choose(terms: Sequence[LateTerm], available: Available) -> tuple[list[LateTe
 
     Terms that need the same stacks go together. Those that gain most for their cost come first.
     """
-    stacks, room = available.stacks, available.room * available.length
+    stacks, room = available.stacks, available.room * length_of(available.length)
     chosen: list[LateTerm] = []
     stacked: list[Var] = []
     while True:
@@ -280,13 +280,15 @@ def choose(terms: Sequence[LateTerm], available: Available) -> tuple[list[LateTe
         best, missing = 1 / WORTH, None
         for candidate, alike in groups.items():
             cost, gain = _bytes(candidate), _bytes(term.result for term in alike)
-            fits = not cost or cost * available.length <= room + gain
+            fits = not cost or cost * length_of(available.length) <= room + gain
             if fits and cost <= best * gain:
                 best, missing = cost / gain, candidate
         if missing is None:
             return chosen, stacked
         alike = groups[missing]
-        room -= available.length * _bytes(missing) - _bytes(term.result for term in alike)
+        room -= length_of(available.length) * _bytes(missing) - _bytes(
+            term.result for term in alike
+        )
         chosen += alike
         operands = variables(v for term in alike for v in term.operands)
         stacked += [v for v in dict.fromkeys(operands) if v in missing]

@@ -49,7 +49,15 @@ class ScanSettings(Division):
 
     def run(self, body: Any, init: Any, xs: Any, backward: bool = False) -> Any:
         reverse = self.reverse != backward
-        return jax.lax.scan(body, init, xs, length=self.length, reverse=reverse, unroll=self.unroll)
+        if isinstance(self.length, int):
+            return jax.lax.scan(body, init, xs, self.length, reverse, self.unroll)
+
+        def counted(carry: Any, x: Any) -> Any:
+            return body(carry, x[0])
+
+        # A symbolic length, in a program to be exported: JAX takes it from the operands alone.
+        xs = (xs, jax.numpy.arange(self.length))
+        return jax.lax.scan(counted, init, xs, reverse=reverse, unroll=self.unroll)
 
 
 @defcall(lax.scan_p)

@@ -9,8 +9,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jax import lax
@@ -122,18 +124,27 @@ def _operations(eqn: Equation) -> float:
     if eqn.primitive is lax.dot_general_p:
         (contracted, _), _ = eqn.params["dimension_numbers"]
         shape = _jax.type_of(eqn.invars[0]).shape
-        return 2.0 * outputs * np.prod([shape[i] for i in contracted], dtype=float)
+        return 2.0 * outputs * math.prod(length_of(shape[i]) for i in contracted)
     if eqn.primitive is lax.conv_general_dilated_p:
         kernel = _jax.type_of(eqn.invars[1])
         features = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
-        return 2.0 * outputs * _size(kernel) / max(1, features)
+        return 2.0 * outputs * _size(kernel) / max(1, length_of(features))
     inner = [operations(jaxpr.eqns) for jaxpr in _jax.inner_jaxprs(eqn.params)]
     if inner:
-        return max(inner) * eqn.params.get("length", 1)
+        return max(inner) * length_of(eqn.params.get("length", 1))
     if eqn.primitive in TRANSCENDENTAL:
         return 10.0 * outputs
     return float(max(outputs, *(_size(v.aval) for v in eqn.invars), 1))
 
 
 def _size(aval: Aval) -> int:
-    return int(np.prod(getattr(aval, "shape", ()), dtype=np.int64))
+    return math.prod(map(length_of, getattr(aval, "shape", ())))
+
+
+SYMBOLIC = 128
+"""What an axis of symbolic length counts for. It decides what is kept, and no value."""
+
+
+def length_of(n: Any) -> int:
+    """The length of an axis or of a loop, in the costs of a program."""
+    return int(n) if isinstance(n, (int, np.integer)) else SYMBOLIC

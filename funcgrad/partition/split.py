@@ -221,7 +221,9 @@ class Split:
         self, primals: Sequence[Value], params: dict[str, Any]
     ) -> tuple[list[Value], list[Value]]:
         """The outputs and the residuals."""
-        return self.find_residuals(primals, self.forward(primals, params, shared=True))
+        count = len(self.recording.slots)
+        results = _jax.watched(lambda: self.forward(primals, params, shared=True), count)
+        return self.find_residuals(primals, results)
 
     def find_residuals(
         self, primals: Sequence[Value], results: Sequence[Value]

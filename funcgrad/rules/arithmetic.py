@@ -18,6 +18,17 @@ def is_integer(x: Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.integer)
 
 
+def cast_back(ct: Array, x: Array, out: Array) -> Array | None:
+    """The cotangent of an `x` that became `out` by a cast, in the dtype of `x`; an integer has none."""
+    if out.dtype == x.dtype:
+        return ct
+    if not _jax.is_inexact(x):
+        return None
+    if _jax.is_complex(ct) and not _jax.is_complex(x):
+        ct = lax.real(ct)
+    return lax.convert_element_type(ct, x.dtype)
+
+
 # --- sums, products, quotients ----------------------------------------------------------------
 
 
@@ -37,8 +48,8 @@ def neg_vjp(ct: Array, x: Array, **_: Any) -> Any:
 
 
 @defvjp(lax.mul_p, elementwise=True)
-def mul_vjp(ct: Array, x: Array, y: Array, **_: Any) -> Any:
-    return ct * y, ct * x
+def mul_vjp(ct: Array, x: Array, y: Array, *, out: Array, **_: Any) -> Any:
+    return cast_back(ct * y, x, out), cast_back(ct * x, y, out)
 
 
 @defvjp(lax.div_p, elementwise=True)
@@ -175,13 +186,7 @@ def conj_vjp(ct: Array, x: Array, **_: Any) -> Any:
 
 @defvjp(lax.convert_element_type_p, elementwise=True)
 def convert_element_type_vjp(ct: Array, x: Array, *, out: Array, **_: Any) -> Any:
-    if out.dtype == x.dtype:
-        return ct
-    if not (_jax.is_inexact(out) and _jax.is_inexact(x)):
-        return None
-    if _jax.is_complex(ct) and not _jax.is_complex(x):
-        ct = lax.real(ct)
-    return lax.convert_element_type(ct, x.dtype)
+    return cast_back(ct, x, out) if _jax.is_inexact(out) else None
 
 
 @defvjp(lax.reduce_precision_p, elementwise=True)

@@ -186,7 +186,7 @@ def _writes_once(indices: Any, params: Any) -> bool:
     """Whether no two updates can meet: promised, or there is only one index (in each batch)."""
     batching = params["dimension_numbers"].scatter_indices_batching_dims
     rows = [n for axis, n in enumerate(indices.shape[:-1]) if axis not in batching]
-    return params["unique_indices"] or all(n <= 1 for n in rows)
+    return params["unique_indices"] or all(isinstance(n, int) and n <= 1 for n in rows)
 
 
 def _numbered(shape: Any, dims: Any) -> Any:

@@ -32,7 +32,8 @@ def sort_vjp(ct: Any, *xs: Any, dimension: int, is_stable: bool, num_keys: int, 
 
 
 def _index_dtype(size: int) -> Any:
-    return jnp.int32 if size <= np.iinfo(np.int32).max else jnp.int64
+    known = isinstance(size, int)  # and no symbolic length of an exported program
+    return jnp.int64 if known and size > np.iinfo(np.int32).max else jnp.int32
 
 
 @defvjp(lax.top_k_p)

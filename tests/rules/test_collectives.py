@@ -31,7 +31,7 @@ def over(body: Callable[..., Any], check_vma: bool = True, **specs: Any) -> Call
 
 def weighted(x: Any) -> Any:
     """Different on each device, so that what differs between devices is seen."""
-    return x * (1.0 + lax.axis_index("i"))
+    return x * (1 + lax.axis_index("i")).astype(x.real.dtype)
 
 
 X = normal(8, 4)

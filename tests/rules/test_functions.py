@@ -18,7 +18,7 @@ from tests.rules.cases import Case, normal
 
 CASES = [
     Case(jax.nn.relu, jax.nn.relu, (normal(3, 4),)),
-    Case(jax.nn.relu, lambda x: jax.nn.relu(x[:, None] * x), (normal(3),), "broadcast"),
+    Case(jax.nn.relu, lambda x: jax.nn.relu(x[:, None] * x[None]), (normal(3),), "broadcast"),
     Case(jax.nn.relu, jax.nn.relu, (normal(0, 2),), "empty"),
 ]
 

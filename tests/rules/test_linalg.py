@@ -23,13 +23,18 @@ from tests.rules.cases import Case, complex_normal, normal
 la = lax.linalg
 
 
+def plus_two(x: Any) -> Any:
+    """The matrices with two more on their diagonals."""
+    return x + 2 * jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
+
+
 def positive(x: Any) -> Any:
     """A positive definite matrix."""
-    return x @ x.conj().mT + 2 * jnp.eye(x.shape[-1])
+    return plus_two(x @ x.conj().mT)
 
 
 def triangular(**params: bool) -> Any:
-    return lambda a, b: la.triangular_solve(a + 2 * jnp.eye(a.shape[-1]), b, **params)
+    return lambda a, b: la.triangular_solve(plus_two(a), b, **params)
 
 
 def qr(full: bool = False, pivoting: bool = False) -> Any:

@@ -5,11 +5,18 @@ The first row of an op in `CASES` is in the quick part of the tests, the others 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import funcgrad
 from funcgrad.registry import op_key
+from funcgrad.testing.problem import equations, random_like
 from tests.rules.cases import Case, check
 from tests.rules.rows import rows
 
@@ -33,3 +40,53 @@ def test_rule(case: Case) -> None:
 @pytest.mark.parametrize("case", each("SPECIAL"))
 def test_special_points(case: Case) -> None:
     check(case)
+
+
+# --- JAX's settings for careful users
+
+
+@contextlib.contextmanager
+def careful(case: Case) -> Iterator[None]:
+    """No implicit promotion and no tracer that stays; JAX leaks tracers itself in a shard_map."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(True))
+        stack.enter_context(jax.numpy_dtype_promotion("strict"))
+        stack.enter_context(jax.numpy_rank_promotion("raise"))
+        if not any("shard_map" in str(eqn.primitive) for eqn in equations_of(case)):
+            stack.enter_context(jax.checking_leaks())
+        yield
+
+
+def equations_of(case: Case) -> list[Any]:
+    with jax.enable_x64(True):
+        return equations(jax.make_jaxpr(case.fn)(*case.args).jaxpr)
+
+
+def gradient(case: Case, *xs: Any) -> list[Any]:
+    """The cotangents of a row's operands for random ones of its outputs."""
+    out, pullback = funcgrad.vjp(case.fn, *xs)
+    cts = pullback(jax.tree.map(cotangent, out))
+    return [ct for ct in jax.tree.leaves(cts) if ct.dtype != jax.dtypes.float0]
+
+
+def cotangent(y: Any) -> Any:
+    if jax.dtypes.issubdtype(y.dtype, jnp.inexact):
+        return random_like(y, (3,))
+    return np.zeros(y.shape, jax.dtypes.float0)
+
+
+@pytest.mark.parametrize("case", [*each("CASES"), *each("SPECIAL")])
+def test_careful_settings(case: Case) -> None:
+    """A rule promotes nothing implicitly and leaks no tracer."""
+    with careful(case):
+        xs = tuple(map(jnp.asarray, case.args))
+        jax.make_jaxpr(lambda *xs: gradient(case, *xs))(*xs)
+
+
+@pytest.mark.parametrize("case", each("CASES"))
+def test_values_that_are_not_finite(case: Case) -> None:
+    """No NaN and no infinity comes up on the way where the gradient has none."""
+    with jax.enable_x64(True):
+        xs = tuple(map(jnp.asarray, case.args))
+        with jax.debug_nans(True), jax.debug_infs(True):
+            gradient(case, *xs)
