@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax._src import core as _core
 from jax._src import linear_util, tree_util
 from jax._src.ad_checkpoint import remat_p  # noqa: F401
 from jax._src.config import int_state, string_or_object_state
-from jax._src.interpreters import partial_eval
 from jax._src.named_sharding import UNSPECIFIED
 from jax._src.pjit import jit_p
 from jax._src.shard_map import (
@@ -21,7 +18,6 @@ from jax._src.shard_map import (
     _unmentioned2,
     shard_map_p,  # noqa: F401
 )
-from jax._src.state.types import RefEffect
 from jax.extend.core import ClosedJaxpr
 
 from funcgrad._jax.ops import wrapped_function
@@ -118,35 +114,6 @@ drop_in: Any = string_or_object_state(
     include_in_trace_context=True,
 )
 """The same, whose values are any hashable objects."""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What a checkpoint policy says of values that are kept: where they wait, if elsewhere."""
-
-    here: str = ""
-    elsewhere: str = ""
-
-    def away(self, x: Any) -> Any:
-        return jax.device_put(x, _core.mem_kind_to_space(self.elsewhere))
-
-    def back(self, x: Any) -> Any:
-        return jax.device_put(x, _core.mem_kind_to_space(self.here))
-
-
-def saved_by(policy: Any, eqn: Any) -> Saved | None:
-    """Whether a checkpoint policy keeps the outputs of an equation.
-
-    What was read from a reference is always kept: it may hold something else by then.
-    """
-    if any(isinstance(e, RefEffect) for e in eqn.effects):
-        return Saved()
-    if policy is None:
-        return None
-    case = policy(eqn.primitive, *[v.aval for v in eqn.invars], **eqn.params)
-    if isinstance(case, partial_eval.Offloadable):
-        return Saved(case.src, case.dst)
-    return Saved() if case is True or isinstance(case, partial_eval.SaveableType) else None
 
 
 def instantiate(ct: Any, aval: Any, symbolic: bool) -> Any:

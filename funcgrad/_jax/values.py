@@ -198,6 +198,12 @@ def is_mutable(x: Any) -> bool:
     return isinstance(getattr(x, "aval", None), AbstractRef)
 
 
+def waits_elsewhere(x: Any) -> bool:
+    """Whether a value lies in another memory than the device's."""
+    device = _core.MemorySpace.Device
+    return getattr(typeof(x), "memory_space", device) != device
+
+
 pvary: Callable[[Any, tuple[Any, ...]], Any] = _core.pvary
 
 
