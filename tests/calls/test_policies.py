@@ -188,7 +188,9 @@ def test_barriers_only_where_asked(prevent_cse, of_w, of_x):
 
 
 def test_barriers_by_pytree():
-    fun = jax.checkpoint(lambda p: jnp.sin(p["x"] @ p["w"]), prevent_cse=({"w": False, "x": True},))
+    fun = jax.checkpoint(
+        lambda p: jnp.sin(p["x"] @ p["w"]), prevent_cse=cast(Any, ({"w": False, "x": True},))
+    )
     p = {"w": normal(5, 4), "x": normal(3, 5)}
     text = jax.jit(funcgrad.grad(lambda p: jnp.sum(fun(p)))).lower(p).as_text()
     barriers = "\n".join(re.findall(r"optimization_barrier.*", text))
