@@ -295,6 +295,18 @@ class MutableReferenceError(FuncgradError, NotImplementedError):
         )
 
 
+class CheckpointEffectError(FuncgradError, NotImplementedError):
+    """A checkpointed function does something that may not be done twice."""
+
+    def __init__(self, op: Any, effect: Any, where: str):
+        super().__init__(
+            f"A gradient was asked for of a function under jax.checkpoint in which op `{op}`, used at "
+            f"{where}, has the effect {effect}. The backward pass would have it again. Move it out of "
+            "the checkpointed function, or use jax.debug.callback, which may run twice. (JAX: Effects "
+            f"not supported in partial-eval of `checkpoint`/`remat`: {effect}.)"
+        )
+
+
 class NotFiniteError(FuncgradError, FloatingPointError):
     """A backward pass made a NaN or an infinity, and JAX was told to look for them."""
 

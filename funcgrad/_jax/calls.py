@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 from jax._src import core as _core
 from jax._src import linear_util, tree_util
 from jax._src.ad_checkpoint import remat_p  # noqa: F401
-from jax._src.interpreters import partial_eval
 from jax._src.named_sharding import UNSPECIFIED
 from jax._src.pjit import jit_p
 from jax._src.shard_map import (
@@ -20,10 +18,8 @@ from jax._src.shard_map import (
     _unmentioned2,
     shard_map_p,  # noqa: F401
 )
-from jax._src.state.types import RefEffect
 from jax.extend.core import ClosedJaxpr
 
-from funcgrad._jax.hijax import hi_call_p, hi_saved
 from funcgrad._jax.ops import wrapped_function
 from funcgrad._jax.values import SymbolicZero, Zero, as_array, typeof, zeros
 
@@ -85,20 +81,6 @@ def scan_settings(params: dict[str, Any]) -> tuple[int, int, int, bool, Any]:
     return num_consts, num_carry, params["length"], params["reverse"], params["unroll"]
 
 
-@dataclass(frozen=True)
-class Saved:
-    """What a checkpoint policy says of values that are kept: where they wait, if elsewhere."""
-
-    here: str = ""
-    elsewhere: str = ""
-
-    def away(self, x: Any) -> Any:
-        return jax.device_put(x, _core.mem_kind_to_space(self.elsewhere))
-
-    def back(self, x: Any) -> Any:
-        return jax.device_put(x, _core.mem_kind_to_space(self.here))
-
-
 PLAIN_CALLS = tuple(
     primitive
     for name in ("call_p", "closed_call_p")
@@ -119,24 +101,6 @@ def memory_space(x: Any) -> Any:
 def in_memory(x: Any, space: Any) -> Any:
     """A value in this memory."""
     return x if memory_space(x) == space else jax.device_put(x, space)
-
-
-def saved_by(policy: Any, eqn: Any) -> Saved | None:
-    """Whether a checkpoint policy keeps the outputs of an equation.
-
-    What was read from a reference is always kept: it may hold something else by then.
-    """
-    if any(isinstance(e, RefEffect) for e in eqn.effects):
-        return Saved()
-    if policy is None:
-        return None
-    if eqn.primitive is hi_call_p:
-        case = hi_saved(policy, eqn)
-    else:
-        case = policy(eqn.primitive, *[v.aval for v in eqn.invars], **eqn.params)
-    if isinstance(case, partial_eval.Offloadable):
-        return Saved(case.src, case.dst)
-    return Saved() if case is True or isinstance(case, partial_eval.SaveableType) else None
 
 
 def instantiate(ct: Any, aval: Any, symbolic: bool) -> Any:

@@ -105,36 +105,16 @@ def values_of(eqns: Sequence[Equation], known: MutableMapping[Var, Value]) -> di
     found: dict[Var, Value] = {}
     everything = ChainMap(found, known)
     for eqn in eqns:
-        params = eqn.primitive.get_bind_params(eqn.params)
+        args = read(eqn.invars, everything)
         line = source_info_util.user_context(eqn.source_info.traceback)
         with line, eqn.ctx.manager:
-            out = eqn.primitive.bind(*read(eqn.invars, everything), **params)
+            if eqn.primitive is _core.closed_call_p:
+                out = eval_closed_jaxpr(eqn.params["call_jaxpr"], args)
+            else:
+                out = eqn.primitive.bind(*args, **eqn.primitive.get_bind_params(eqn.params))
         outs = out if eqn.primitive.multiple_results else [out]
         found.update(zip(eqn.outvars, outs, strict=True))
     return found
-
-
-def without_inner_jits(jaxpr: Jaxpr) -> Jaxpr:
-    """A jaxpr without constants whose jitted calls are inlined, to any depth."""
-
-    def run(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
-        known = dict(zip(jaxpr.invars, args, strict=True))
-        for eqn in jaxpr.eqns:
-            if eqn.primitive is jit_p:
-                inner = eqn.params["jaxpr"]
-                given = [*inner.consts, *read(eqn.invars, known)]
-                outs = run(convert_consts(inner), given)
-                known.update(zip(eqn.outvars, outs, strict=True))
-            else:
-                eval_equations([eqn], known, ())
-        return read(jaxpr.outvars, known)
-
-    name = jaxpr.debug_info.func_src_info
-    avals = [v.aval for v in jaxpr.invars]
-    inlined, consts = stage(lambda *args: run(jaxpr, args), avals, name)
-    if consts:
-        return jaxpr
-    return inlined
 
 
 def equations_of_call(eqn: Equation) -> tuple[list[Equation], dict[Var, Atom]]:

@@ -251,6 +251,12 @@ def is_mutable(x: Any) -> bool:
     return isinstance(getattr(x, "aval", None), AbstractRef)
 
 
+def waits_elsewhere(x: Any) -> bool:
+    """Whether a value lies in another memory than the device's."""
+    device = _core.MemorySpace.Device
+    return getattr(typeof(x), "memory_space", device) != device
+
+
 def varying(x: Any) -> frozenset[Any]:
     """The mesh axes over which a value varies inside a shard_map."""
     mat = getattr(typeof(x), "mat", None)

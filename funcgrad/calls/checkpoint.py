@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -93,6 +93,8 @@ def remat_call(
 ) -> RematProgram:
     """A checkpointed function's forward program, and a backward program that recomputes."""
     policy, barrier, jaxpr = params["policy"], params["prevent_cse"], params["jaxpr"]
+    for op, effect, source in _jax.refused_in_checkpoint(jaxpr):
+        raise errors.CheckpointEffectError(op, effect, _jax.where(source) or _jax.here())
     rules = rules.in_checkpoint() if jaxpr.is_high else rules
     return program_of_remat(jaxpr, differentiated, rules, policy, barrier)
 
@@ -102,23 +104,39 @@ def program_of_remat(
     jaxpr: _jax.Jaxpr, differentiated: Mask, rules: Rules, policy: Any, barrier: Any
 ) -> RematProgram:
     """Split the function, and plan which values are kept and which are computed again."""
-    closed = _jax.close(jaxpr if policy is None else _jax.without_inner_jits(jaxpr))
-    split = split_of(closed, differentiated, rules)
     by_cut = isinstance(policy, MinCut)
+    if policy is not None and not by_cut:
+        jaxpr = _jax.with_policies_inside(jaxpr, lambda inner: either(inner, policy))
+    split = split_of(_jax.close(jaxpr), differentiated, rules)
     if by_cut:
         plan, moved = policy.plan(joint_of(split), split.inputs), {}
     else:
         plan, moved = plan_by_policy(split, policy)
-    delay = bool(barrier) and (by_cut or not _jax.BARRIERS_HOLD)
-    return RematProgram(Cut(split, plan), moved, bool(barrier), delay)
+    delay = barrier is not False and (by_cut or not _jax.BARRIERS_HOLD)
+    held = barrier if isinstance(barrier, tuple) else (True,) * len(split.inputs)
+    loose = frozenset(v for v, hold in zip(split.inputs, held, strict=True) if not hold)
+    return RematProgram(Cut(split, plan), moved, barrier is not False, delay, loose)
+
+
+def either(inner: Any, outer: Any) -> Any:
+    """The policy of a checkpoint inside another: what the outer one keeps is there for it, too."""
+    return inner if isinstance(inner, MinCut) else _jax.EitherPolicy(inner, outer)
 
 
 def plan_by_policy(split: Split, policy: Any) -> tuple[Plan, dict[Var, Any]]:
     """The plan that keeps the values that a policy of JAX's saves, and where offloaded ones wait."""
-    cases = [(eqn, _jax.saved_by(policy, eqn)) for eqn in split.forward.closed.jaxpr.eqns]
-    saved = {v: case for eqn, case in cases if case for v in eqn.outvars}
-    plan = joint_of(split).keeping([*split.inputs, *saved])
-    return plan, {v: case for v, case in saved.items() if case.elsewhere and v in plan.kept}
+    joint, jaxpr = joint_of(split), split.forward.closed.jaxpr
+    given = [*joint.constants, *split.inputs]
+    parted = _jax.part_by_policy(joint.equations, given, policy)
+    parted.keep_unless_at_hand(joint.targets)
+    again, read = _jax.pruned(jaxpr, parted.staged, [*given, *parted.kept], joint.targets)
+    kept = [v for v in read if v not in joint.constants]
+    computed = [v for v in kept if v in parted.kept]
+    known, _ = _jax.pruned(jaxpr, parted.known, given, [*split.outputs, *computed])
+    known = _jax.rounded(jaxpr, known, given, computed)
+    joint = replace(joint, equations=tuple(known), again=tuple(parted.staged))
+    moved = {v: where for v, where in parted.moved.items() if v in kept}
+    return Plan(joint, tuple(kept), tuple(again)), moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,12 +148,14 @@ class RematProgram(StagedPullback):
       moved: kept variables that wait in another memory, with where.
       barrier: keep XLA from finding out that these are the same computations.
       delay: tie each of them to the cotangents that have arrived, one by one.
+      loose: inputs for which that is not asked.
     """
 
     cut: Cut
     moved: dict[Var, Any]
     barrier: bool
     delay: bool
+    loose: frozenset[Var] = frozenset()
     programs: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -186,10 +206,14 @@ class RematProgram(StagedPullback):
     def trace_backward(self, residuals: list[Value], cts: list[Cotangent]) -> list[Cotangent]:
         """The operands' cotangents, after computing again the values that were not kept."""
         if self.barrier:
-            residuals, cts = behind_barrier((residuals, cts))
+            held = [v not in self.loose for v in self.plan.kept]
+            behind, cts = behind_barrier((select(residuals, held), cts))
+            others = iter(behind)
+            pairs = zip(residuals, held, strict=True)
+            residuals = [next(others) if hold else x for x, hold in pairs]
         pairs = zip(self.plan.kept, residuals, strict=True)
         kept = [self.moved[v].back(x) if v in self.moved else x for v, x in pairs]
-        return self.cut.pull_back(kept, cts, delayed if self.delay else None)
+        return self.cut.pull_back(kept, cts, delayed if self.delay else None, self.loose)
 
 
 def delayed(values: list[Value], cts: list[Value]) -> list[Value]:
@@ -206,7 +230,9 @@ def delayed(values: list[Value], cts: list[Value]) -> list[Value]:
     if ct is None or _jax.BARRIERS_HOLD:
         return values
     tied = [
-        _jax.is_array(x) and not _jax.is_partial(x) and _jax.varying(ct) <= _jax.varying(x)
+        _jax.is_array(x)
+        and not (_jax.is_partial(x) or _jax.waits_elsewhere(x))
+        and _jax.varying(ct) <= _jax.varying(x)
         for x in values
     ]
 

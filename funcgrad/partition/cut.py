@@ -89,7 +89,7 @@ class Cut:
         joint = joint_of_pattern(self.split, program, self.plan.joint)
         known = {*self.plan.kept, *joint.constants}
         try:
-            replayed = equations_between(joint.equations, known, joint.targets)
+            replayed = equations_between(joint.repeatable, known, joint.targets)
         except KeyError:
             return None
         return Plan(joint, self.plan.kept, tuple(replayed))
@@ -102,14 +102,18 @@ class Cut:
         return (self.plan_for(arrived) or self.plan).joint.present
 
     def pull_back(
-        self, kept: Sequence[Value], cts: Sequence[Cotangent], delay: Delay | None = None
+        self,
+        kept: Sequence[Value],
+        cts: Sequence[Cotangent],
+        delay: Delay | None = None,
+        loose: Collection[Var] = (),
     ) -> list[Cotangent]:
         """Cotangents of the differentiated inputs, None where there is none."""
         cts = self.taken(cts)
         if not any(mask_of(cts)):
             return [None] * self.split.num_inputs
         plan, given = self.resolved(cts)
-        return plan.by_input(plan.run_backward(kept, given, delay))
+        return plan.by_input(plan.run_backward(kept, given, delay, loose))
 
     def resolved(self, cts: Sequence[Cotangent]) -> tuple[Plan, list[Value]]:
         """The plan for these cotangents, None for one that did not arrive; and those that it takes."""

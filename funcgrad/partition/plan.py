@@ -24,7 +24,7 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +53,8 @@ class Joint:
       results: the variables of the input cotangents that are not None.
       present: which differentiated inputs get a cotangent.
       constants: the values that the equations close over.
+      again: the equations from which values are computed again, if other than `equations`: a policy
+        parts an operation that carries a function in one that runs forward and one that runs again.
     """
 
     equations: tuple[Equation, ...]
@@ -62,6 +64,12 @@ class Joint:
     results: tuple[Atom, ...]
     present: Mask
     constants: dict[Var, Value]
+    again: tuple[Equation, ...] | None = None
+
+    @property
+    def repeatable(self) -> tuple[Equation, ...]:
+        """The equations from which values are computed again."""
+        return self.equations if self.again is None else self.again
 
     def keeping(self, kept: Sequence[Var]) -> Plan:
         """The plan that keeps these variables and computes the targets from them."""
@@ -98,12 +106,16 @@ class Plan:
         return _jax.eval_equations(eqns, known, targets)
 
     def run_backward(
-        self, kept: Sequence[Value], cts: Sequence[Value], delay: Delay | None = None
+        self,
+        kept: Sequence[Value],
+        cts: Sequence[Value],
+        delay: Delay | None = None,
+        loose: Collection[Var] = (),
     ) -> list[Value]:
         """The results of the joint program, from the kept values and the cotangents that arrived.
 
         Each replayed equation runs as late as possible. `delay` may tie it to the cotangents that
-        have arrived by then.
+        have arrived by then, but for its operands that are `loose`.
         """
         known = {**self.joint.constants, **dict(zip(self.kept, kept, strict=True))}
         arrived = dict(zip(self.joint.cts, cts, strict=True))
@@ -112,7 +124,7 @@ class Plan:
             given = [arrived[v] for v in variables(eqn.invars) if v in arrived] if eqn else []
             start: MutableMapping[Var, Value] = known
             if again and delay is not None and given:
-                tied = starts_of(again)
+                tied = [v for v in starts_of(again) if v not in loose]
                 values = delay([known[v] for v in tied], given)
                 start = ChainMap(dict(zip(tied, values, strict=True)), known)
             known |= _jax.values_of(again, start)
@@ -131,7 +143,9 @@ class Plan:
         for eqn in self.joint.backward:
             *again, eqn = _with_producers([eqn], producer, done)
             yield again, eqn
+        acting = [eqn for eqn in self.replayed if eqn.effects]
         last = [producer[v] for v in variables(self.joint.results) if v in producer]
+        last += reversed(acting)  # the last is run first
         yield list(_with_producers(last, producer, done)), None
 
 
@@ -203,7 +217,10 @@ def joint_of_pattern(split: Split, program: Backward, first: Joint) -> Joint:
     shared = {meaning(eqn): eqn for eqn in first.equations if not eqn.effects}
     parts = separate(program, names, shared)
     constants = {**split.forward.constants, **closed, **first.constants}
-    return join(program, first.equations, parts, constants)
+    joint = join(program, first.equations, parts, constants)
+    if first.again is None:
+        return joint
+    return replace(joint, again=(*first.again, *parts.before))
 
 
 def residual_names(split: Split, program: Backward) -> dict[Var, Atom]:
