@@ -113,7 +113,7 @@ USES = {
     "ct dtype": (CT, ValueError, lambda: pull(lambda x: [x, x], X)([X, X.astype(np.float16)]),
                  ["float16[3]", "float32[3]", "[1]"]),
     "ct complex": (CT, ValueError, lambda: pull(jnp.sin, X)(X * 1j), ["complex64", "float32[3]"]),
-    "ct integer": (CT, ValueError, lambda: pull(jnp.argmax, X)(1.0), ["float32[]", "float0[]"]),
+    "ct integer": (CT, ValueError, lambda: pull(jnp.argmax, X)(X), ["float32[3]", "float0[]"]),
     "ct text": (CT, TypeError, lambda: pull(jnp.sin, X)("text"), ["'text'", "float32[3]"]),
     "ct count": (CT, TypeError, lambda: pull(lambda x: (x, x), X)((X,)), ["structure"]),
     "hvp tangents": (CT, ValueError, lambda: funcgrad.hvp(loss, (X,), (X[:2],)),
