@@ -120,7 +120,7 @@ USES = {
     "ct dtype": (CT, ValueError, lambda: pull(lambda x: [x, x], X)([X, X.astype(np.float16)]),
                  ["float16[3]", "float32[3]", "[1]"]),
     "ct complex": (CT, ValueError, lambda: pull(jnp.sin, X)(X * 1j), ["complex64", "float32[3]"]),
-    "ct integer": (CT, ValueError, lambda: pull(jnp.argmax, X)(1.0), ["float32[]", "float0[]"]),
+    "ct integer": (CT, ValueError, lambda: pull(jnp.argmax, X)(X), ["float32[3]", "float0[]"]),
     "ct text": (CT, TypeError, lambda: pull(jnp.sin, X)("text"), ["'text'", "float32[3]"]),
     "no ct": (CT, TypeError, lambda: pull(jnp.sin, X)(), ["0 arguments", "takes one"]),
     "ct for each output": (CT, TypeError, lambda: pull(lambda x: (x, x), X)(X, X),
