@@ -376,7 +376,8 @@ class Pullback:
 
     def __repr__(self) -> str:
         name = self._static.name.split(" at ")[0]
-        residuals = jax.tree.leaves((self.args_res, self.opaque_residuals))
+        kept = (self.args_res, self.opaque_residuals)
+        residuals = jax.tree.leaves(kept, is_leaf=lambda x: x is None)
         return shown_pullback(name, self._static.arguments, residuals)
 
     def tree_flatten(self) -> tuple[tuple[list[Any], list[Any]], _Static]:

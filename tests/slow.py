@@ -33,12 +33,27 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_override": ("jit(grad)", "in jit in vmap"),
     },
     "calls/test_custom_options.py": {"test_equals_jax": ("jit", "vmap")},
+    "calls/test_examples.py": {
+        "test_several_carries_in_a_scan": (),
+        "test_a_loop_in_a_loop": (),
+        "test_a_solve_in_the_body": (),
+        "test_second_order": (),
+        "test_random_keys_in_the_carry": (),
+    },
     "calls/test_expanded.py": {
         "test_householder_product": ("(4, 1)",),
         "test_windows_that_jax_differentiates_forward_only": ("dilated",),
     },
     "calls/test_late_sums.py": {"test_gradient": ("rows", "bias", "embedding")},
     "calls/test_linear_solve.py": {"test_gradient": ("solve", "right-hand side only")},
+    "calls/test_hijax.py": {
+        "test_gradient_is_by_the_primitives_rule": ("plain", "jit", "scan", "remat"),
+        "test_second_derivative": ("plain",),
+        "test_custom_vjp": ("plain", "scan"),
+        "test_remat": ("scan",),
+        "test_custom_root": ("plain",),
+    },
+    "calls/test_policies.py": {"test_prints_run_as_often_as_in_jax": ("scan", "alone")},
     "calls/test_references.py": {
         "test_straight_program": ("accumulated", "by dynamic index", "read before and after"),
         "test_call": ("jit", "vmap", "read in scan"),
@@ -68,10 +83,20 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "calls/test_wrapped.py": {"test_what_jax_grad_refuses": ("alone", "scan")},
     "partition/test_budget.py": {"test_gradient": ()},
+    "rules/test_sparse.py": {
+        "test_products_of_the_older_formats": ("coo-vector-plain", "csr-matrix-transposed"),
+        "test_extract_takes_a_repeated_index_once": (),
+        "test_jacobians_of_dense_arrays_are_batched_along_any_axis": (),
+        "test_indices_shared_by_a_batch": (),
+        "test_block_axes": (),
+        "test_product_of_two_sparse_arrays": (),
+        "test_todense": ("BCOO",),
+    },
     "test_composition.py": {
         "test_equals_jax": ("grad", "jit(grad)", "grad(vmap(jit))", "make_jaxpr"),
         "test_gradient_of_gradient": ("inner",),
     },
+    "test_drop_in.py": {"test_names_that_were_imported_before_are_ours_too": ()},
     "test_dtypes.py": {"test_reductions_and_normalisations": ("bfloat16",)},
     "test_jacobians.py": {"test_jacobians": ("jacrev",)},
     "test_overrides.py": {
@@ -87,6 +112,17 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "test_slow.py": {"test_the_table_of_slow_tests_is_right": ()},
     "test_state.py": {"test_chain_of_100000_operations": ()},
+    "test_symbolic.py": {
+        "test_exported_gradient": (
+            "sort",
+            "scan",
+            "cond",
+            "map",
+            "scatter-add",
+            "softmax",
+            "pooling",
+        ),
+    },
     "test_transforms.py": {
         "test_gradient_of_scalar": ("x32",),
         "test_gradient_of_scalar_under_jit": ("x64",),

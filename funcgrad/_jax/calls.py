@@ -124,7 +124,7 @@ def call_custom_vjp_backward(
     results = bwd.call_wrapped(*residuals, *given)
     if since_11:
         results, _ = results
-    return [None if isinstance(ct, Zero) else as_array(ct) for ct in results]
+    return [None if ct is None or isinstance(ct, Zero) else as_array(ct) for ct in results]
 
 
 def description_of_wrapped(fun: WrappedFun) -> str:

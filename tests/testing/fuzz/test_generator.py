@@ -20,6 +20,7 @@ INTERNAL = "made by JAX inside of others, with no function of its own"
 NO_JAX = "jax.grad has no rule for it, so there is nothing to compare with here"
 NO_VALUES = "gives no number: effects, tokens, keys"
 RAW = "the machinery of random bits and keys, which jax.random stands for here"
+SPARSE = "other sparse formats and operations, which have rows of their own"
 PLACES = "where a value is, not what it is"
 
 
@@ -75,6 +76,20 @@ REASONS = {
         ),
         PLACES,
     ),
+    **dict.fromkeys(
+        words(
+            "bcoo_dot_general_sampled bcoo_extract bcoo_sort_indices bcoo_spdot_general "
+            "bcoo_sum_duplicates bcoo_todense bcoo_transpose bcsr_dot_general bcsr_extract "
+            "bcsr_fromdense bcsr_todense coo_fromdense coo_matmat coo_matvec coo_todense csr_fromdense "
+            "csr_matmat csr_matvec csr_todense spsolve todense"
+        ),
+        SPARSE,
+    ),
+    **dict.fromkeys(
+        words("global_array_to_host_local_array host_local_array_to_global_array"), BETWEEN_DEVICES
+    ),
+    "call_hi_primitive_linearized": INTERNAL,
+    "fused_call": "runs on accelerators alone where JAX does not inline it",
     "custom_lin": "made of a custom_vjp function in a custom_jvp one, so by no operation alone",
 }
 """Why the generator cannot make a registered op."""
