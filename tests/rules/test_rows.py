@@ -85,8 +85,10 @@ def test_careful_settings(case: Case) -> None:
 
 @pytest.mark.parametrize("case", each("CASES"))
 def test_values_that_are_not_finite(case: Case) -> None:
-    """No NaN and no infinity comes up on the way where the gradient has none."""
+    """No NaN and no infinity comes up on the way back where the function's values have none."""
     with jax.enable_x64(True):
         xs = tuple(map(jnp.asarray, case.args))
+        if not all(np.isfinite(y).all() for y in jax.tree.leaves(case.fn(*xs))):
+            return  # the values themselves are not finite, as a fill value of NaN
         with jax.debug_nans(True), jax.debug_infs(True):
             gradient(case, *xs)
