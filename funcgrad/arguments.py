@@ -124,6 +124,11 @@ def check_input(
             f"{asked} ({path}) of type {aval.str_short()}: a PRNG key has no gradient. Leave it out of "
             "argnums, or close over it."
         )
+    if _jax.has_own_dtype(aval) and not allow_int:
+        raise errors.InputError(
+            f"{asked} ({path}) of type {aval.str_short()}, whose dtype a package defined: funcgrad.vjp "
+            "takes it. Convert it inside the function, or use funcgrad.vjp."
+        )
     if not _jax.is_inexact(aval) and not allow_int:
         raise errors.InputError(
             f"{asked} ({path}) of type {aval.str_short()}: integers and booleans have no gradient "
@@ -182,7 +187,7 @@ def check_output_dtype(y: Any, fun: Callable[..., Any], holomorphic: bool) -> No
             f"{asked}. Pass holomorphic=True if the function is holomorphic; otherwise return a "
             "real number, or use funcgrad.vjp."
         )
-    if not _jax.is_inexact(aval):
+    if not _jax.is_inexact(aval) or _jax.has_own_dtype(aval):
         raise errors.OutputError(
             f"{asked}: only floating outputs have derivatives. Convert it to a floating dtype."
         )

@@ -22,7 +22,7 @@ LATE_STEPS = 3
 """How many elementwise rules a broadcast cotangent may pass before it is summed. Enough for softmax and
 layer norm; after eight, the XLA of JAX 0.12 made arrays of the broadcasts for its larger fusions."""
 
-_compiled_add = jax.jit(jax.lax.add)
+_compiled_add = jax.jit(_jax.add_cotangents)
 
 
 def walk(
@@ -45,7 +45,7 @@ def walk(
     """
     eager = _jax.is_eager(_jax.current_trace())
     mesh = _jax.current_mesh()
-    pending = Pending(tape.avals, _compiled_add if eager else jax.lax.add, mesh)
+    pending = Pending(tape.avals, _compiled_add if eager else _jax.add_cotangents, mesh)
     for slot, ct in seeds:
         if slot is not None and ct is not None:
             pending.add(slot, ct)

@@ -19,6 +19,12 @@ def unbroadcast(ct: Any, aval: Any) -> Any:
     """Sum a cotangent over the axes along which its value, of this type, was broadcast."""
     if _jax.is_high(aval) or ct.shape == aval.shape:
         return ct
+    if _jax.has_own_dtype(_jax.typeof(ct)):
+        raise TypeError(
+            f"A cotangent of the extended dtype {ct.dtype} would have to be summed over the axes along "
+            f"which its value was broadcast from {aval.str_short()} to shape {ct.shape}; such a dtype "
+            "says how two cotangents add up. Apply what returns such cotangents before the broadcast."
+        )
     if aval.shape == ():
         total = jax.lax.reduce_sum(ct, tuple(range(ct.ndim)))
     else:

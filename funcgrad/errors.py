@@ -403,7 +403,25 @@ def call_rule(rule: Any, op: Any, args: Any, kwargs: Any) -> Any:
         words = f"raised {type(problem).__name__}: {problem}"
         if isinstance(problem, TypeError):
             words = _misfit(rule.fn, args, kwargs) or words
+        words = words.removesuffix(".") + _own_arithmetic(args)
         raise Unlocated(_error_like(problem), rule, op, words, cause=problem) from problem
+
+
+def _own_arithmetic(args: Any) -> str:
+    """What to do where a rule met values of an extended dtype; nothing where it met none."""
+    dtypes = [x.dtype for x in jax.tree.leaves(args) if hasattr(x, "dtype")]
+    own = [
+        dtype
+        for dtype in dtypes
+        if jax.numpy.issubdtype(dtype, jax.dtypes.extended)
+        and not jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
+    ]
+    if not own:
+        return ""
+    return (
+        f". The extended dtype {own[0]} has no arithmetic but its own rules: convert to another dtype "
+        "before this op, or give the function that holds it a custom_vjp."
+    )
 
 
 def _misfit(fn: Any, args: Any, kwargs: Any) -> str | None:

@@ -60,6 +60,11 @@ create_token_p = _found("lax.lax", "create_token_p")
 empty2_p = _found("lax.lax", "empty2_p")
 empty_p = _found("lax.lax", "empty_p")
 
+# --- casts of extended dtypes
+
+from_edtype_p = _found("lax.lax", "from_edtype_p")
+to_edtype_p = _found("lax.lax", "to_edtype_p")
+
 # --- observers and markers
 
 check_p = _found("checkify", "check_p")

@@ -96,13 +96,13 @@ def purify(jaxpr: Jaxpr, which: Sequence[bool]) -> ClosedJaxpr:
     return discharge_state(close(jaxpr), should_discharge=tuple(which))
 
 
-def hides_references(jaxpr: Jaxpr) -> bool:
-    """Whether a function with a derivative of its own is called on references, at any depth."""
+def has_own_derivatives(jaxpr: Jaxpr) -> bool:
+    """Whether a function with a derivative of its own is called, at any depth.
+
+    JAX's pure form of a call replaces it by its body, and so loses its derivative.
+    """
     for eqn in jaxpr.eqns:
         custom = eqn.primitive in (custom_jvp_call_p, custom_vjp_call_p)
-        references = any(is_mutable(v) for v in eqn.invars)
-        if custom and (references or any(isinstance(e, RefEffect) for e in eqn.effects)):
-            return True
-        if not custom and any(map(hides_references, inner_jaxprs(eqn.params))):
+        if custom or any(map(has_own_derivatives, inner_jaxprs(eqn.params))):
             return True
     return False

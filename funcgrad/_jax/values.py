@@ -144,7 +144,38 @@ def is_inexact(aval: Any) -> bool:
         if is_high(aval):
             return True
     dtype = getattr(aval, "dtype", None)
-    return dtype is not None and dtypes.issubdtype(dtype, np.inexact)
+    if dtype is None or dtypes.issubdtype(dtype, np.inexact):
+        return dtype is not None
+    return has_own_dtype(aval) and _rule_of_dtype(dtype, "tangent_dtype")(dtype) != dtypes.float0
+
+
+def has_own_dtype(aval: Any) -> bool:
+    """Whether this is a type of arrays whose dtype a package defined (JAX says *extended*)."""
+    return isinstance(getattr(aval, "dtype", None), dtypes.ExtendedDType)
+
+
+def has_numbers(aval: Any) -> bool:
+    """Whether values of this type are real or complex floating-point numbers, which JAX adds up."""
+    return dtypes.issubdtype(getattr(aval, "dtype", dtypes.float0), np.inexact)
+
+
+def _rule_of_dtype(dtype: Any, name: str) -> Callable[..., Any]:
+    """What an extended dtype has among its rules."""
+    rule = getattr(dtype._rules, name, None)
+    if rule is None:
+        raise TypeError(
+            f"A gradient was asked for through values of the extended dtype {dtype}, whose rules lack "
+            f"`{name}`. {_MISSING_RULES[name]}"
+        )
+    return rule
+
+
+_MISSING_RULES = {
+    "tangent_dtype": "Give them tangent_dtype(dtype), the dtype of the tangents, jax.dtypes.float0 if "
+    "there are none; or wrap what is converted in jax.lax.stop_gradient.",
+    "add": "Two cotangents of that dtype meet: give them add(dtype, x, y), their sum.",
+    "zero": "A cotangent of that dtype did not arrive: give them zero(dtype), which adds nothing.",
+}
 
 
 def is_complex(aval: Any) -> bool:
@@ -160,6 +191,8 @@ def strong(aval: Any) -> Any:
 
 def zeros(aval: Any) -> Any:
     """Zeros of a type, weak where it is weak, sharded as the type says."""
+    if has_own_dtype(aval):
+        _rule_of_dtype(aval.dtype, "zero")
     return typed_zeros(ad_util.zeros_like_aval, aval)
 
 
@@ -187,6 +220,21 @@ add_values: Callable[[Any, Any], Any] = ad_util.add_jaxvals
 """The sum of two cotangents, which a type of its own defines."""
 
 
+def add_cotangents(x: Any, y: Any) -> Any:
+    """The sum of two cotangents that are arrays, by the rule of their dtype if it has one of its own."""
+    of_x, of_y = typeof(x), typeof(y)
+    if not has_own_dtype(of_x) and not has_own_dtype(of_y):
+        return lax.add(x, y)
+    if of_x.dtype != of_y.dtype:
+        raise TypeError(
+            f"Two cotangents of one value have the types {of_x.str_short()} and {of_y.str_short()}, "
+            "which have no sum. A custom_vjp may return cotangents of an extended dtype: have all that "
+            "the value goes through return that dtype."
+        )
+    _rule_of_dtype(of_x.dtype, "add")
+    return add_values(x, y)
+
+
 def zero_cotangent(x: Any) -> Any:
     """Zeros for the cotangent of the value or type `x`: of dtype float0 for integers."""
     aval = tangent_aval(x)
@@ -200,6 +248,8 @@ def blank(aval: Any, *leading: int) -> Any:
     if dtypes.issubdtype(aval.dtype, dtypes.extended):
         physical: Any = _core.physical_aval(aval)
         data = jax.numpy.zeros((*leading, *physical.shape), physical.dtype)
+        if not dtypes.issubdtype(aval.dtype, dtypes.prng_key):
+            return lax.convert_element_type(data, aval.dtype)
         return jax.random.wrap_key_data(data, impl=aval.dtype._impl.name)
     return zeros(strong(with_leading_axes(aval, *leading)) if leading else aval)
 

@@ -157,14 +157,14 @@ class Sum:
     def of_step(self, values: Sequence[Value]) -> Cotangent:
         """The term that a step adds, from the values of its terms' variables; None if there is none."""
         terms = [term.after(value) for term, value in zip(self.now, values, strict=True)]
-        return reduce(lax.add, terms) if terms else None
+        return reduce(_jax.add_cotangents, terms) if terms else None
 
     def end(
         self, added: Cotangent, stacks: Mapping[Var, Value], known: Mapping[Var, Value]
     ) -> Value:
         """The sum over all steps, from the sum that the steps have `added` up and from stacks."""
         late = [term.of_all_steps(stacks, known) for term in self.late]
-        return reduce(lax.add, late if added is None else [added, *late])
+        return reduce(_jax.add_cotangents, late if added is None else [added, *late])
 
 
 @dataclass(frozen=True, eq=False)

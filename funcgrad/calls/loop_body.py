@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-import jax
-
 from funcgrad import _jax
 from funcgrad._jax import Atom, Cotangent, Mask, Var, variables
 from funcgrad.masks import either, mask_of, only, spread
@@ -265,7 +263,7 @@ class LoopProgram(StagedPullback):
         """
         new = self.of_inputs(results)
         ct_consts = [
-            old if more is None else jax.lax.add(old, more)
+            old if more is None else _jax.add_cotangents(old, more)
             for old, more in zip(ct_consts, new.consts, strict=True)
         ]
         avals = only(self.ct_avals.carries, mask_of(ct_carry))

@@ -119,7 +119,7 @@ LINEAR = frozenset(
 def linear_operand(eqn: Equation) -> Var | None:
     """The operand in which an equation is linear, all others being literals; None if there is none."""
     operands = variables(eqn.invars)
-    if len(operands) != 1 or not _jax.is_inexact(operands[0].aval):
+    if len(operands) != 1 or not _jax.has_numbers(operands[0].aval):
         return None
     first, *others = eqn.invars
     divides = eqn.primitive is lax.div_p and first is operands[0]

@@ -41,7 +41,7 @@ class Blame:
 
 
 def _all_finite(cts: Sequence[Any]) -> Any:
-    arrays = [ct for ct in cts if ct is not None and _jax.is_inexact(_jax.typeof(ct))]
+    arrays = [ct for ct in cts if ct is not None and _jax.has_numbers(_jax.typeof(ct))]
     return jnp.stack([jnp.array(True), *(jnp.isfinite(ct).all() for ct in arrays)]).all()
 
 

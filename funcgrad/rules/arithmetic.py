@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from funcgrad import _jax
+from funcgrad import _jax, errors
 from funcgrad.registry import defvjp, partials, zero
 from funcgrad.rules._common import kept_elsewhere, kept_where
 
@@ -187,6 +187,32 @@ def conj_vjp(ct: Array, x: Array, **_: Any) -> Any:
 @defvjp(lax.convert_element_type_p, elementwise=True)
 def convert_element_type_vjp(ct: Array, x: Array, *, out: Array, **_: Any) -> Any:
     return cast_back(ct, x, out) if _jax.is_inexact(out) else None
+
+
+@defvjp(_jax.to_edtype_p)
+def to_edtype_vjp(ct: Array, x: Array, *, edtype: Any, **_: Any) -> Array | None:
+    return cast_as_tangent(ct, x, edtype, "to_edtype")
+
+
+@defvjp(_jax.from_edtype_p)
+def from_edtype_vjp(ct: Array, x: Array, **_: Any) -> Array | None:
+    return cast_as_tangent(ct, x, x.dtype, "from_edtype")
+
+
+def cast_as_tangent(ct: Array, x: Array, edtype: Any, op: str) -> Array | None:
+    """The cotangent of an `x` that was cast to or from an extended dtype."""
+    if not _jax.is_inexact(x):
+        return None
+    dtype = _jax.tangent_aval(x).dtype
+    cast = ct if ct.dtype == dtype else lax.convert_element_type(ct, dtype)
+    if cast.shape != x.shape:
+        problem = (
+            f"casts between arrays of shape {x.shape} and {ct.shape}, but their tangents have the "
+            f"dtypes {dtype} and {ct.dtype}, between which no cast changes the shape. Give the function "
+            f"a custom_vjp, or {edtype} another tangent_dtype."
+        )
+        raise errors.no_derivative(op, problem)
+    return cast
 
 
 @defvjp(lax.reduce_precision_p, elementwise=True)

@@ -427,3 +427,42 @@ def test_reference_of_a_condition_and_its_body():
 
     with pytest.raises((errors.MutableReferenceError, ValueError), match=r"twice|only one"):
         funcgrad.grad(fun)(1.0)
+
+
+@jax.custom_vjp
+def scaled_backward(x: Any, content: Any) -> Any:
+    """x; its derivative, which the body does not show, is 2 by x and x by the content."""
+    return x
+
+
+scaled_backward.defvjp(lambda x, content: (x, x), lambda x, ct: (2 * ct, x * ct))
+
+
+def reads(call: Any) -> Any:
+    """A function whose call of `scaled_backward`, within another call, reads a reference."""
+
+    def fun(x: Any, y: Any) -> Any:
+        ref = jax.new_ref(y)
+        return call(lambda x: scaled_backward(x, ref[...]) + scaled_backward(x, ref[...]), x)
+
+    return fun
+
+
+def test_a_call_that_reads_keeps_the_derivatives_of_what_it_calls() -> None:
+    fun = reads(lambda inner, x: jax.jit(inner)(x))
+    args = jnp.float32(3), jnp.float32(5)
+    for gradient in (jax.grad, funcgrad.grad):
+        assert gradient(fun, (0, 1))(*args) == (4, 6)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda inner, x: lax.scan(lambda x, _: (inner(x), None), x, length=2)[0],
+        lambda inner, x: lax.cond(x > 0, inner, lambda x: x, x),
+    ],
+    ids=["scan", "cond"],
+)
+def test_a_loop_that_would_lose_a_derivative_is_refused(call: Any) -> None:
+    with pytest.raises(errors.MutableReferenceError, match="a derivative of its own"):
+        funcgrad.grad(reads(call), (0, 1))(jnp.float32(3), jnp.float32(5))

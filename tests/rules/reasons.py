@@ -23,8 +23,6 @@ REASONS: dict[str, str] = {
     "schur": f"its Q is unique up to signs, and real blocks may split; {NO_JAX}",
     "scaled_matmul": f"a cuDNN kernel of 8-bit operands and scales; {NO_JAX}; lax.scaled_dot has one here",
     "scaled_matmul_wrapper": f"the partitioned form of scaled_matmul; {NO_JAX}",
-    "to_edtype": "casts to an extended dtype, which a third party defines and the tape takes for no float",
-    "from_edtype": "casts from an extended dtype, which a third party defines and the tape takes for no float",
     "relayout": "an explicit layout type of JAX 0.12 (experimental, no eager implementation): not built",
     "with_memory_space_constraint": "constrains the operands of a Pallas call, which has no rule itself",
     "platform_index": "the number of the platform that runs: it has no operands",

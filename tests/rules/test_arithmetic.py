@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax._src import dtypes
 
 import funcgrad
 from funcgrad import _jax
@@ -35,6 +36,13 @@ def jax_differentiates(fn, *args):
     except NotImplementedError:
         return False
     return True
+
+
+@jax.jit
+def in_dtype_of_its_own(x):
+    """A cast to a dtype that a package defined, whose tangents are plain, and back."""
+    own = dtypes.primal_tangent_dtype(x.dtype, x.dtype)
+    return lax.convert_element_type(lax.convert_element_type(x, own), x.dtype)
 
 
 def pair(shape=(3, 4), other=None, low=0.5, high=2.0):
@@ -159,6 +167,8 @@ CASES = [
         smooth=False,
     ),
     Case(lax.copy_p, lax.copy_p.bind, (normal(4),)),
+    Case(_jax.to_edtype_p, in_dtype_of_its_own, (normal(4),)),
+    Case(_jax.from_edtype_p, in_dtype_of_its_own, (normal(4),)),
 ]
 
 # JAX 0.10 cannot differentiate nextafter, so a row has nothing to be compared with there.
