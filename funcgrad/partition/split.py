@@ -286,7 +286,8 @@ class StagedPullback:
         if arrived not in self.programs:
 
             def backward(residuals: list[Value], given: list[Value]) -> list[Cotangent]:
-                return self.trace_backward(residuals, spread(given, arrived))
+                again = [_jax.to_be_read_again(x) for x in residuals]
+                return self.trace_backward(again, spread(given, arrived))
 
             self.programs[arrived] = jax.jit(backward) if self.compiles else backward
         return self.programs[arrived](list(residuals), filled(cts))
