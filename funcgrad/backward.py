@@ -44,7 +44,7 @@ def walk(
       The cotangents of `wanted`, None where none arrived.
     """
     eager = _jax.is_eager(_jax.current_trace())
-    mesh = _jax.current_mesh()
+    mesh, annotations = _jax.current_mesh(), _jax.current_annotations()
     pending = Pending(tape.avals, _compiled_add if eager else _jax.add_cotangents, mesh)
     for slot, ct in seeds:
         if slot is not None and ct is not None:
@@ -68,6 +68,9 @@ def walk(
             with (
                 anywhere if eager else _jax.at_line_of(node.source),
                 anywhere if node.mesh is mesh else _jax.within_explicit_mesh(node.mesh),
+                anywhere
+                if node.annotations is annotations
+                else _jax.annotated_as(node.annotations),
             ):
                 results = pullback(node.residuals, cts, eager)
                 if observer is not None:

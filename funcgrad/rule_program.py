@@ -189,11 +189,13 @@ class RuleProgram:
     Attributes:
       reads: positions, among operands and then outputs, of the values that the rule reads.
       patterns: its programs so far, by the types of the cotangents (None: did not arrive).
+      annotations: what the user said of the op besides; all its programs are traced so.
     """
 
     signature: Signature
     reads: Positions
     patterns: dict[tuple[Aval | None, ...], PatternProgram] = field(default_factory=dict)
+    annotations: Any = field(default_factory=_jax.current_annotations)
 
     @property
     def late(self) -> bool:
@@ -235,7 +237,8 @@ class RuleProgram:
         key = tuple([None if ct is None else _jax.typeof(ct) for ct in cts])
         program = self.patterns.get(key)
         if program is None:
-            program = stage(self.signature, key)
+            with _jax.annotated_only_as(self.annotations):
+                program = stage(self.signature, key)
             if not set(program.reads) <= set(self.reads):
                 return self(residuals, self.instantiated(cts), eager)
             if not program.closes_over_tracer:

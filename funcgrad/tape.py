@@ -53,6 +53,7 @@ class Node:
       residuals: the values that the pullback reads.
       source: where in the user's source, and in which name scope.
       mesh: the mesh in which the op was applied.
+      annotations: what the user said of the op besides.
     """
 
     op: Op
@@ -63,6 +64,7 @@ class Node:
     residuals: tuple[Value, ...]
     source: Any
     mesh: Any = field(default_factory=_jax.current_mesh)
+    annotations: Any = field(default_factory=_jax.current_annotations)
 
     @property
     def scope(self) -> str:
@@ -156,10 +158,9 @@ def freeze(tape: Tape) -> tuple[FrozenTape, list[Value]]:
 
 
 def _with_residuals(node: Node, residuals: tuple[Value, ...]) -> Node:
-    op, source, mesh = node.op, node.source, node.mesh
-    return Node(
-        op, node.params, node.operands, node.outputs, node.pullback, residuals, source, mesh
-    )
+    where = node.source, node.mesh, node.annotations
+    by = node.op, node.params, node.operands, node.outputs, node.pullback
+    return Node(*by, residuals, *where)
 
 
 NO_TAPES: Mapping[str, FrozenTape] = MappingProxyType({})

@@ -4,6 +4,7 @@ Everything here is a thin name for something of JAX's that the rest of funcgrad 
 machinery, jaxprs, source information, and primitives that only some versions have.
 """
 
+from funcgrad._jax.annotations import *  # noqa: F403
 from funcgrad._jax.calls import *  # noqa: F403
 from funcgrad._jax.debugging import *  # noqa: F403
 from funcgrad._jax.drop_in import *  # noqa: F403

@@ -11,6 +11,7 @@ import jax
 from jax._src import core as _core
 from jax._src import linear_util, tree_util
 from jax._src.ad_checkpoint import remat_p  # noqa: F401
+from jax._src.lax.control_flow.conditionals import _switch_internal
 from jax._src.named_sharding import UNSPECIFIED
 from jax._src.pjit import jit_p
 from jax._src.shard_map import (
@@ -79,6 +80,18 @@ def scan_settings(params: dict[str, Any]) -> tuple[int, int, int, bool, Any]:
     else:
         num_consts, num_carry = params["num_consts"], params["num_carry"]
     return num_consts, num_carry, params["length"], params["reverse"], params["unroll"]
+
+
+def switch(
+    index: Any, branches: Sequence[Callable[..., Any]], operands: Sequence[Any], platforms: Any
+) -> Any:
+    """Run the branch of this index; of ``jax.lax.platform_dependent``, lower those for the platform.
+
+    There `platforms` says for which platforms each branch is, and the index is the platform's.
+    """
+    if platforms is None:
+        return jax.lax.switch(index, branches, *operands)
+    return _switch_internal(index, branches, operands, branches_platforms=platforms)
 
 
 PLAIN_CALLS = tuple(

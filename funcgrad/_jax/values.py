@@ -116,6 +116,29 @@ def is_number(x: Any) -> bool:
     return isinstance(x, (int, float, complex))
 
 
+def is_key(x: Any) -> bool:
+    """Whether a value is a random key, or an array of such."""
+    dtype = getattr(typeof(x), "dtype", None)
+    return dtype is not None and dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def to_be_read_again(x: Any) -> Any:
+    """A value that was read before: JAX's checker of random keys is told that this one may be."""
+    return jax.random.clone(x) if is_key(x) else x
+
+
+def on_numbers(fun: Callable[[list[Any]], list[Any]], values: Sequence[Any]) -> list[Any]:
+    """What `fun` makes of arrays, in which random keys are given to it as the numbers they are."""
+    keys = [x if is_key(x) else None for x in values]
+    given = [
+        x if key is None else jax.random.key_data(key) for x, key in zip(values, keys, strict=True)
+    ]
+    return [
+        x if key is None else jax.random.wrap_key_data(x, impl=jax.random.key_impl(key))
+        for x, key in zip(fun(given), keys, strict=True)
+    ]
+
+
 def is_array(x: Any) -> bool:
     """Whether a value is an array of numbers: no key, no token, no reference."""
     dtype = getattr(typeof(x), "dtype", dtypes.float0)

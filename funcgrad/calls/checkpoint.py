@@ -264,7 +264,7 @@ def behind_barrier(values: Any) -> Any:
     }
     for kind in dict.fromkeys(kinds.values()):
         places = [i for i, other in kinds.items() if other == kind]
-        held = jax.lax.optimization_barrier([leaves[i] for i in places])
+        held = _jax.on_numbers(jax.lax.optimization_barrier, [leaves[i] for i in places])
         for i, leaf in zip(places, held, strict=True):
             leaves[i] = leaf
     return jax.tree.unflatten(tree, leaves)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import jax
 from jax import lax
 
 from funcgrad import _jax
@@ -36,7 +35,8 @@ def cond_call(
 ) -> BranchProgram:
     """A cond's or a switch's forward and backward switches; its first operand is the index."""
     first, *others = params["branches"]
-    return program_of_branches(first, tuple(others), differentiated[1:], rules)
+    platforms = params.get("branches_platforms")
+    return program_of_branches(first, tuple(others), differentiated[1:], rules, platforms)
 
 
 @cached(_jax.weak_cache)
@@ -45,11 +45,12 @@ def program_of_branches(
     others: tuple[_jax.ClosedJaxpr, ...],
     differentiated: Mask,
     rules: Rules,
+    platforms: Any,
 ) -> BranchProgram:
     """The forward and the backward program of a switch over jaxprs."""
     splits = [split_of(branch, differentiated, rules) for branch in (first, *others)]
     cuts = tuple(cut_of(split, free=split.inputs) for split in splits)
-    return BranchProgram(cuts, differentiated)
+    return BranchProgram(cuts, differentiated, platforms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +60,12 @@ class BranchProgram(StagedPullback):
     Attributes:
       branches: each branch, cut in two.
       differentiated: which operands are differentiated.
+      platforms: of ``jax.lax.platform_dependent``, for which platforms each branch is.
     """
 
     branches: tuple[Cut, ...]
     differentiated: Mask
+    platforms: Any = None
     programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
 
     @property
@@ -127,7 +130,8 @@ class BranchProgram(StagedPullback):
 
             return forward
 
-        return jax.lax.switch(index, [run(branch) for branch in self.branches], *primals)
+        branches = [run(branch) for branch in self.branches]
+        return _jax.switch(index, branches, primals, self.platforms)
 
     # --- backward
 
@@ -150,7 +154,8 @@ class BranchProgram(StagedPullback):
             return backward
 
         branches = [run(branch) for branch in self.branches]
-        return spread(jax.lax.switch(index, branches, operands, pool, cts), present)
+        results = _jax.switch(index, branches, (operands, pool, cts), self.platforms)
+        return spread(results, present)
 
     @property
     def ct_avals(self) -> list[Aval]:

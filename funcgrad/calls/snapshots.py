@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from funcgrad import _jax
 from funcgrad._jax import Value
 
 EMPTY = -1
@@ -46,7 +47,7 @@ class Snapshots(NamedTuple):
         """`count` empty places for states like this one."""
         times = jnp.full(count, EMPTY, jnp.int32)
         levels = jnp.zeros(count, jnp.int32)
-        return cls(times, levels, [lax.broadcast(x, (count,)) for x in like])
+        return cls(times, levels, [lax.broadcast(_jax.to_be_read_again(x), (count,)) for x in like])
 
     def put(self, time: Value, state: Sequence[Value]) -> Snapshots:
         """Take a snapshot that is later than all others."""
@@ -65,7 +66,7 @@ class Snapshots(NamedTuple):
             self.times.at[place].set(time),
             self.levels.at[place].set(level),
             [
-                lax.dynamic_update_index_in_dim(old, new, place, 0)
+                lax.dynamic_update_index_in_dim(old, _jax.to_be_read_again(new), place, 0)
                 for old, new in zip(self.states, state, strict=True)
             ],
         )
@@ -74,7 +75,7 @@ class Snapshots(NamedTuple):
         """The time of the latest snapshot, and its state."""
         place = jnp.argmax(self.times)
         states = [lax.dynamic_index_in_dim(x, place, 0, keepdims=False) for x in self.states]
-        return self.times[place], states
+        return self.times[place], [_jax.to_be_read_again(x) for x in states]
 
     def drop_from(self, time: Value) -> Snapshots:
         """Empty the places of snapshots taken at `time` or later."""

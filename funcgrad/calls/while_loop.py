@@ -337,10 +337,11 @@ class WhileProgram(LoopProgram):
 
 def _write(buffers: Sequence[Value], values: Sequence[Value], index: Value) -> list[Value]:
     return [
-        lax.dynamic_update_index_in_dim(buffer, x, index, 0)
+        lax.dynamic_update_index_in_dim(buffer, _jax.to_be_read_again(x), index, 0)
         for buffer, x in zip(buffers, values, strict=True)
     ]
 
 
 def _read(buffers: Sequence[Value], index: Value) -> list[Value]:
-    return [lax.dynamic_index_in_dim(x, index, 0, keepdims=False) for x in buffers]
+    found = [lax.dynamic_index_in_dim(x, index, 0, keepdims=False) for x in buffers]
+    return [_jax.to_be_read_again(x) for x in found]

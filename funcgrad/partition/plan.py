@@ -197,7 +197,7 @@ def joint_of(split: Split) -> Joint:
     equations = tuple(split.forward.closed.jaxpr.eqns)
     constants = split.forward.constants
     if not any(split.present):
-        return Joint(equations, (), (), (), (), (), constants)
+        return Joint(equations, (), (), (), (), (False,) * split.num_inputs, constants)
     program = split.backward(split.present)
     assert program is not None
     parts = separate(program, residual_names(split, program), {})

@@ -103,12 +103,14 @@ class Recording:
       slots: of the outputs, None for one that carries no gradient.
       leaf_avals: the types of the tape's leaves.
       num_inputs: the number of differentiated inputs.
+      annotations: what the user said of the call besides, where the tape was recorded.
     """
 
     tape: FrozenTape
     slots: tuple[Slot | None, ...]
     leaf_avals: tuple[Aval, ...]
     num_inputs: int
+    annotations: Any = field(default_factory=_jax.current_annotations)
 
     @functools.cached_property
     def present(self) -> Mask:
@@ -129,7 +131,8 @@ class Recording:
             return filled(cts)
 
         ct_avals = [_jax.strong(_jax.cotangent_aval(self.tape.avals[slot])) for slot in slots]
-        jaxpr, consts = _jax.stage(backward, [*self.leaf_avals, *ct_avals], "backward")
+        with _jax.annotated_only_as(self.annotations):
+            jaxpr, consts = _jax.stage(backward, [*self.leaf_avals, *ct_avals], "backward")
         first_ct = len(consts) + num_leaves
         keep_cts = [False] * first_ct + [True] * len(ct_avals)
         jaxpr, used = _jax.prune(jaxpr, [True] * len(jaxpr.outvars), keep_cts)
@@ -283,7 +286,8 @@ class StagedPullback:
         if arrived not in self.programs:
 
             def backward(residuals: list[Value], given: list[Value]) -> list[Cotangent]:
-                return self.trace_backward(residuals, spread(given, arrived))
+                again = [_jax.to_be_read_again(x) for x in residuals]
+                return self.trace_backward(again, spread(given, arrived))
 
             self.programs[arrived] = jax.jit(backward) if self.compiles else backward
         return self.programs[arrived](list(residuals), filled(cts))

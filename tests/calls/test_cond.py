@@ -70,3 +70,31 @@ def test_residuals_of_one_type_share_a_place():
 
     _, pullback = funcgrad.vjp(lambda x: fun(jnp.int32(1), x), jnp.ones(7))
     assert sum(r.shape == (7,) for r in pullback.residuals) <= 3
+
+
+def by_platform(x):
+    """Another operation of the forward and of the backward program on each platform."""
+    return jnp.sum(lax.platform_dependent(x, cpu=jnp.exp, tpu=jnp.sin, default=jnp.tanh) * x)
+
+
+OF_PLATFORM = {"cpu": "exponential", "tpu": "sine", "cuda": "tanh"}
+
+
+@pytest.mark.parametrize("platform", OF_PLATFORM)
+@pytest.mark.parametrize("jitted", [False, True], ids=["", "jitted"])
+@pytest.mark.parametrize("batched", [False, True], ids=["", "vmapped"])
+def test_only_the_branch_of_the_platform_is_lowered(platform, jitted, batched):
+    gradient = funcgrad.grad(jax.jit(by_platform) if jitted else by_platform)
+    gradient = jax.vmap(gradient) if batched else gradient
+    traced = jax.jit(gradient).trace(jnp.ones((2, 3) if batched else 3))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    ops = {"exponential", "sine", "cosine", "tanh"}
+    found = {op for op in ops if f"stablehlo.{op} " in text}
+    assert found == {OF_PLATFORM[platform]} | ({"cosine"} if platform == "tpu" else set())
+
+
+def test_the_branch_of_the_platform_has_its_gradient():
+    x = jnp.asarray(normal(3), jnp.float32)
+    expected = jnp.exp(x) * (1 + x)
+    for gradient in (funcgrad.grad(by_platform), jax.jit(funcgrad.grad(jax.jit(by_platform)))):
+        np.testing.assert_allclose(gradient(x), expected, rtol=1e-6)
