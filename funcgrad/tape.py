@@ -279,6 +279,11 @@ class TapeTrace(_jax.Trace):
             raise errors.LeakedTracerError(self.description)
         return True
 
+    def invalidate(self) -> None:
+        """End the recording. A cached jaxpr that keeps this trace keeps no value that was recorded."""
+        super().invalidate()
+        self.tape, self.contents = Tape(), {}
+
     # --- operations
 
     def rules_inside(self) -> Rules:
@@ -480,6 +485,7 @@ def record(
     """
     with _jax.take_current_trace() as parent:
         trace = TapeTrace(parent, rules, description)
+        tape = trace.tape
         args = [
             trace.new_tracer(x) if wanted else x
             for x, wanted in zip(primals, differentiated, strict=True)
@@ -490,4 +496,4 @@ def record(
             primal_outs, slots = trace.split(outs)
         finally:
             trace.invalidate()
-    return primal_outs, slots, trace.tape
+    return primal_outs, slots, tape
