@@ -190,10 +190,11 @@ class MissingRule(WithoutTapes):
     op: Op
     operands: int
     params: tuple[str, ...]
+    target: str = ""
     late: bool = False
 
     def __call__(self, residuals: Any, cts: Any, eager: bool) -> Sequence[Cotangent]:
-        raise errors.Unlocated(errors.MissingRuleError, self.op, self.operands, self.params)
+        raise errors.missing_rule(self.op, self.operands, self.params, self.target)
 
 
 class TapeTracer(_jax.OwnTracer):
@@ -426,7 +427,8 @@ class TapeTrace(_jax.Trace):
             return outs
         wanted = tuple(i for i, slot in enumerate(slots) if slot is not None)
         if rule is None:
-            missing = MissingRule(op, len(primals), tuple(params))
+            target = str(params.get("target_name", ""))
+            missing = MissingRule(op, len(primals), tuple(params), target)
             return self.record(op, params, slots, outs, present, missing, ())
         with errors.located_at(_jax.current_where):
             program = program_of(rule, op, params, operand_avals, out_avals, wanted, multiple)
