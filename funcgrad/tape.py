@@ -289,9 +289,8 @@ class TapeTrace(_jax.Trace):
 
     def rules_inside(self) -> Rules:
         """The rules for a call's body, which is traced outside the current name scope."""
-        return (
-            self.rules if self.rules.observer is None else self.rules.within(_jax.current_scope())
-        )
+        observed = self.rules.observer is not None
+        return self.rules.within(_jax.current_scope()) if observed else self.rules
 
     def reads_content(self, primals: Sequence[Value]) -> bool:
         """Whether one of these is a mutable reference with a differentiated content.
