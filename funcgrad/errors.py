@@ -336,11 +336,13 @@ class NotFiniteError(FuncgradError, FloatingPointError):
 
     def __init__(self, found: Exception, op: Any, where: str | None):
         kind, setting = ("inf", "infs") if "inf)" in str(found) else ("nan", "nans")
+        known = str(found) if "encountered" in str(found) else ""
+        jax_says = known or f"invalid value ({kind}) encountered in {op}"
         super().__init__(
             f"A gradient became {kind} in the backward pass of {where or '<unknown line>'}, at `{op}`; "
             f"jax_debug_{setting} looks for that. The derivative is infinite or undefined at the value "
             "there, or a cotangent overflowed. Keep such values out of the operation: with jnp.where "
-            "around its operand, not around its result."
+            f"around its operand, not around its result. (JAX: {jax_says.rstrip('.')}.)"
         )
 
 
