@@ -104,9 +104,6 @@ class MissingRuleError(FuncgradError, NotImplementedError):
     """An op on the way from a differentiated input to the output has no rule."""
 
     def __init__(self, op: Any, operands: int, params: Any, where: str):
-        if str(op) in OPAQUE:
-            super().__init__(_ask_for_a_function(op, where))
-            return
         xs = ", ".join(f"x{i}" for i in range(operands))
         returns = ", ".join(f"ct_x{i}" for i in range(operands))
         identifier = "".join(c if c.isalnum() else "_" for c in str(op).split(" ")[0])
@@ -120,6 +117,20 @@ class MissingRuleError(FuncgradError, NotImplementedError):
             f"where `op` is {_found_as(op)}. To treat its result as a constant, wrap it in "
             "jax.lax.stop_gradient."
         )
+
+
+class OpaqueOpError(MissingRuleError, ValueError):
+    """An op on the way runs code of the user's that cannot be differentiated."""
+
+    def __init__(self, op: Any, target: str, where: str):
+        Exception.__init__(self, _ask_for_a_function(op, target, where))
+
+
+def missing_rule(op: Any, operands: int, params: Any, target: str) -> Unlocated:
+    """The error for an op that has no rule; `target` is the foreign function that it calls."""
+    if str(op) in OPAQUE:
+        return Unlocated(OpaqueOpError, op, target)
+    return Unlocated(MissingRuleError, op, operands, params)
 
 
 class PrimitiveWithoutRuleError(MissingRuleError):
@@ -188,7 +199,20 @@ OPAQUE = {
 """Ops that stand for whatever code the user has them run, so that no rule could hold for them all."""
 
 
-def _ask_for_a_function(op: Any, where: str) -> str:
+REFUSALS = {
+    "pure_callback": "Pure callbacks do not support JVP. Please use `jax.custom_jvp` to use callbacks "
+    "while taking gradients.",
+    "io_callback": "IO callbacks do not support JVP.",
+    "buffer_callback": "Buffer callbacks do not support JVP. Please use `jax.custom_jvp` to use "
+    "callbacks while taking gradients.",
+    "ffi_call": "The FFI call to `{target}` cannot be differentiated.",
+}
+"""What JAX says when it is asked for their derivative; of a kernel it says many things."""
+
+
+def _ask_for_a_function(op: Any, target: str, where: str) -> str:
+    refusal = REFUSALS.get(str(op), "").format(target=target)
+    jax_says = f" (JAX: {refusal})" if refusal else ""
     return (
         f"A gradient was asked for through op `{op}`, used at {where}. It runs code that cannot be "
         f"differentiated. Give the function that calls {OPAQUE[str(op)]} a rule of its own:\n\n"
@@ -199,7 +223,7 @@ def _ask_for_a_function(op: Any, where: str) -> str:
         "        return ct_x\n\n"
         "(jax.custom_vjp does too). Without editing it: make it a jax.jit function and pass "
         "rules=funcgrad.DEFAULT.override({f: f_vjp}). To treat its result as a constant, wrap it in "
-        "jax.lax.stop_gradient."
+        f"jax.lax.stop_gradient.{jax_says}"
     )
 
 
@@ -312,11 +336,13 @@ class NotFiniteError(FuncgradError, FloatingPointError):
 
     def __init__(self, found: Exception, op: Any, where: str | None):
         kind, setting = ("inf", "infs") if "inf)" in str(found) else ("nan", "nans")
+        known = str(found) if "encountered" in str(found) else ""
+        jax_says = known or f"invalid value ({kind}) encountered in {op}"
         super().__init__(
             f"A gradient became {kind} in the backward pass of {where or '<unknown line>'}, at `{op}`; "
             f"jax_debug_{setting} looks for that. The derivative is infinite or undefined at the value "
             "there, or a cotangent overflowed. Keep such values out of the operation: with jnp.where "
-            "around its operand, not around its result."
+            f"around its operand, not around its result. (JAX: {jax_says.rstrip('.')}.)"
         )
 
 

@@ -191,10 +191,11 @@ class MissingRule(WithoutTapes):
     op: Op
     operands: int
     params: tuple[str, ...]
+    target: str = ""
     late: bool = False
 
     def __call__(self, residuals: Any, cts: Any, eager: bool) -> Sequence[Cotangent]:
-        raise errors.Unlocated(errors.MissingRuleError, self.op, self.operands, self.params)
+        raise errors.missing_rule(self.op, self.operands, self.params, self.target)
 
 
 class TapeTracer(_jax.OwnTracer):
@@ -280,13 +281,17 @@ class TapeTrace(_jax.Trace):
             raise errors.LeakedTracerError(self.description)
         return True
 
+    def invalidate(self) -> None:
+        """End the recording. A cached jaxpr that keeps this trace keeps no value that was recorded."""
+        super().invalidate()
+        self.tape, self.contents = Tape(), {}
+
     # --- operations
 
     def rules_inside(self) -> Rules:
         """The rules for a call's body, which is traced outside the current name scope."""
-        return (
-            self.rules if self.rules.observer is None else self.rules.within(_jax.current_scope())
-        )
+        observed = self.rules.observer is not None
+        return self.rules.within(_jax.current_scope()) if observed else self.rules
 
     def reads_content(self, primals: Sequence[Value]) -> bool:
         """Whether one of these is a mutable reference with a differentiated content.
@@ -422,7 +427,8 @@ class TapeTrace(_jax.Trace):
             return outs
         wanted = tuple(i for i, slot in enumerate(slots) if slot is not None)
         if rule is None:
-            missing = MissingRule(op, len(primals), tuple(params))
+            target = str(params.get("target_name", ""))
+            missing = MissingRule(op, len(primals), tuple(params), target)
             return self.record(op, params, slots, outs, present, missing, ())
         with errors.located_at(_jax.current_where):
             program = program_of(rule, op, params, operand_avals, out_avals, wanted, multiple)
@@ -481,6 +487,7 @@ def record(
     """
     with _jax.take_current_trace() as parent:
         trace = TapeTrace(parent, rules, description)
+        tape = trace.tape
         args = [
             trace.new_tracer(x) if wanted else x
             for x, wanted in zip(primals, differentiated, strict=True)
@@ -491,4 +498,4 @@ def record(
             primal_outs, slots = trace.split(outs)
         finally:
             trace.invalidate()
-    return primal_outs, slots, trace.tape
+    return primal_outs, slots, tape

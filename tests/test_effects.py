@@ -189,6 +189,7 @@ OPAQUE = {
     "ffi_call": foreign,
     "pallas_call": kernel,
 }
+JAX_REFUSES = ("pure_callback", "io_callback", "buffer_callback", "ffi_call")
 RUN = {name: OPAQUE[name] for name in ("pure_callback", "io_callback", "pallas_call")}
 
 
@@ -200,6 +201,11 @@ def test_missing_rule_says_what_to_do(name, place):
         grad.trace(X)
     message = str(caught.value)
     assert f"test_effects.py:{OPAQUE[name].__code__.co_firstlineno + 1}" in message
+    if name in JAX_REFUSES and place is not jax.checkpoint:
+        with pytest.raises(ValueError, match=r"support|differentiated") as theirs:
+            jax.grad(lambda x: jnp.sum(place(OPAQUE[name])(x)))(X)
+        assert isinstance(caught.value, ValueError)
+        assert str(theirs.value).split(". ")[0] in message
     if name == "io_callback" and place is jax.checkpoint:  # refused, whatever its rule
         assert "jax.debug.callback" in message
         return

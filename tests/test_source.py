@@ -18,7 +18,8 @@ JAX_AD = {
 }  # fmt: skip
 
 JAX_TABLES = {
-    "primitive_jvps", "primitive_transposes", "custom_lin_p", "NullAccum", "ValAccum",
+    "primitive_jvps", "primitive_linearizations", "primitive_transposes", "custom_lin_p",
+    "NullAccum", "ValAccum",
 }  # fmt: skip
 """What may be read of JAX's interpreters: which primitives they know, the one they define, and the
 accumulators that a user's backward rule is given."""

@@ -14,6 +14,7 @@ from jax import lax
 
 import funcgrad
 from funcgrad import _jax, errors
+from tests.compare import assert_same
 from tests.counts import calls_made, lines_run
 
 X = np.ones(3, np.float32)
@@ -206,6 +207,24 @@ def test_value_used_10000_times():
         return total
 
     assert float(funcgrad.grad(fan)(np.float32(0.5))) == 10_001.0
+
+
+CALLS_OF_RELU = {
+    "jit": jax.jit(lambda x: jax.nn.relu(2.0 * x)),
+    "checkpoint": jax.checkpoint(lambda x: jax.nn.relu(2.0 * x)),
+    "custom_jvp": jax.nn.relu,
+    "scan": lambda x: lax.scan(lambda c, _: (jax.nn.relu(c * x), None), x, None, length=3)[0],
+    "cond": lambda x: lax.cond(x > 0, lambda y: jax.nn.relu(y * x), lambda y: y, x),
+    "fori_loop": lambda x: lax.fori_loop(0, 3, lambda _, c: jax.nn.relu(c * x), x),
+}
+
+
+@pytest.mark.parametrize("call", CALLS_OF_RELU.values(), ids=CALLS_OF_RELU.keys())
+def test_a_cached_custom_jvp_rule_keeps_no_recorded_value(call):
+    """JAX caches the jaxpr, which keeps the trace in which it was made, and what that trace holds."""
+    with jax.checking_leaks():
+        _, pullback = jax.jit(lambda x: funcgrad.vjp(call, x))(1.5)
+    assert_same(pullback(1.0), jax.vjp(call, 1.5)[1](1.0), weak=False)
 
 
 def test_dropped_differentiation_leaves_no_residuals():

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 from jax._src import api_util
-from jax._src.interpreters.ad import primitive_jvps, primitive_transposes
+from jax._src.interpreters.ad import primitive_jvps, primitive_linearizations, primitive_transposes
 from jax._src.interpreters.batching import (
     broadcast_batcher,
     fancy_primitive_batchers,
@@ -57,10 +57,14 @@ def here() -> str:
     return here_if_known() or "<unknown line>"
 
 
+DERIVATIVES = (primitive_jvps, primitive_linearizations, primitive_transposes)
+"""Where JAX keeps what it was told of primitives' derivatives."""
+
+
 @functools.cache
 def is_foreign(primitive: Primitive) -> bool:
     """Whether a primitive is of a package other than JAX that told JAX its derivative."""
-    if primitive not in primitive_jvps and primitive not in primitive_transposes:
+    if not any(primitive in told for told in DERIVATIVES):
         return False
     own = (module for name, module in sys.modules.items() if name.split(".")[0] == "jax")
     return not any(value is primitive for m in list(own) for value in list(vars(m).values()))

@@ -51,6 +51,7 @@ class TangentProgram:
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The outputs, and what the tape of the tangents reads."""
         trace = TangentTrace(_jax.current_trace(), self.rules, self.name)
+        tape = trace.tape
         tangents = [
             trace.new_tangent(_jax.tangent_aval(x)) if there else None
             for x, there in zip(primals, self.differentiated, strict=True)
@@ -62,7 +63,7 @@ class TangentProgram:
         finally:
             trace.invalidate()
         self.present = [slot is not None for slot in self.outputs]
-        self.tape, leaves = freeze(trace.tape)
+        self.tape, leaves = freeze(tape)
         return list(primal_outs), leaves
 
     def apply_rule(

@@ -189,6 +189,7 @@ class AccessPullback(StagedPullback, WithoutTapes):
         """The cotangents of content and new value: the access is linear in them."""
         num_linear = 1 if self.primitive is _jax.get_p else 2
         trace = TangentTrace(_jax.current_trace(), self.rules, str(self.primitive))
+        tape = trace.tape
         linear = [
             trace.new_tangent(aval) if wanted else _jax.zeros(aval)
             for aval, wanted in zip(
@@ -202,7 +203,7 @@ class AccessPullback(StagedPullback, WithoutTapes):
         finally:
             trace.invalidate()
         seeds = zip(slots[: len(cts)], cts, strict=True)
-        return walk(trace.tape, seeds, range(sum(self.wanted)), consume=True)
+        return walk(tape, seeds, range(sum(self.wanted)), consume=True)
 
 
 # --- calls that are given references

@@ -154,17 +154,18 @@ class ShardBody:
                 trace.new_tracer(x) if wanted else x
                 for x, wanted in zip(shards, self.wanted, strict=True)
             ]
-            self.input_slots = list(range(len(trace.tape.avals)))
+            tape, captured = trace.tape, trace.captured
+            self.input_slots = list(range(len(tape.avals)))
             try:
                 with _jax.set_current_trace(trace):
                     self.out_tree, self.out_specs = self.fun(*args).unpack_aux()
                 outs, self.slots = trace.split(list(self.out_tree))
             finally:
                 trace.invalidate()
-        for outer, inner in trace.captured.values():
+        for outer, inner in captured.values():
             self.captured.append(outer)
             self.input_slots.append(inner.slot)
-        self.tape, leaves = freeze(trace.tape)
+        self.tape, leaves = freeze(tape)
         extra = self.keep(leaves, shards, outs) if any(s is not None for s in self.slots) else []
         specs = [*self.out_specs, *(kept.spec for kept in self.kept if kept.kind == "extra")]
         return [*outs, *extra], specs

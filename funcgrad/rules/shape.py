@@ -155,13 +155,14 @@ def device_put_vjp(ct: Any, *xs: Any, srcs: Any, devices: Any, **_: Any) -> Any:
 
 
 def _put_back(ct: Any, x: Any, src: Any, device: Any) -> Any:
-    """`ct` where `x` was: at `src` where that is known, else in the same kind of memory."""
+    """A copy of `ct` where `x` was: at `src` where that is known, else in the same kind of memory."""
     if ct is None:
         return None
     if src is not None:
-        return jax.device_put(ct, src, src=device)
+        return jax.device_put(ct, src, src=device, may_alias=False)
     memory = jax.typeof(x).memory_space
-    return ct if jax.typeof(ct).memory_space == memory else jax.device_put(ct, memory)
+    there = jax.typeof(ct).memory_space == memory
+    return lax.copy_p.bind(ct) if there else jax.device_put(ct, memory, may_alias=False)
 
 
 @defvjp(lax.sharding_constraint_p)

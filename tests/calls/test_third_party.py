@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax._src.interpreters.ad import fallback_linearize_rule, primitive_linearizations
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -74,6 +78,11 @@ ad.primitive_jvps[swap_p] = lambda primals, tangents: (
         for x, t in zip(primals[::-1], map(ad.instantiate_zeros, tangents[::-1]), strict=True)
     ],
 )
+linearized_p = primitive("third_party_linearized_sine", jnp.sin)
+primitive_linearizations[linearized_p] = functools.partial(
+    fallback_linearize_rule, jax.lax.sin_p, accuracy=None
+)
+"""JAX was told how to linearize it, and no JVP."""
 unknown_p = primitive("third_party_without_derivative", lambda x: x)
 
 
@@ -118,6 +127,13 @@ PROGRAMS = {
 @pytest.mark.parametrize("fun", PROGRAMS.values(), ids=PROGRAMS)
 def test_works_out_of_the_box(fun):
     check_program(fun, normal(4))
+
+
+def test_a_derivative_told_as_a_linearization_is_used():
+    x = normal(4)
+    for wrap in (lambda fun: fun, jax.jit, jax.checkpoint):
+        ours = funcgrad.grad(wrap(lambda x: jnp.sum(linearized_p.bind(x * x))))(x)
+        np.testing.assert_allclose(ours, 2 * x * np.cos(x * x), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

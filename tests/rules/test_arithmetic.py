@@ -295,3 +295,21 @@ def test_select_n_gives_an_index_out_of_range_to_the_nearest_case():
     _, pullback = funcgrad.vjp(lambda *xs: lax.select_n(which, *xs), *cases)
     cts = pullback(jnp.array([1.0, 2.0, 3.0]))
     np.testing.assert_array_equal(jnp.stack(cts), np.diag([1.0, 2.0, 3.0]))
+
+
+COPIES = {
+    "array": lambda x: jnp.array(x, copy=True),
+    "copy": jnp.copy,
+    "method": lambda x: x.copy(),
+    "device_put": lambda x: jax.device_put(x, may_alias=False),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+def test_the_cotangent_through_a_copy_is_a_copy(copy):
+    """Who donates the cotangent that was passed in keeps the one that came out, as with JAX."""
+    ct = jnp.ones(3)
+    for vjp in (jax.vjp, funcgrad.vjp):
+        (ct_x,) = vjp(copy, jnp.arange(3.0))[1](ct)
+        assert ct_x is not ct
+        assert ct_x.unsafe_buffer_pointer() != ct.unsafe_buffer_pointer()
