@@ -1,8 +1,7 @@
 """The tape: the ops that a function applied to differentiated values, in order.
 
-While the function runs, each primitive with a differentiated operand runs at once in the parent trace
-(on concrete arrays outside jit, on tracers inside). The trace then appends a node to the tape. A node
-keeps the values that its rule reads, the residuals, and no others.
+While the function runs, each primitive with a differentiated operand runs at once in the parent trace,
+and the trace appends a node to the tape. A node keeps the values that its rule reads, the residuals.
 """
 
 from __future__ import annotations
@@ -314,8 +313,8 @@ class TapeTrace(_jax.Trace):
         self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any]
     ) -> Sequence[Value]:
         """Run an operation on primals and return the list of its outputs."""
-        out = self.bind_in_parent(primitive, primals, params)
-        return out if primitive.multiple_results else [out]
+        outs = self.bind_in_parent(primitive, primals, params)
+        return outs if primitive.multiple_results else [outs]
 
     def carries_gradient(self, outs: Sequence[Value]) -> list[bool]:
         """Which outputs of an operation on differentiated values have a derivative."""
