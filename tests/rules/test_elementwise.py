@@ -131,6 +131,11 @@ ACCURATE = [
     (lax.rsqrt, 2.0),
     (lax.cbrt, 2.0),
 ]
+ACCURATE += [  # from JAX 0.12 on
+    (getattr(lax, name), x)
+    for name, x in (("log2", 2.0), ("erfc", 1.0))
+    if "accuracy" in inspect.signature(getattr(lax, name, lambda x: x)).parameters
+]
 """Each function that takes an accuracy, and where the output alone has lost its derivative's digits."""
 
 
