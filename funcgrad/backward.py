@@ -85,9 +85,7 @@ def walk(
             raise located from located.__cause__
         except errors.FuncgradError:
             raise
-        except (
-            Exception
-        ):  # the user's own code failed: its cause says where it was called, as JAX's
+        except Exception:  # of the user's own code: the cause says where it was called, as JAX's
             with _jax.at_line_of(node.source):
                 raise
     return [pending.take(slot) for slot in wanted]

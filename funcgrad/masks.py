@@ -43,6 +43,17 @@ def spread(values: Iterable[T], mask: Iterable[bool]) -> list[T | None]:
     return [next(remaining) if there else None for there in mask]
 
 
+def replaced(values: Iterable[T], mask: Iterable[bool], others: Iterable[T]) -> list[T]:
+    """The values, with the others, in order, in the places that the mask marks.
+
+    Example:
+      >>> replaced("abc", (True, False, True), "xy")
+      ['x', 'b', 'y']
+    """
+    remaining = iter(others)
+    return [next(remaining) if there else value for value, there in zip(values, mask, strict=True)]
+
+
 def both(a: Iterable[bool], b: Iterable[bool]) -> Mask:
     """The places that both masks mark."""
     return tuple([x and y for x, y in zip(a, b, strict=True)])

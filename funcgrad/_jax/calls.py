@@ -22,7 +22,7 @@ from jax._src.shard_map import (
 from jax.extend.core import ClosedJaxpr
 
 from funcgrad._jax.ops import wrapped_function
-from funcgrad._jax.values import SymbolicZero, Zero, as_array, typeof, zeros
+from funcgrad._jax.values import SymbolicZero, Zero, as_array, memory_space, zeros
 
 WrappedFun = linear_util.WrappedFun
 
@@ -100,15 +100,6 @@ PLAIN_CALLS = tuple(
     if (primitive := getattr(_core, name, None)) is not None
 )
 """Primitives that call a function and mean nothing besides (JAX up to 0.10)."""
-
-
-DEVICE = _core.MemorySpace.Device
-"""The memory in which values lie unless somebody says otherwise."""
-
-
-def memory_space(x: Any) -> Any:
-    """The memory in which a value lies."""
-    return typeof(x).memory_space
 
 
 def in_memory(x: Any, space: Any) -> Any:

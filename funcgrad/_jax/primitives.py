@@ -27,17 +27,12 @@ from jax._src.random.threefry4x32 import threefry4x32_p  # noqa: F401
 
 
 def _found(module: str, name: str, package: str = "jax._src") -> Any:
-    """What one of JAX's own modules defines, or None where this version lacks it."""
+    """What one of JAX's own modules defines, or None where this version lacks it.
+
+    A module in another `package` of JAX's must cost little to import.
+    """
     try:
         return getattr(importlib.import_module(f"{package}.{module}"), name, None)
-    except ImportError:
-        return None
-
-
-def _experimental(module: str, name: str) -> Any:
-    """The same of a module of jax.experimental that costs little to import."""
-    try:
-        return getattr(importlib.import_module(f"jax.experimental.{module}"), name, None)
     except ImportError:
         return None
 
@@ -106,9 +101,11 @@ eval_jaxpr_p = (
     _found("interpreters.partial_eval", "eval_jaxpr_p")  # JAX up to 0.11
     or _found("lax.eval_jaxpr", "eval_jaxpr_p")
 )
-fused_p = _found("experimental.fused", "fused_p", "jax")
+fused_p = _found("fused", "fused_p", "jax.experimental")
 linear_call_p = _found("custom_derivatives", "linear_call_p")
 program_order_p = _found("program_order", "program_order_p")
 remat_opt_p = _found("custom_derivatives", "remat_opt_p")
 xla_metadata_call_p = _found("xla_metadata", "xla_metadata_call_p")
-scheduling_group_call_p = _experimental("scheduling_groups", "xla_metadata_call_p")  # up to 0.11
+scheduling_group_call_p = _found(  # JAX up to 0.11
+    "scheduling_groups", "xla_metadata_call_p", "jax.experimental"
+)

@@ -324,10 +324,18 @@ def is_mutable(x: Any) -> bool:
     return isinstance(getattr(x, "aval", None), AbstractRef)
 
 
+DEVICE = _core.MemorySpace.Device
+"""The memory in which values lie unless somebody says otherwise."""
+
+
+def memory_space(x: Any) -> Any:
+    """The memory in which a value lies."""
+    return getattr(typeof(x), "memory_space", DEVICE)
+
+
 def waits_elsewhere(x: Any) -> bool:
     """Whether a value lies in another memory than the device's."""
-    device = _core.MemorySpace.Device
-    return getattr(typeof(x), "memory_space", device) != device
+    return memory_space(x) != DEVICE
 
 
 def varying(x: Any) -> frozenset[Any]:

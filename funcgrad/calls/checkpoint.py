@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from funcgrad import _jax, errors
 from funcgrad._jax import Cotangent, Mask, Value, Var
 from funcgrad.calls.entering import defcall, of_jaxpr
-from funcgrad.masks import select
+from funcgrad.masks import replaced, select
 from funcgrad.partition.budget import MinCut, parse_budget
 from funcgrad.partition.cut import Cut
 from funcgrad.partition.plan import Plan, joint_of
@@ -208,9 +208,7 @@ class RematProgram(StagedPullback):
         if self.barrier:
             held = [v not in self.loose for v in self.plan.kept]
             behind, cts = behind_barrier((select(residuals, held), cts))
-            others = iter(behind)
-            pairs = zip(residuals, held, strict=True)
-            residuals = [next(others) if hold else x for x, hold in pairs]
+            residuals = replaced(residuals, held, behind)
         pairs = zip(self.plan.kept, residuals, strict=True)
         kept = [self.moved[v].back(x) if v in self.moved else x for v, x in pairs]
         return self.cut.pull_back(kept, cts, delayed if self.delay else None, self.loose)
@@ -245,8 +243,7 @@ def delayed(values: list[Value], cts: list[Value]) -> list[Value]:
     results = jax.lax.platform_dependent(
         select(values, tied), ct, cpu=tie_to, default=lambda values, ct: values
     )
-    found = iter(results)
-    return [next(found) if tie else x for x, tie in zip(values, tied, strict=True)]
+    return replaced(values, tied, results)
 
 
 def behind_barrier(values: Any) -> Any:

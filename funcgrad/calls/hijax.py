@@ -197,8 +197,7 @@ class HiTransposeProgram(WithoutTapes):
         return list(self.primitive.bind(*primals, **self.params)), select(primals, self.known)
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
-        known = iter(residuals)
-        operands = [None if linear else next(known) for linear in self.differentiated]
+        operands = spread(residuals, self.known)
         return _jax.hi_transpose(self.prim, operands, self.differentiated, cts)
 
 
