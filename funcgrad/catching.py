@@ -21,8 +21,26 @@ from typing import Any
 
 from funcgrad import _jax, errors
 from funcgrad.functions import Call, node_of
-from funcgrad.keys import FunctionId
+from funcgrad.keys import FunctionId, Op
 from funcgrad.registry import Rule, Rules
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What became of overrides in derivatives that JAX took inside a differentiation.
+
+    Attributes:
+      applied: the functions that JAX differentiated by their rules.
+      passed_over: the primitives that JAX differentiated by rules of its own, and where.
+    """
+
+    applied: set[Op] = field(default_factory=set)
+    passed_over: dict[Op, str] = field(default_factory=dict)
+
+    def update(self, other: Seen) -> None:
+        """Add what another has seen."""
+        self.applied.update(other.applied)
+        self.passed_over.update(other.passed_over)
 
 
 @dataclass(frozen=True)
@@ -32,34 +50,41 @@ class Caught:
     Attributes:
       rules: of the innermost recording that catches functions.
       outer: what was caught around it.
+      seen: what JAX's own derivatives did meanwhile.
     """
 
     rules: Rules
     outer: Caught | None
+    seen: Seen = field(default_factory=lambda: Seen(), compare=False)
+
+    def levels(self) -> Iterator[Caught]:
+        """This, and what was caught around it."""
+        level: Caught | None = self
+        while level is not None:
+            yield level
+            level = level.outer
 
     def rule_of(self, function: Any, agrees: Callable[[FunctionId], bool]) -> tuple[Any, Any, Any]:
         """The op of a call, its rule, and what is caught inside the function; Nones without a rule."""
-        level: Caught | None = self
-        while level is not None:
+        for level in self.levels():
             for caught, op in reversed(level.rules.functions):
                 if caught is function and agrees(op):
                     return op, level.rules.find(op), level.outer
-            level = level.outer
         return None, None, None
 
 
 @contextlib.contextmanager
-def catching(rules: Rules) -> Iterator[None]:
+def catching(rules: Rules, seen: Seen | None = None) -> Iterator[None]:
     """Catch the calls of the functions that `rules` override, in this thread, for a block."""
     functions = [f for f, _ in rules.functions if inspect.isfunction(f)]
-    if not rules.functions:
+    if not rules.functions and not rules.overridden:
         yield
         return
     with contextlib.ExitStack() as stack:
         for function in functions:
             stack.enter_context(replaced_code(function))
-        caught = Caught(rules, _jax.caught_functions.value)
-        stack.enter_context(_jax.caught_functions(caught))
+        outer = _jax.caught_functions.value
+        stack.enter_context(_jax.caught_functions(Caught(rules, outer, seen or Seen())))
         yield
 
 
@@ -91,15 +116,20 @@ REPLACED = Replacements()
 
 
 @contextlib.contextmanager
-def replaced_code(function: types.FunctionType, to: To | None = None) -> Iterator[None]:
+def replaced_code(
+    function: types.FunctionType,
+    to: To | None = None,
+    code: Callable[[Any, Any], types.CodeType] | None = None,
+) -> Iterator[None]:
     """Let calls of `function` go to :func:`dispatch`, or elsewhere, for a block; blocks may overlap.
 
-    Every reference to the function leads there, whoever imported it and when.
+    Every reference to the function leads there, whoever imported it and when. `code` makes the code
+    for that: :func:`forwarding_code`, or a cache of it.
     """
     with REPLACED.lock:
         entry = REPLACED.of.setdefault(function, Replacement(function.__code__))
         if not entry.users:
-            function.__code__ = forwarding_code(function, to or dispatch)
+            function.__code__ = (code or forwarding_code)(function, to or dispatch)
         entry.users += 1
     try:
         yield

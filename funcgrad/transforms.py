@@ -33,14 +33,14 @@ from funcgrad.arguments import (
 )
 from funcgrad.backward import walk
 from funcgrad.calls.references import NO_CONTENTS, Contents
-from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
+from funcgrad.nested import holding
 from funcgrad.printing import shown_pullback
 from funcgrad.registry import Rules, check_rules
 from funcgrad.stack import with_room
 from funcgrad.surface import derivative_of, public
 from funcgrad.tape import FrozenTape, Tape, freeze, record
-from funcgrad.unused import reporting
+from funcgrad.unused import Report, reporting
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -141,12 +141,12 @@ def value_and_grad(
         def on_leaves(*leaves: Any) -> Any:
             return on_dynamic(*tree_unflatten(in_tree, leaves))
 
-        run = _record(on_leaves, leaves, has_aux, rules, strict, name_of(fun))
-        check_scalar(run.outs, fun, holomorphic)
-        (out,), (slot,) = run.outs, run.slots
-        seed = _jax.one_like(out)
-        with errors.at_worst_unknown():
-            cts = walk(run.tape, [(slot, seed)], range(len(run.tape_inputs)), consume=True)
+        with reporting(rules, name_of(fun), strict) as report, errors.at_worst_unknown():
+            run = _record(on_leaves, leaves, has_aux, rules, strict, name_of(fun), report)
+            check_scalar(run.outs, fun, holomorphic)
+            (out,), (slot,) = run.outs, run.slots
+            seeds = [(slot, _jax.one_like(out))]
+            cts = walk(run.tape, seeds, range(len(run.tape_inputs)), consume=True)
         flat = _fill(cts, leaves, run.tape_inputs)
         flat = [_jax.weak_like(ct, x) for ct, x in zip(flat, leaves, strict=True)]
         trees = tree_unflatten(in_tree, flat)
@@ -219,7 +219,9 @@ def vjp(
         return fun(*tree_unflatten(in_tree, contents.entering(leaves)))
 
     leaves = contents.leaves
-    run = _record(on_leaves, leaves, has_aux, rules, strict, name_of(fun), wanted, contents)
+    name = name_of(fun)
+    with reporting(rules, name, strict) as report, errors.at_worst_unknown():
+        run = _record(on_leaves, leaves, has_aux, rules, strict, name, report, wanted, contents)
     frozen, residuals = freeze(run.tape)
     out_avals = tuple(_jax.typeof(_jax.canonicalize(y)) for y in run.outs)
     in_avals = tuple(_jax.typeof(x) for x in leaves)
@@ -430,6 +432,7 @@ def _record(
     rules: Rules,
     strict: bool,
     name: str,
+    report: Report,
     wanted: Sequence[bool] | None = None,
     contents: Contents = NO_CONTENTS,
 ) -> _Run:
@@ -453,9 +456,9 @@ def _record(
     if wanted is not None:
         differentiated = [a and b for a, b in zip(differentiated, wanted, strict=True)]
     rules = rules.strict() if strict else rules
-    with reporting(rules, name, strict) as tapes, errors.at_worst_unknown(), catching(rules):
+    with holding(rules, name) as seen:
         results, slots, tape = record(flat, leaves, differentiated, rules, name)
-        tapes.append(tape)
+        report.of(tape, seen)
     num_outs, num_values = trees["num_outs"], len(results) - len(contents.places)
     return _Run(
         results[:num_outs],

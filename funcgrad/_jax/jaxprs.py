@@ -13,6 +13,7 @@ from jax._src import core as _core
 from jax._src import util as _util
 from jax._src.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p
 from jax._src.interpreters import mlir, partial_eval
+from jax._src.interpreters.ad import custom_lin_p
 from jax._src.pjit import jit_p
 from jax._src.state.discharge import discharge_state
 from jax.extend import source_info_util
@@ -221,6 +222,8 @@ def called_function(eqn: Any) -> str | None:
     if "_prim" in eqn.params:
         carried = function_carried(eqn.params["_prim"])
         return None if carried is None else function_of(carried)
+    if eqn.primitive is custom_lin_p:
+        return eqn.params["bwd"].debug_info.func_src_info
     name = FUNCTIONS.get(eqn.primitive)
     return None if name is None else function_of(eqn.params[name])
 

@@ -16,17 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from funcgrad import _jax, errors
+from funcgrad.called import CalledFunction, leads_to_in
 from funcgrad.calls.checkpoint import RematProgram, program_of_remat
 from funcgrad.calls.custom import TangentProgram
-from funcgrad.calls.entering import (
-    CalledFunction,
-    CallProgram,
-    How,
-    ProgramOf,
-    defcall,
-    enter,
-    leads_to_in,
-)
+from funcgrad.calls.entering import CallProgram, How, ProgramOf, defcall, enter
 from funcgrad.masks import select, spread
 from funcgrad.registry import CallRule, Rules
 from funcgrad.tangents import TangentTrace
