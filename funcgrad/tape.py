@@ -293,10 +293,7 @@ class TapeTrace(_jax.Trace):
         return self.rules.within(_jax.current_scope()) if observed else self.rules
 
     def reads_content(self, primals: Sequence[Value]) -> bool:
-        """Whether one of these is a mutable reference with a differentiated content.
-
-        See ``calls.references``.
-        """
+        """Whether one is a reference with a differentiated content; see ``calls.references``."""
         return bool(self.contents) and any(id(x) in self.contents for x in primals)
 
     def content_slot(self, ref: Value) -> Slot | None:
@@ -306,8 +303,10 @@ class TapeTrace(_jax.Trace):
     def bind_in_parent(
         self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any]
     ) -> Any:
+        """Run an operation in the parent trace, as `Primitive.bind` does: with no trace current."""
         avals = [_jax.typeof(x) for x in primals]
-        return primitive.bind_with_trace(self.parent_trace, primals, avals, params)
+        with _jax.take_current_trace():
+            return primitive.bind_with_trace(self.parent_trace, primals, avals, params)
 
     def evaluate(
         self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any]
