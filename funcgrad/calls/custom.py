@@ -33,6 +33,12 @@ def custom_jvp_call(
     return CustomJvpProgram(name, differentiated, rules, jvp=jvp, symbolic_zeros=symbolic)
 
 
+PRIMAL_BY_TANGENT = (
+    "The jax.custom_jvp rule of `{}` computes a primal output from its tangents. Return the function's "
+    "outputs first, which depend on the primals alone, and then their tangents."
+)
+
+
 @dataclass(eq=False)
 class TangentProgram:
     """Runs a rule for tangents forward, and walks the tape of the tangents backward."""
@@ -61,12 +67,15 @@ class TangentProgram:
         try:
             with _jax.set_current_trace(trace):
                 primal_outs, tangent_outs = self.apply_rule(primals, tangents)
+            primal_outs, by_tangents = trace.split(primal_outs)
+            if any(slot is not None for slot in by_tangents):
+                raise errors.InputError(PRIMAL_BY_TANGENT.format(self.name))
             self.outputs = tuple(trace.split(tangent_outs)[1])
         finally:
             trace.invalidate()
         self.present = [slot is not None for slot in self.outputs]
         self.tape, leaves = freeze(tape)
-        return list(primal_outs), leaves
+        return primal_outs, leaves
 
     def apply_rule(
         self, primals: Sequence[Any], tangents: Sequence[Any]

@@ -130,6 +130,6 @@ def enter(
         present = program.present or ()
     if not any(present):
         return outs
-    trace.check_residuals(op, residuals)
+    pullback, residuals = trace.usable(op, program, residuals)
     kept = params if op is primitive else {}
-    return trace.record(op, kept, slots, outs, present, program, residuals)
+    return trace.record(op, kept, slots, outs, present, pullback, residuals)
