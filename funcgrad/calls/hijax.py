@@ -105,7 +105,14 @@ class HiVjpProgram(WithoutTapes):
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The outputs, and what ``vjp_bwd`` is given."""
-        outs, nonzero, residuals, backward = _jax.hi_vjp(self.prim, primals, self.differentiated)
+        try:
+            parts = _jax.hi_vjp(self.prim, primals, self.differentiated)
+        except NotImplementedError as problem:
+            if str(problem):
+                raise
+            name, wanted = _jax.hi_name(self.prim), "a `vjp_fwd` that is implemented"
+            raise errors.Unlocated(errors.PrimitiveWithoutRuleError, name, wanted) from problem
+        outs, nonzero, residuals, backward = parts
         if not backward.takes_residuals:
             problem = (
                 "returned structured residuals from `vjp_fwd`, which its own `vjp_bwd` must take."
