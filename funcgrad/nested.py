@@ -30,16 +30,14 @@ def holding(rules: Rules, name: str) -> Iterator[Seen]:
     Raises:
       errors.ForwardModeError: JAX was to run a function forward that has only a rule backward.
     """
+    if not rules.overridden and not rules.functions:
+        yield Seen()
+        return
     seen = _seen_by(rules, name)
-    watched = [
-        (method, to)
-        for name, to in WATCHED.items()
-        for method in _jax.methods_of_derivatives(name)
-        if rules.overridden or rules.functions
-    ]
     with contextlib.ExitStack() as stack:
-        for method, to in watched:
-            stack.enter_context(replaced_code(method, to, _forwarding_code))
+        for method_name, to in WATCHED.items():
+            for method in _jax.methods_of_derivatives(method_name):
+                stack.enter_context(replaced_code(method, to, _forwarding_code))
         try:
             with catching(rules, seen):
                 yield seen
