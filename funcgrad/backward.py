@@ -82,11 +82,11 @@ def walk(
         except errors.Unlocated as problem:
             raise problem.at(node.where) from problem.cause
         except _jax.NOT_FINITE as problem:
-            located = not_finite(problem, node, cts)
-            raise located from located.__cause__
+            with _jax.at_line_of(node.source):  # the cause says where, as JAX's
+                raise not_finite(problem, node, cts) from problem.__cause__
         except errors.FuncgradError:
             raise
-        except Exception:  # of the user's own code: the cause says where it was called, as JAX's
+        except Exception:  # of the user's own code
             with _jax.at_line_of(node.source):
                 raise
     return [pending.take(slot) for slot in wanted]

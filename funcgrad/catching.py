@@ -23,8 +23,26 @@ import jax
 
 from funcgrad import _jax, errors
 from funcgrad.functions import Call, node_of
-from funcgrad.keys import FunctionId, op_key
+from funcgrad.keys import FunctionId, Op, op_key
 from funcgrad.registry import Rule, Rules
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What became of overrides in derivatives that JAX took inside a differentiation.
+
+    Attributes:
+      applied: the functions that JAX differentiated by their rules.
+      passed_over: the primitives that JAX differentiated by rules of its own, and where.
+    """
+
+    applied: set[Op] = field(default_factory=set)
+    passed_over: dict[Op, str] = field(default_factory=dict)
+
+    def update(self, other: Seen) -> None:
+        """Add what another has seen."""
+        self.applied.update(other.applied)
+        self.passed_over.update(other.passed_over)
 
 
 @dataclass(frozen=True)
@@ -34,14 +52,23 @@ class Caught:
     Attributes:
       rules: of the innermost recording that catches functions.
       outer: what was caught around it.
+      seen: what JAX's own derivatives did meanwhile.
       first: how many of the rules' functions are caught; None for all.
       marked: functions each of whose calls is put into a name scope of its own, and no more.
     """
 
     rules: Rules
     outer: Caught | None
+    seen: Seen = field(default_factory=lambda: Seen(), compare=False)
     first: int | None = None
     marked: tuple[Any, ...] = ()
+
+    def levels(self) -> Iterator[Caught]:
+        """This, and what was caught around it."""
+        level: Caught | None = self
+        while level is not None:
+            yield level
+            level = level.outer
 
     def rule_of(
         self, function: Any, agrees: Callable[[FunctionId], bool]
@@ -51,28 +78,26 @@ class Caught:
         Last, whether the rule holds at some places alone. The function's other rules are for its other
         places: inside, the call is caught again, by these.
         """
-        level: Caught | None = self
-        while level is not None:
+        for level in self.levels():
             functions = level.rules.functions[: level.first]
             for i, (op, rule, somewhere) in reversed([*enumerate(functions)]):
                 if op.function is function and agrees(op):
                     inside = replace(level, first=i) if somewhere else level.outer
                     return op, rule, inside, somewhere
-            level = level.outer
         return None, None, None, False
 
     def marks(self, function: Any) -> bool:
         """Whether a function's calls are put into a name scope."""
-        return function in self.marked or (self.outer is not None and self.outer.marks(function))
+        return any(function in level.marked for level in self.levels())
 
 
 @contextlib.contextmanager
-def catching(rules: Rules, marked: Sequence[Any] = ()) -> Iterator[None]:
+def catching(rules: Rules, seen: Seen | None = None, marked: Sequence[Any] = ()) -> Iterator[None]:
     """Catch the calls of the functions that `rules` override, in this thread, for a block.
 
     Those of the functions in `marked` are put into name scopes, so that a selector finds them.
     """
-    if not rules.functions and not marked:
+    if not (rules.functions or rules.overridden or marked):
         yield
         return
     functions = [*(op.function for op, _, _ in rules.functions), *marked]
@@ -80,7 +105,8 @@ def catching(rules: Rules, marked: Sequence[Any] = ()) -> Iterator[None]:
         for function in dict.fromkeys(functions):
             if inspect.isfunction(function):
                 stack.enter_context(replaced_code(function))
-        caught = Caught(rules, _jax.caught_functions.value, marked=tuple(marked))
+        outer = _jax.caught_functions.value
+        caught = Caught(rules, outer, seen or Seen(), marked=tuple(marked))
         stack.enter_context(_jax.caught_functions(caught))
         yield
 
@@ -113,15 +139,20 @@ REPLACED = Replacements()
 
 
 @contextlib.contextmanager
-def replaced_code(function: types.FunctionType, to: To | None = None) -> Iterator[None]:
+def replaced_code(
+    function: types.FunctionType,
+    to: To | None = None,
+    code: Callable[[Any, Any], types.CodeType] | None = None,
+) -> Iterator[None]:
     """Let calls of `function` go to :func:`dispatch`, or elsewhere, for a block; blocks may overlap.
 
-    Every reference to the function leads there, whoever imported it and when.
+    Every reference to the function leads there, whoever imported it and when. `code` makes the code
+    for that: :func:`forwarding_code`, or a cache of it.
     """
     with REPLACED.lock:
         entry = REPLACED.of.setdefault(function, Replacement(function.__code__))
         if not entry.users:
-            function.__code__ = forwarding_code(function, to or dispatch)
+            function.__code__ = (code or forwarding_code)(function, to or dispatch)
         entry.users += 1
     try:
         yield

@@ -87,6 +87,19 @@ class UncaughtCallError(FuncgradError, RuntimeError):
         )
 
 
+class ForwardModeError(FuncgradError, TypeError):
+    """JAX was to run a function forward that has only a backward rule."""
+
+    def __init__(self, ops: Any):
+        names = ", ".join(f"`{op}`" for op in ops)
+        super().__init__(
+            "A forward derivative (jax.jvp, jax.jacfwd, jax.linearize) was to be computed by JAX inside "
+            "the function that is differentiated, and met a function of which only a backward rule is "
+            f"known. These are overridden: {names}; a jax.custom_vjp function is another. Use a "
+            "derivative backward there (jax.vjp, jax.grad), or leave the override out."
+        )
+
+
 class ClosedOverError(FuncgradError, TypeError):
     """An overridden function reads a differentiated value that is not among its arguments."""
 

@@ -21,7 +21,8 @@ reads the tape of a differentiation and those inside its calls::
 CONTRIBUTING.md has a short example of each.
 """
 
-from funcgrad.calls.entering import CallProgram, defcall, of_jaxpr
+from funcgrad.called import of_jaxpr
+from funcgrad.calls.entering import CallProgram, defcall
 from funcgrad.calls.wrapped import wrapped
 from funcgrad.inspect.observe import tape_of
 from funcgrad.op import op

@@ -316,10 +316,17 @@ def custom_vjp_of(
     def backward(saved: Any, ct: Any) -> tuple[Any, ...]:
         return saved(tree_leaves(ct, is_leaf=_is_symbolic_zero))
 
-    name_after(on_arrays, op, mark_of(op, rule) if marked else "")
+    for function in (on_arrays, backward):
+        name_after(function, op, mark_of(op, rule) if marked else "")
     custom = jax.custom_vjp(on_arrays)
+    on_arrays.again = lambda *arrays: tree_leaves(custom(*arrays))  # type: ignore[attr-defined]
     custom.defvjp(forward, backward, symbolic_zeros=True)
     return custom
+
+
+def called_again(fun: Any) -> Callable[..., list[Any]] | None:
+    """Another call of the function that a custom derivative's function runs, if it is one of these."""
+    return getattr(_jax.function_behind(fun), "again", None)
 
 
 def rule_on_arrays(rule: Rule, op: FunctionId, form: Form, out_tree: Any) -> Rule:

@@ -13,12 +13,12 @@ from funcgrad import _jax, errors
 from funcgrad._jax import Cotangent, Slot, Value
 from funcgrad.arguments import check_output, check_pair
 from funcgrad.calls.references import NO_CONTENTS, Contents
-from funcgrad.catching import catching
+from funcgrad.nested import holding
 from funcgrad.places.asked import NOTHING, Asked, Edited, edited
 from funcgrad.places.taps import Tapped
 from funcgrad.registry import Rules
 from funcgrad.tape import Tape, record
-from funcgrad.unused import reporting
+from funcgrad.unused import Report
 
 
 def on_arguments(
@@ -79,6 +79,7 @@ def run_recorded(
     rules: Rules,
     strict: bool,
     name: str,
+    report: Report,
     wanted: Sequence[bool] | None = None,
     contents: Contents = NO_CONTENTS,
     asked: Asked | None = None,
@@ -110,14 +111,13 @@ def run_recorded(
     by_place = asked or (NOTHING if rules.placed else None)
     marked = () if by_place is None else by_place.functions_with(rules)
     program, found = None, None
-    with reporting(rules, name, strict) as tapes, errors.at_worst_unknown():
-        with catching(rules, marked):
-            run, args = flat, [*leaves]
-            if by_place is not None:
-                run, program, args = _edited(flat, leaves, by_place, rules, name, strict, trees)
-                differentiated += [True] * len(program.sinks)
-            results, slots, tape = record(run, args, differentiated, rules, name)
-        tapes.append(tape)
+    with holding(rules, name, marked) as seen:
+        run, args = flat, [*leaves]
+        if by_place is not None:
+            run, program, args = _edited(flat, leaves, by_place, rules, name, strict, trees)
+            differentiated += [True] * len(program.sinks)
+        results, slots, tape = record(run, args, differentiated, rules, name)
+        report.of(tape, seen)
     if program is not None:
         count = len(results) - trees["found"].num_leaves
         found = tree_unflatten(trees["found"], results[count:])

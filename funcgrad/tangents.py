@@ -11,7 +11,7 @@ from jax import lax
 from funcgrad import _jax, errors
 from funcgrad._jax import Aval, Primitive, Value
 from funcgrad.keys import Op
-from funcgrad.tape import Node, TapeTrace, TapeTracer
+from funcgrad.tape import Node, TapeTrace, TapeTracer, WithoutTapes
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,54 @@ class Unknown:
     def to_concrete_value(self) -> None:
         """There is none, so that Python control flow on it fails as under jit."""
 
-    def __bool__(self) -> bool:
-        raise errors.InputError(
-            "A jax.custom_jvp rule asked whether something computed from its tangents is true. A rule "
-            "must be linear in its tangents, and when it is run backward they have no values: decide "
-            "by the primals, or with jnp.where."
-        )
-
 
 OPERAND_BY_OPERAND = (lax.device_put_p, lax.optimization_barrier_p)
 """Primitives each of whose outputs is one operand: what is no tangent before them is none after."""
+
+
+NOT_LINEAR = (lax.sign_p, lax.rem_p, lax.nextafter_p)
+"""Primitives that are not linear, though their rules read no operand."""
+
+
+def _is_unknown(x: Any) -> bool:
+    return isinstance(x, Unknown)
+
+
+def _is_no_tangent(x: Any) -> bool:
+    """Whether this was computed from tangents and is no linear function of them."""
+    return isinstance(x, TangentTracer) and not _jax.is_inexact(x.aval)
 
 
 def _at(places: Sequence[int], value: Any, count: int) -> Any:
     """A param for the operands at these places, where it has an element for each of `count`."""
     of_each = isinstance(value, (tuple, list)) and len(value) == count
     return tuple(value[i] for i in places) if of_each else value
+
+
+@dataclass(frozen=True)
+class NonLinear(WithoutTapes):
+    """The pullback of an op that is not linear in tangents: an error, once a cotangent arrives at it."""
+
+    rule: str
+    op: Op
+    where: str
+    late: bool = False
+
+    def __call__(self, residuals: Any, cts: Any, eager: bool) -> Sequence[Value]:
+        raise errors.NonLinearJvpError(self.rule, self.op, self.where)
+
+
+class TangentTracer(TapeTracer):
+    """What a custom_jvp rule computes from its tangents."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        raise errors.InputError(
+            "A jax.custom_jvp rule asked whether something computed from its tangents is true. A rule "
+            "must be linear in its tangents, and when it is run backward they have no values: decide "
+            "by the primals, or with jnp.where."
+        )
 
 
 class TangentTrace(TapeTrace):
@@ -52,6 +84,30 @@ class TangentTrace(TapeTrace):
 
     def new_tangent(self, aval: Aval) -> TapeTracer:
         return self.new_tracer(Unknown(aval))
+
+    def new_tracer(self, primal: Value) -> TapeTracer:
+        aval = self.type_of(primal)
+        return TangentTracer(self, aval, primal, self.tape.new_slot(aval))
+
+    def process_primitive(
+        self, primitive: Primitive, tracers: Sequence[Any], params: Any, /
+    ) -> Any:
+        opened = primitive is _jax.jit_p or "subfuns" in params
+        if primitive in NOT_LINEAR or (not opened and any(map(_is_no_tangent, tracers))):
+            primals, _ = self.split(tracers)
+            if any(map(_is_unknown, primals)):
+                return self.non_linear(primitive, self.evaluate(primitive, primals, params))
+        out = super().process_primitive(primitive, tracers, params)
+        outs = out if primitive.multiple_results else [out]
+        return self.non_linear(primitive, outs) if any(map(_is_unknown, outs)) else out
+
+    def non_linear(self, primitive: Primitive, outs: Sequence[Any]) -> Any:
+        """Outputs that are no linear function of the tangents (comparisons, integers)."""
+        unknown = [_is_unknown(y) for y in outs]
+        where = _jax.current_where() or _jax.here()
+        pullback = NonLinear(self.description, primitive, where)
+        results = self.record(primitive, {}, [], outs, unknown, pullback, ())
+        return results if primitive.multiple_results else results[0]
 
     def type_of(self, primal: Value) -> Aval:
         return primal.aval if isinstance(primal, Unknown) else _jax.typeof(primal)
@@ -92,7 +148,8 @@ class TangentTrace(TapeTrace):
         needed = [not there for there in program.present] + [True] * len(residuals)
         jaxpr, used = _jax.prune(jaxpr, needed)
         read = [x for x, use in zip([*consts, *primals], used, strict=True) if use]
-        self.check_residuals(op, read)
+        if any(map(_is_unknown, read)):
+            return [Unknown(y.aval) for y in outs], [Unknown(x.aval) for x in residuals]
         values = iter(_jax.eval_jaxpr(jaxpr, read))
         known = [
             Unknown(y.aval) if there else next(values)
@@ -104,7 +161,11 @@ class TangentTrace(TapeTrace):
         """Who observes is shown a tangent's type in the place of its value."""
         super().append(node, [y.aval if isinstance(y, Unknown) else y for y in outs])
 
-    def check_residuals(self, op: Op, residuals: Sequence[Value]) -> None:
-        if any(isinstance(x, Unknown) for x in residuals):
-            where = _jax.current_where() or _jax.here()
-            raise errors.NonLinearJvpError(self.description, op, where)
+    def usable(
+        self, op: Op, pullback: Any, residuals: Sequence[Value]
+    ) -> tuple[Any, Sequence[Value]]:
+        """What reads a tangent is not linear in the tangents: an error, unless nothing depends on it."""
+        if not any(map(_is_unknown, residuals)):
+            return pullback, residuals
+        where = _jax.current_where() or _jax.here()
+        return NonLinear(self.description, op, where), ()

@@ -293,10 +293,7 @@ class TapeTrace(_jax.Trace):
         return self.rules.within(_jax.current_scope()) if observed else self.rules
 
     def reads_content(self, primals: Sequence[Value]) -> bool:
-        """Whether one of these is a mutable reference with a differentiated content.
-
-        See ``calls.references``.
-        """
+        """Whether one is a reference with a differentiated content; see ``calls.references``."""
         return bool(self.contents) and any(id(x) in self.contents for x in primals)
 
     def content_slot(self, ref: Value) -> Slot | None:
@@ -306,8 +303,10 @@ class TapeTrace(_jax.Trace):
     def bind_in_parent(
         self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any]
     ) -> Any:
+        """Run an operation in the parent trace, as `Primitive.bind` does: with no trace current."""
         avals = [_jax.typeof(x) for x in primals]
-        return primitive.bind_with_trace(self.parent_trace, primals, avals, params)
+        with _jax.take_current_trace():
+            return primitive.bind_with_trace(self.parent_trace, primals, avals, params)
 
     def evaluate(
         self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any]
@@ -432,9 +431,8 @@ class TapeTrace(_jax.Trace):
         with errors.located_at(_jax.current_where):
             program = program_of(rule, op, params, operand_avals, out_avals, wanted, multiple)
         values = (*primals, *outs)
-        residuals = [values[i] for i in program.reads]
-        self.check_residuals(op, residuals)
-        return self.record(op, params, slots, outs, present, program, residuals)
+        pullback, residuals = self.usable(op, program, [values[i] for i in program.reads])
+        return self.record(op, params, slots, outs, present, pullback, residuals)
 
     def record(
         self,
@@ -468,8 +466,11 @@ class TapeTrace(_jax.Trace):
         if self.tape.observer is not None:
             self.tape.observer.recorded(node, outs)
 
-    def check_residuals(self, op: Op, residuals: Sequence[Value]) -> None:
-        """Raise an error for a residual without a value: only ``tangents.TangentTrace`` has such."""
+    def usable(
+        self, op: Op, pullback: Any, residuals: Sequence[Value]
+    ) -> tuple[Any, Sequence[Value]]:
+        """A node's pullback and residuals: others in ``tangents.TangentTrace``, if one has no value."""
+        return pullback, residuals
 
 
 def record(
@@ -481,8 +482,7 @@ def record(
 ) -> tuple[list[Value], list[Slot | None], Tape]:
     """Run `fun` on flat values; return its outputs, their slots, and the tape.
 
-    The differentiated inputs have the first slots, in order. JAX's trace state is restored even
-    if `fun` raises an error.
+    Differentiated inputs have the first slots, in order. An error leaves JAX's trace state restored.
     """
     with _jax.take_current_trace() as parent:
         trace = TapeTrace(parent, rules, description)

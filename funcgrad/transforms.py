@@ -35,6 +35,7 @@ from funcgrad.registry import Rules, check_rules
 from funcgrad.stack import with_room
 from funcgrad.surface import derivative_of, public
 from funcgrad.tape import FrozenTape, freeze
+from funcgrad.unused import reporting
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -183,12 +184,11 @@ def value_and_grad(
             return on_dynamic(*tree_unflatten(in_tree, leaves))
 
         name = name_of(fun)
-        run = run_recorded(on_leaves, leaves, has_aux, rules, strict, name, asked=asked)
-        check_scalar(run.outs, fun, holomorphic)
-        (out,), (slot,) = run.outs, run.slots
-        seed = _jax.one_like(out)
-        with errors.at_worst_unknown():
-            cts = walk(run.tape, [(slot, seed)], run.inputs, consume=True)
+        with reporting(rules, name, strict) as report, errors.at_worst_unknown():
+            run = run_recorded(on_leaves, leaves, has_aux, rules, strict, name, report, asked=asked)
+            check_scalar(run.outs, fun, holomorphic)
+            (out,), (slot,) = run.outs, run.slots
+            cts = walk(run.tape, [(slot, _jax.one_like(out))], run.inputs, consume=True)
         flat = filled(cts[: len(run.tape_inputs)], leaves, run.tape_inputs)
         flat = [_jax.weak_like(ct, x) for ct, x in zip(flat, leaves, strict=True)]
         trees = tree_unflatten(in_tree, flat)
@@ -268,7 +268,9 @@ def vjp(
 
     leaves = contents.leaves
     name, asked = name_of(fun), Asked.of(taps, edit)
-    run = run_recorded(on_leaves, leaves, has_aux, rules, strict, name, wanted, contents, asked)
+    on = (on_leaves, leaves, has_aux, rules, strict, name)
+    with reporting(rules, name, strict) as report, errors.at_worst_unknown():
+        run = run_recorded(*on, report, wanted, contents, asked)
     frozen, residuals = freeze(run.tape)
     out_avals = tuple(_jax.typeof(_jax.canonicalize(y)) for y in run.outs)
     in_avals = tuple(_jax.typeof(x) for x in leaves)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -504,12 +503,9 @@ def test_a_method_can_be_an_op():
     np.testing.assert_array_equal(found, jnp.full_like(X, 100.0))
 
 
-def test_without_overrides_of_functions_nothing_is_caught():
+def test_without_overrides_nothing_is_caught():
     from funcgrad.catching import caught
 
-    rules = funcgrad.DEFAULT.override({lax.sin_p: hundred_vjp})
     seen = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        funcgrad.grad(lambda x: [seen.append(caught()), jnp.sin(x).sum()][1], rules=rules)(X)
+    funcgrad.grad(lambda x: [seen.append(caught()), jnp.sin(x).sum()][1])(X)
     assert seen == [None]

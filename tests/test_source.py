@@ -19,10 +19,10 @@ JAX_AD = {
 
 JAX_TABLES = {
     "primitive_jvps", "primitive_linearizations", "primitive_transposes", "custom_lin_p",
-    "NullAccum", "ValAccum",
+    "NullAccum", "ValAccum", "JVPTrace", "LinearizeTrace",
 }  # fmt: skip
-"""What may be read of JAX's interpreters: which primitives they know, the one they define, and the
-accumulators that a user's backward rule is given."""
+"""What may be read of JAX's interpreters: which primitives they know, the one they define, the
+accumulators that a user's backward rule is given, and the traces, which are watched."""
 
 
 def names(path: Path) -> str:
@@ -99,7 +99,9 @@ FLOORS = [
     {"rule_program"},
     {"tape"},
     {"tangents", "backward", "functions"},
-    {"catching", "unused"},
+    {"called", "catching"},
+    {"unused"},
+    {"nested"},
     {"op"},
     {"partition"},
     {"calls"},

@@ -7,6 +7,7 @@ machinery, jaxprs, source information, and primitives that only some versions ha
 from funcgrad._jax.annotations import *  # noqa: F403
 from funcgrad._jax.calls import *  # noqa: F403
 from funcgrad._jax.debugging import *  # noqa: F403
+from funcgrad._jax.derivatives import *  # noqa: F403
 from funcgrad._jax.drop_in import *  # noqa: F403
 from funcgrad._jax.hijax import *  # noqa: F403
 from funcgrad._jax.jaxprs import *  # noqa: F403

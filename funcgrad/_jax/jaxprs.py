@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from jax._src import core as _core
 from jax._src import util as _util
 from jax._src.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p
 from jax._src.interpreters import mlir, partial_eval
+from jax._src.interpreters.ad import custom_lin_p
 from jax._src.pjit import jit_p
 from jax._src.state.discharge import discharge_state
+from jax._src.state.types import AbstractRef
 from jax.extend import source_info_util
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
 
 from funcgrad._jax.types import Atom, Aval, Equation, Value, Var
 
@@ -187,8 +190,76 @@ def without_own_references(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:
     """A jaxpr whose references of its own are values; it has the returned constants first."""
     if _core.internal_mutable_array_effect not in jaxpr.effects:
         return jaxpr, []
-    pure = discharge_state(close(jaxpr), should_discharge=(False,) * len(jaxpr.invars))
+    pure = discharged(jaxpr, [False] * len(jaxpr.invars))
     return convert_consts(pure), list(pure.consts)
+
+
+def discharged(jaxpr: Jaxpr, which: Sequence[bool]) -> ClosedJaxpr:
+    """The jaxpr with values for its own references and for `which` inputs.
+
+    What those inputs hold in the end are its last outputs. JAX replaces functions with a derivative of
+    their own by their bodies meanwhile, so they are put aside where they are given no references.
+    """
+    hidden = _with_equations(jaxpr, _put_aside)
+    pure = discharge_state(close(hidden), should_discharge=tuple(which))
+    return with_consts(_with_equations(pure.jaxpr, _put_back), pure.consts)
+
+
+def _with_equations(jaxpr: Jaxpr, change: Callable[[Equation], Equation | None]) -> Jaxpr:
+    """A jaxpr in which equations are changed, at any depth; None goes on inside the equation."""
+
+    def inside(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(inside, value)) if type(value) in (tuple, list) else value
+        if isinstance(value, Jaxpr):  # a closed one too, from JAX 0.11
+            return _with_equations(value, change)
+        return value.map_jaxpr(inside) if isinstance(value, ClosedJaxpr) else value
+
+    def changed(eqn: Equation) -> Equation:
+        params = {name: inside(value) for name, value in eqn.params.items()}
+        return change(eqn) or eqn.replace(params=params)
+
+    return jaxpr.replace(eqns=[changed(eqn) for eqn in jaxpr.eqns])
+
+
+@dataclass(frozen=True, eq=False)
+class Aside:
+    """A call that is put aside: its primitive and params, the types of its outputs, its effects."""
+
+    primitive: Any
+    params: dict[str, Any]
+    avals: tuple[Aval, ...]
+    effects: Any
+
+
+aside_p = Primitive("put_aside")
+aside_p.multiple_results = True
+aside_p.def_effectful_abstract_eval(lambda *_, aside: (aside.avals, aside.effects))
+
+
+def _put_aside(eqn: Equation) -> Equation | None:
+    if not has_own_derivative(eqn) or is_given_references(eqn):
+        return None
+    avals = tuple(v.aval for v in eqn.outvars)
+    aside = Aside(eqn.primitive, eqn.params, avals, eqn.effects)
+    return eqn.replace(primitive=aside_p, params={"aside": aside})
+
+
+def _put_back(eqn: Equation) -> Equation | None:
+    if eqn.primitive is not aside_p:
+        return None
+    aside = eqn.params["aside"]
+    return eqn.replace(primitive=aside.primitive, params=aside.params)
+
+
+def has_own_derivative(eqn: Equation) -> bool:
+    """Whether an equation calls a function with a derivative of its own."""
+    return eqn.primitive in (custom_jvp_call_p, custom_vjp_call_p) or "_prim" in eqn.params
+
+
+def is_given_references(eqn: Equation) -> bool:
+    """Whether a reference is among an equation's operands."""
+    return any(isinstance(type_of(v), AbstractRef) for v in eqn.invars)
 
 
 cache: Callable[..., Any] = partial(_util.cache, max_size=8192)
@@ -221,6 +292,8 @@ def called_function(eqn: Any) -> str | None:
     if "_prim" in eqn.params:
         carried = function_carried(eqn.params["_prim"])
         return None if carried is None else function_of(carried)
+    if eqn.primitive is custom_lin_p:
+        return eqn.params["bwd"].debug_info.func_src_info
     name = FUNCTIONS.get(eqn.primitive)
     return None if name is None else function_of(eqn.params[name])
 

@@ -10,12 +10,16 @@ from jax._src import core as _core
 from jax._src import linear_util
 from jax._src.interpreters import partial_eval, pxla
 from jax._src.named_sharding import UNSPECIFIED
-from jax._src.state.discharge import discharge_state
 from jax._src.state.primitives import addupdate_p, get_p, swap_p
 from jax._src.state.types import ReadEffect, RefEffect
 from jax.extend.core import ClosedJaxpr, Jaxpr, Primitive
 
-from funcgrad._jax.jaxprs import close, custom_jvp_call_p, custom_vjp_call_p, inner_jaxprs
+from funcgrad._jax.jaxprs import (
+    discharged,
+    has_own_derivative,
+    inner_jaxprs,
+    is_given_references,
+)
 from funcgrad._jax.values import is_inexact, is_mutable, is_reference, typeof
 
 new_ref_p, freeze_p, free_ref_p = _core.ref_p, _core.freeze_p, _core.free_ref_p
@@ -93,16 +97,17 @@ def references_used(jaxpr: Jaxpr) -> tuple[list[bool], list[bool]]:
 
 def purify(jaxpr: Jaxpr, which: Sequence[bool]) -> ClosedJaxpr:
     """The jaxpr with values for `which` references; what they hold then are its last outputs."""
-    return discharge_state(close(jaxpr), should_discharge=tuple(which))
+    return discharged(jaxpr, which)
 
 
-def has_own_derivatives(jaxpr: Jaxpr) -> bool:
-    """Whether a function with a derivative of its own is called, at any depth.
+def gives_references_to_derivatives(jaxpr: Jaxpr) -> bool:
+    """Whether a function with a derivative of its own is given a reference, at any depth.
 
-    JAX's pure form of a call replaces it by its body, and so loses its derivative.
+    A pure form replaces such a call by the function's body, and so loses its derivative.
     """
-    for eqn in jaxpr.eqns:
-        custom = eqn.primitive in (custom_jvp_call_p, custom_vjp_call_p)
-        if custom or any(map(has_own_derivatives, inner_jaxprs(eqn.params))):
-            return True
-    return False
+    return any(
+        is_given_references(eqn)
+        if has_own_derivative(eqn)
+        else any(map(gives_references_to_derivatives, inner_jaxprs(eqn.params)))
+        for eqn in jaxpr.eqns
+    )

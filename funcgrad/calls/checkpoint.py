@@ -17,7 +17,8 @@ import jax.numpy as jnp
 
 from funcgrad import _jax, errors
 from funcgrad._jax import Cotangent, Mask, Value, Var
-from funcgrad.calls.entering import defcall, of_jaxpr
+from funcgrad.called import of_jaxpr
+from funcgrad.calls.entering import defcall
 from funcgrad.masks import replaced, select
 from funcgrad.partition.budget import MinCut, parse_budget
 from funcgrad.partition.cut import Cut

@@ -13,8 +13,10 @@ from typing import Any
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
-from funcgrad.calls.entering import defcall, of_wrapped
+from funcgrad.called import of_wrapped
+from funcgrad.calls.entering import defcall
 from funcgrad.masks import select
+from funcgrad.nested import backward
 from funcgrad.registry import Rules
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import NO_TAPES, FrozenTape, WithoutTapes, freeze
@@ -29,6 +31,12 @@ def custom_jvp_call(
     name = _jax.description_of_wrapped(fun)
     symbolic = params["symbolic_zeros"]
     return CustomJvpProgram(name, differentiated, rules, jvp=jvp, symbolic_zeros=symbolic)
+
+
+PRIMAL_BY_TANGENT = (
+    "The jax.custom_jvp rule of `{}` computes a primal output from its tangents. Return the function's "
+    "outputs first, which depend on the primals alone, and then their tangents."
+)
 
 
 @dataclass(eq=False)
@@ -59,12 +67,15 @@ class TangentProgram:
         try:
             with _jax.set_current_trace(trace):
                 primal_outs, tangent_outs = self.apply_rule(primals, tangents)
+            primal_outs, by_tangents = trace.split(primal_outs)
+            if any(slot is not None for slot in by_tangents):
+                raise errors.InputError(PRIMAL_BY_TANGENT.format(self.name))
             self.outputs = tuple(trace.split(tangent_outs)[1])
         finally:
             trace.invalidate()
         self.present = [slot is not None for slot in self.outputs]
         self.tape, leaves = freeze(tape)
-        return list(primal_outs), leaves
+        return primal_outs, leaves
 
     def apply_rule(
         self, primals: Sequence[Any], tangents: Sequence[Any]
@@ -104,7 +115,7 @@ def custom_vjp_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> CustomVjpProgram:
     """A custom_vjp function's forward, and its backward."""
-    return CustomVjpProgram(params, differentiated)
+    return CustomVjpProgram(params, differentiated, rules)
 
 
 @dataclass(eq=False)
@@ -113,6 +124,7 @@ class CustomVjpProgram(WithoutTapes):
 
     params: dict[str, Any]
     differentiated: tuple[bool, ...]
+    rules: Rules
     ct_avals: tuple[Any, ...] = ()
     present: list[bool] | None = None
     late: bool = False
@@ -134,7 +146,8 @@ class CustomVjpProgram(WithoutTapes):
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
         *_, bwd = self.params["subfuns"]
         symbolic = self.params["symbolic_zeros"]
-        results = _jax.call_custom_vjp_backward(bwd, residuals, cts, self.ct_avals, symbolic)
+        with backward(self.rules, bwd):
+            results = _jax.call_custom_vjp_backward(bwd, residuals, cts, self.ct_avals, symbolic)
         return select(results, self.differentiated)
 
 
@@ -143,7 +156,7 @@ def custom_linear_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
 ) -> CustomLinearProgram:
     """What ``jax.jvp`` makes of a custom_vjp function: known only backward, by the user's backward."""
-    return CustomLinearProgram(primitive, params, differentiated)
+    return CustomLinearProgram(primitive, params, differentiated, rules)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +166,7 @@ class CustomLinearProgram(WithoutTapes):
     primitive: Any
     params: dict[str, Any]
     differentiated: tuple[bool, ...]
+    rules: Rules
     late: bool = False
 
     @property
@@ -175,9 +189,10 @@ class CustomLinearProgram(WithoutTapes):
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
         params = self.params
-        results = _jax.call_custom_vjp_backward(
-            params["bwd"], residuals, cts, self.ct_avals, params["symbolic_zeros"]
-        )
+        with backward(self.rules, params["bwd"]):
+            results = _jax.call_custom_vjp_backward(
+                params["bwd"], residuals, cts, self.ct_avals, params["symbolic_zeros"]
+            )
         places = [i for i, zero in enumerate(params["in_zeros"]) if not zero]
         wanted = select(places, self.differentiated[params["num_res"] :])
         return [results[i] for i in wanted]

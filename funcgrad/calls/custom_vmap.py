@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from funcgrad import _jax
 from funcgrad.backward import walk
+from funcgrad.called import of_jaxpr
 from funcgrad.calls.checkpoint import RematProgram
-from funcgrad.calls.entering import defcall, of_jaxpr
+from funcgrad.calls.entering import defcall
 from funcgrad.calls.replayed import inputs_kept, replay_of
 from funcgrad.masks import either
 from funcgrad.partition.split import StagedPullback

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import Aval, Value
+from funcgrad._jax import Value
 from funcgrad.partition.axes import Place, rows_apart
 
 
@@ -51,12 +51,20 @@ def body_of_all(body: _jax.ClosedJaxpr, test: _jax.ClosedJaxpr, num_tests: int) 
         return _jax.stage_closed(run, [*avals, *body.out_avals], _jax.function_of(body))
 
     plain = staged(None)
-    if not num_axes or plain.effects or any(map(is_sharded, plain.in_avals)):
+    if not num_axes or plain.effects:
         return plain
     places = rows_apart(plain, [(num_consts, axis) for axis in range(num_axes)])
-    if places is None or not are_nested(places):
+    if places is None or not are_nested(places) or has_sharded_rows(plain, places):
         return plain
     return staged(places)
+
+
+def has_sharded_rows(body: _jax.ClosedJaxpr, places: Sequence[Place]) -> bool:
+    """Whether a value that has an axis of examples is not whole on every device, by its type."""
+    return any(
+        _jax.is_sharded(aval) and any(axis is not None for axis in place)
+        for aval, place in zip(body.in_avals, places, strict=True)
+    )
 
 
 def select_examples(which: Value, on_true: Value, on_false: Value) -> Value:
@@ -119,9 +127,3 @@ def rows_at(x: Value, index: Value, axis: int) -> Value:
     else:
         row = jnp.take_along_axis(x, index, axis, mode="clip")
     return lax.broadcast_in_dim(row, x.shape, tuple(range(x.ndim)))
-
-
-def is_sharded(aval: Aval) -> bool:
-    """Whether a type says that some axis is sharded."""
-    sharding = getattr(aval, "sharding", None)
-    return sharding is not None and any(axes is not None for axes in sharding.spec)

@@ -16,17 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from funcgrad import _jax, errors
+from funcgrad.called import CalledFunction, leads_to_in
 from funcgrad.calls.checkpoint import RematProgram, program_of_remat
 from funcgrad.calls.custom import TangentProgram
-from funcgrad.calls.entering import (
-    CalledFunction,
-    CallProgram,
-    How,
-    ProgramOf,
-    defcall,
-    enter,
-    leads_to_in,
-)
+from funcgrad.calls.entering import CallProgram, How, ProgramOf, defcall, enter
 from funcgrad.masks import select, spread
 from funcgrad.registry import CallRule, Rules
 from funcgrad.tangents import TangentTrace
@@ -112,7 +105,14 @@ class HiVjpProgram(WithoutTapes):
 
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The outputs, and what ``vjp_bwd`` is given."""
-        outs, nonzero, residuals, backward = _jax.hi_vjp(self.prim, primals, self.differentiated)
+        try:
+            parts = _jax.hi_vjp(self.prim, primals, self.differentiated)
+        except NotImplementedError as problem:
+            if str(problem):
+                raise
+            name, wanted = _jax.hi_name(self.prim), "a `vjp_fwd` that is implemented"
+            raise errors.Unlocated(errors.PrimitiveWithoutRuleError, name, wanted) from problem
+        outs, nonzero, residuals, backward = parts
         if not backward.takes_residuals:
             problem = (
                 "returned structured residuals from `vjp_fwd`, which its own `vjp_bwd` must take."

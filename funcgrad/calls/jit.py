@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from funcgrad import _jax
-from funcgrad.calls.entering import defcall, of_jaxpr
+from funcgrad.called import of_jaxpr
+from funcgrad.calls.entering import defcall
 from funcgrad.partition.split import Call, Split, split_of
 from funcgrad.registry import Rules
 from funcgrad.tape import FrozenTape

@@ -232,9 +232,9 @@ class PureCall:
         return all(b or not a for a, b in zip(self.used, self.replaced, strict=True))
 
     @cached_property
-    def has_own_derivatives(self) -> bool:
-        """Whether the call calls a function with a derivative of its own, which a pure form loses."""
-        return _jax.has_own_derivatives(self.jaxpr)
+    def loses_derivatives(self) -> bool:
+        """Whether the pure form loses the derivative of a function that brings its own."""
+        return _jax.gives_references_to_derivatives(self.jaxpr)
 
     @cached_property
     def pure(self) -> _jax.ClosedJaxpr:
@@ -276,16 +276,16 @@ def call_with_references(
     call = pure_call_of(primitive, avals, tuple(params.items()), known)
     if primitive is _jax.jit_p and any(call.replaced):
         reject_rule(trace, params)
-        if call.has_own_derivatives or not call.replaces_all or _jax.has_settings(params):
+        if call.loses_derivatives or not call.replaces_all or _jax.has_settings(params):
             with _jax.set_current_trace(trace):
                 return _jax.eval_closed_jaxpr(params["jaxpr"], tracers)
     reject_twice(primitive, select(primals, call.used))
     changed = any(known) or any(call.written)
-    if not any(call.replaced) or (call.has_own_derivatives and not changed):
+    if not any(call.replaced) or (call.loses_derivatives and not changed):
         return entry.fn(trace, primitive, tracers, params)
-    if call.has_own_derivatives:
+    if call.loses_derivatives:
         problem = (
-            "in which a function with a derivative of its own (a custom_vjp, custom_jvp) is called."
+            "in which a function with a derivative of its own (custom_vjp, custom_jvp) is given it."
         )
         raise errors.MutableReferenceError(primitive, problem, _jax.here())
     return run_pure(trace, call, tracers, primitive.multiple_results)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from funcgrad import _jax
+from funcgrad.called import of_jaxpr
 from funcgrad.calls.checkpoint import RematProgram, program_of_remat
-from funcgrad.calls.entering import defcall, of_jaxpr
+from funcgrad.calls.entering import defcall
 from funcgrad.registry import Rules
 from funcgrad.tape import FrozenTape
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from funcgrad import _jax
-from funcgrad.calls.entering import ProgramOf, defcall, of_jaxpr
+from funcgrad.called import of_jaxpr
+from funcgrad.calls.entering import ProgramOf, defcall
 from funcgrad.calls.jit import SplitProgram
 from funcgrad.masks import select
 from funcgrad.partition.split import Call, split_of

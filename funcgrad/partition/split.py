@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
@@ -25,7 +25,7 @@ from funcgrad.backward import walk
 from funcgrad.masks import filled, mask_of, select, spread
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
-from funcgrad.tape import FrozenTape, freeze, record
+from funcgrad.tape import FrozenTape, LeafIndex, freeze, record
 
 T = TypeVar("T")
 Group = Literal["input", "output", "extra"]
@@ -358,6 +358,7 @@ def trace_forward(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) 
     jaxpr, consts = _jax.stage(forward, _jax.input_types(closed), f"{_name_of(closed)}:forward")
     tape, slots, places = recorded
     jaxpr = _giving_references(jaxpr, len(slots), len(consts), places)
+    tape, jaxpr = _without_literals(tape, jaxpr, len(slots))
     leaf_avals = tuple(_jax.output_types(jaxpr)[len(slots) :])
     return Traced(jaxpr, consts, Recording(tape, slots, leaf_avals, sum(differentiated)))
 
@@ -375,6 +376,20 @@ def _giving_references(
     values = iter(jaxpr.outvars[num_outs:])
     leaves = [next(values) if place is None else inputs[place] for place in places]
     return jaxpr.replace(outvars=[*outs, *leaves])
+
+
+def _without_literals(tape: FrozenTape, jaxpr: Jaxpr, num_outs: int) -> tuple[FrozenTape, Jaxpr]:
+    """The tape with the numbers that the jaxpr gives out as literals in it, and the jaxpr without."""
+    kept: list[Atom] = []
+    values: list[Any] = []
+    for v in jaxpr.outvars[num_outs:]:
+        if _jax.is_literal(v) and _jax.typeof(v.val) == v.aval:
+            values.append(v.val)
+        else:
+            values.append(LeafIndex(len(kept)))
+            kept.append(v)
+    nodes = tuple(tape.thaw(values).nodes)
+    return replace(tape, nodes=nodes), jaxpr.replace(outvars=[*jaxpr.outvars[:num_outs], *kept])
 
 
 def _name_of(closed: _jax.ClosedJaxpr) -> str:

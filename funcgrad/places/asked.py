@@ -17,7 +17,7 @@ from funcgrad.places.program import Block, Place, program_of
 from funcgrad.places.selectors import Edit, Selector, Site
 from funcgrad.places.taps import Tapped, sink_for
 from funcgrad.registry import Placed, Rule, Rules, with_original
-from funcgrad.unused import mark_used, report
+from funcgrad.unused import mark_used, report_unused
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +256,7 @@ def _editor(program: Block, actions: Any, rules: Rules, name: str, strict: bool)
             unused.append(override)
     if unused:
         occurred = {place.op for place in program.walk()}
-        report({override.op: override.rule for override in unused}, occurred, name, strict)
+        report_unused({override.op: override.rule for override in unused}, occurred, name, strict)
     placed = {place: by_rule(place, rule) for place, rule in by.items()}
     return Editor(actions, placed, frozenset(opened), frozenset())
 

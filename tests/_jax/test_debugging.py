@@ -111,6 +111,18 @@ def test_a_nan_is_found_at_the_users_line(fun, context):
 
 
 @pytest.mark.usefixtures("debug_nans")
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_the_cause_of_an_error_for_a_nan_is_the_users_operation_as_jax_gives_it(wrap):
+    for module in (jax, funcgrad):
+        with pytest.raises(FloatingPointError) as raised:
+            module.grad(wrap(jnp.linalg.norm))(jnp.zeros((3, 3)))
+        cause = raised.value.__cause__
+        assert type(cause).__name__ == "JaxStackTraceBeforeTransformation"
+        frames = traceback.extract_tb(cause.__traceback__)
+        assert frames[-1].filename == __file__
+
+
+@pytest.mark.usefixtures("debug_nans")
 def test_under_vmap_it_is_the_line_of_the_call():
     with pytest.raises(errors.NotFiniteError, match=line_of(sum_of_root, "# at fault")):
         jax.vmap(funcgrad.grad(sum_of_root))(jnp.zeros(3))

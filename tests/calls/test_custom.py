@@ -468,9 +468,84 @@ def test_a_solve_of_tangents(solver, context):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), found, expected)
 
 
-def test_a_solver_that_looks_at_its_tangents_is_told_what_to_do():
+@pytest.mark.parametrize("context", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_a_solver_that_looks_at_its_tangents_is_told_what_to_do(context):
     solved = implicit(lambda matrix, b: gmres(matrix, b)[0])
     with pytest.raises(
         funcgrad.errors.NonLinearJvpError, match=r"inside jax\.lax\.custom_linear_solve"
     ):
-        funcgrad.grad(lambda b: solved(MATRIX, b).sum())(RHS)
+        context(funcgrad.grad(lambda b: solved(MATRIX, b).sum()))(RHS)
+
+
+# --- rules that compute more from tangents than what is linear in them
+
+POINTS = jnp.array([0.5, 1.5, 2.5])
+
+
+def with_tangent(tangent: Any) -> Any:
+    """The sum of a function whose rule computes its tangent so."""
+    fun = jax.custom_jvp(jnp.sin)
+    fun.defjvp(lambda primals, tangents: (jnp.sin(*primals), tangent(*primals, *tangents)))
+    return lambda x: jnp.sum(fun(x) * POINTS)
+
+
+UNUSED = {
+    "norm": lambda t: jnp.linalg.norm(t),
+    "where": lambda t: jnp.where(t > 0, t, 0.0),
+    "index": lambda t: t[jnp.argmax(t)],
+    "sign": jnp.sign,
+    "cond": lambda t: lax.cond(jnp.sum(t) > 0, jnp.sin, jnp.cos, t),
+    "relu": lambda t: jax.nn.relu(t) + jax.nn.relu(t > 0),
+    "is finite": lambda t: jnp.all(jnp.isfinite(t)),
+    "jitted": lambda t: jax.jit(lambda t: (t * t, t > 0))(t),
+    "scan": lambda t: lax.scan(lambda c, _: (c * c, c > 0), t, None, length=2),
+}
+
+
+@pytest.mark.parametrize("unused", UNUSED.values(), ids=UNUSED)
+def test_what_a_rule_computes_from_tangents_and_does_not_use_is_no_error(unused):
+    loss = with_tangent(lambda x, t: (unused(t), 5 * jnp.cos(x) * t)[1])
+    for context in (lambda f: f, jax.jit):
+        found = context(funcgrad.grad(loss))(POINTS)
+        np.testing.assert_allclose(found, 5 * jnp.cos(POINTS) * POINTS, rtol=1e-6)
+
+
+def test_a_least_squares_solve_of_tangents():
+    """It computes the residual's norm, too."""
+    loss = with_tangent(lambda x, t: jnp.linalg.lstsq(jnp.diag(1 + x), t)[0])
+    np.testing.assert_allclose(funcgrad.grad(loss)(POINTS), jax.grad(loss)(POINTS), rtol=1e-5)
+
+
+USED = {
+    "where": (lambda x, t: jnp.where(t > 0, t, 0.0), "select_n"),
+    "sign": (lambda x, t: jnp.sign(t), "sign"),
+    "remainder": (lambda x, t: lax.rem(t, x), "rem"),
+    "floor": (lambda x, t: jnp.floor(t), "floor"),
+    "cast": (lambda x, t: (t > 0).astype(t.dtype), "convert_element_type"),
+    "index": (lambda x, t: t[jnp.argmax(t)] * x, "dynamic_slice|gather"),
+    "cond": (lambda x, t: lax.cond(jnp.sum(t) > 0, jnp.sin, jnp.cos, t), "cond"),
+    "count": (lambda x, t: jnp.sum(t > 0) * x, "convert_element_type"),
+    "while": (lambda x, t: lax.while_loop(lambda t: t[0] > 1, lambda t: t / 2, t), "while"),
+    "relu": (lambda x, t: jax.nn.relu(t > 0) * t, "mul"),
+}
+
+
+@pytest.mark.parametrize("context", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize(("tangent", "op"), USED.values(), ids=USED)
+def test_what_a_rule_uses_must_be_linear_in_the_tangents(tangent, op, context):
+    with pytest.raises(funcgrad.errors.NonLinearJvpError, match=f"`({op})` at .*test_custom.py"):
+        context(funcgrad.grad(with_tangent(tangent)))(POINTS)
+
+
+def test_a_rule_may_not_ask_its_tangents_in_python():
+    for ask in (lambda t: t[0] > 0, lambda t: t[0]):
+        loss = with_tangent(lambda x, t: t if ask(t) else 2 * t)  # noqa: B023
+        with pytest.raises(funcgrad.errors.InputError, match="computed from its tangents is true"):
+            funcgrad.grad(loss)(POINTS)
+
+
+def test_a_rule_may_not_compute_an_output_from_its_tangents():
+    fun = jax.custom_jvp(jnp.sin)
+    fun.defjvp(lambda primals, tangents: (jnp.sin(*primals) + 0 * tangents[0], tangents[0]))
+    with pytest.raises(funcgrad.errors.InputError, match="primal output from its tangents"):
+        funcgrad.grad(lambda x: fun(x).sum())(POINTS)

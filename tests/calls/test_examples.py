@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, reshard
+from jax.sharding import PartitionSpec as P
 
 import funcgrad
 from tests.compare import assert_same
+from tests.meshes import mesh_of
 from tests.programs import normal
 
 
@@ -169,3 +172,30 @@ def test_constants_of_either_vmap_alone_take_no_rows_that_no_example_has():
 
 def test_no_example_goes_on():
     assert_same(of_all(roots, (0,), 0.5 * jnp.ones(3)), (jnp.ones(3),))
+
+
+@pytest.mark.parametrize("layout", [P(None), P("a"), P(None, reduced={"a"})], ids=str)
+def test_a_constant_on_a_mesh_is_no_reason_to_touch_an_example_that_has_ended(layout):
+    """Only the values of examples are replaced, so that the types of others do not matter."""
+
+    def scaled_roots(x, w):
+        scale = lambda w: jnp.sum(reshard(w, P(None)))
+        return lax.while_loop(lambda c: c > 0.5, lambda c: jnp.sqrt(c - 0.5) * scale(w), x)
+
+    def loss(x, w):
+        return jnp.sum(jax.vmap(scaled_roots, (0, None))(x, w))
+
+    def by_scan(x, w):
+        def step(c, _):
+            root = jnp.sqrt(jnp.where(c > 0.5, c - 0.5, 1.0)) * jnp.sum(w)
+            return jnp.where(c > 0.5, root, c), None
+
+        return lax.scan(step, x, None, 30)[0]
+
+    w = np.full(4, 0.25)
+    expected = jax.grad(lambda x, w: jnp.sum(jax.vmap(by_scan, (0, None))(x, w)), (0, 1))(X, w)
+    with jax.set_mesh(mesh_of(AxisType.Explicit, a=2, b=2)):
+        found = funcgrad.grad(loss, (0, 1))(jnp.asarray(X), reshard(jnp.asarray(w), layout))
+        found = [np.asarray(reshard(ct, P(None))) for ct in found]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)

@@ -155,6 +155,15 @@ def test_a_zero_output_passes_no_gradient() -> None:
 
 
 def test_a_primitive_without_a_rule_is_an_error_and_not_opened() -> None:
+    class Unfinished(examples.WithoutRule):
+        def vjp_fwd(self, nonzero: Any, x: Any) -> Any:
+            raise NotImplementedError
+
+        def vjp_bwd_retval(self, kept: Any, ct: Any) -> Any:
+            raise NotImplementedError
+
+    with pytest.raises(errors.MissingRuleError, match=r"`Unfinished`.*vjp_fwd"):
+        funcgrad.grad(lambda x: apply(Unfinished)(x).sum())(X)
     f = apply(examples.WithoutRule)
     for run in (f, jax.jit(f), jax.checkpoint(f), PLACES["scan"](f)):
         with pytest.raises(errors.MissingRuleError, match=r"`WithoutRule`.*vjp_fwd"):

@@ -6,11 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 
 import funcgrad
 from funcgrad import errors
+from tests.calls import hijax_examples
 from tests.calls.ref_programs import CALLS, STRAIGHT, Value, X
 from tests.compare import assert_same
 
@@ -463,6 +465,118 @@ def test_a_call_that_reads_keeps_the_derivatives_of_what_it_calls() -> None:
     ],
     ids=["scan", "cond"],
 )
-def test_a_loop_that_would_lose_a_derivative_is_refused(call: Any) -> None:
+def test_a_loop_that_reads_keeps_the_derivatives_of_what_it_calls(call: Any) -> None:
+    fun, args = reads(call), (jnp.float32(3), jnp.float32(5))
+    without = lambda x, y: call(lambda x: scaled_backward(x, y) + scaled_backward(x, y), x)
+    assert funcgrad.grad(fun, (0, 1))(*args) == jax.grad(without, (0, 1))(*args)
+
+
+def test_a_loop_that_gives_a_reference_to_a_custom_vjp_function_is_refused() -> None:
+    @jax.custom_vjp
+    def scaled(ref: Any, x: Any) -> Any:
+        return ref[...] * x
+
+    scaled.defvjp(lambda ref, x: (ref[...] * x, None), lambda _, ct: (None, ct))
+
+    def fun(x: Any) -> Any:
+        ref = jax.new_ref(x)
+        return lax.scan(lambda x, _: (scaled(ref, x), None), x, length=2)[0]
+
     with pytest.raises(errors.MutableReferenceError, match="a derivative of its own"):
-        funcgrad.grad(reads(call), (0, 1))(jnp.float32(3), jnp.float32(5))
+        funcgrad.grad(fun)(1.0)
+
+
+# --- calls that store, and functions with a derivative that their bodies do not show
+
+
+@jax.custom_jvp
+def odd_sin(x: Any) -> Any:
+    return jnp.sin(x)
+
+
+odd_sin.defjvp(lambda primals, tangents: (odd_sin(*primals), 7 * jnp.cos(*primals) * tangents[0]))
+
+
+@jax.custom_vjp
+def odd_product(x: Any, y: Any) -> Any:
+    return jnp.sin(x) * y
+
+
+odd_product.defvjp(
+    lambda x, y: (odd_product(x, y), (x, y)),
+    lambda kept, ct: (5 * ct * kept[1], 3 * ct * jnp.sin(kept[0])),
+)
+
+OWN_DERIVATIVES = {
+    "custom_jvp": odd_sin,
+    "custom_vjp": lambda x: odd_product(x, x),
+    "jitted": jax.jit(odd_sin),
+    "ByVjp": hijax_examples.apply(hijax_examples.ByVjp),
+    "ByAccumulator": hijax_examples.apply(hijax_examples.ByAccumulator),
+}
+
+
+def scanned(step: Any, x: Any) -> Any:
+    return lax.scan(lambda c, _: (step(c), None), x, None, length=3)[0]
+
+
+RUNS = {
+    "jit": (1, lambda step, x: jax.jit(step)(x)),
+    "checkpoint": (1, lambda step, x: jax.checkpoint(step)(x)),
+    "cond": (1, lambda step, x: lax.cond(x > 0, step, lambda c: c, x)),
+    "scan": (3, scanned),
+    "scan in jit": (3, lambda step, x: jax.jit(lambda c: scanned(step, c))(x)),
+    "scan of cond": (3, lambda step, x: scanned(lambda c: lax.cond(c > -9, step, jnp.sin, c), x)),
+    "fori_loop": (3, lambda step, x: lax.fori_loop(0, 3, lambda _, c: step(c), x)),
+    "while_loop": (3, lambda step, x: lax.while_loop(
+        lambda state: state[0] < 3, lambda state: (state[0] + 1, step(state[1])), (0, x))[1]),
+}  # fmt: skip
+"""How often a call runs a step, and the call."""
+
+
+@pytest.mark.parametrize("call", RUNS)
+@pytest.mark.parametrize("own", ["custom_jvp", "custom_vjp", "ByVjp"])
+def test_calls_that_store_keep_the_derivatives_of_what_they_call(own: str, call: str) -> None:
+    fun = OWN_DERIVATIVES[own]
+    times, run = RUNS[call]
+
+    def next_of(x: Any, content: Any) -> Any:
+        content = 0.5 * content + fun(x)
+        return jnp.cos(fun(x)) * content, content
+
+    def storing(x: Any, y: Any) -> Any:
+        ref = jax.new_ref(y)
+
+        def step(x: Any) -> Any:
+            x, ref[...] = next_of(x, ref[...])
+            return x
+
+        return run(step, x) + 2 * ref[...]
+
+    def unrolled(x: Any, y: Any) -> Any:
+        for _ in range(times):
+            x, y = next_of(x, y)
+        return x + 2 * y
+
+    args = jnp.float32(0.7), jnp.float32(0.4)
+    expected = jax.grad(unrolled, (0, 1))(*args)
+    np.testing.assert_allclose(funcgrad.grad(storing, (0, 1))(*args), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("own", OWN_DERIVATIVES)
+def test_a_gradient_of_a_gradient_keeps_the_derivatives_beside_a_reference(own: str) -> None:
+    """The inner gradient has a reference of its own, and calls of which only the outer one is taken."""
+    fun = OWN_DERIVATIVES[own]
+
+    def inner_gradient(x: Any) -> Any:
+        def inner(y: Any) -> Any:
+            ref = jax.new_ref(y)
+            ref[...] = ref[...] * fun(x)
+            return ref[...] * y
+
+        return funcgrad.grad(jax.jit(inner))(x)
+
+    x = jnp.float32(0.7)
+    expected = jax.grad(lambda x: 2 * x * fun(x))(x)
+    for outer in (funcgrad.grad, jax.grad):
+        np.testing.assert_allclose(outer(inner_gradient)(x), expected, rtol=1e-5)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.scheduling_groups import xla_metadata_call
 
 import funcgrad
 from funcgrad.partition.split import Residuals, split_of
@@ -26,3 +29,31 @@ def test_forward_gives_out_what_is_neither_input_nor_output():
     assert len(residuals) == len(kinds)
     assert split.backward((False, True)).present == (True, True)
     assert split.backward((True, False)).present == (True, False)
+
+
+@pytest.mark.parametrize("remat", [False, True], ids=["plain", "checkpoint"])
+@pytest.mark.parametrize("derivative", ["grad", "value_and_grad"])
+def test_a_number_is_no_residual(derivative, remat):
+    """The jitted function is lowered as often as by JAX: its forward program gives out nothing more."""
+
+    @xla_metadata_call(inlineable="false")
+    @jax.jit
+    def doubled(x):
+        return x * 2
+
+    layer = jax.checkpoint(doubled) if remat else doubled
+    loss = lambda x: layer(layer(x)).sum()
+
+    def lowered(module):
+        text = jax.jit(getattr(module, derivative)(loss)).lower(jnp.arange(8.0)).as_text()
+        return text.count("func.func private @xla_metadata_call")
+
+    assert lowered(funcgrad) == lowered(jax)
+
+
+def test_numbers_stand_in_the_backward_program():
+    closed = jax.make_jaxpr(lambda x: jnp.sin(2 * x) * 3)(jnp.arange(2.0))
+    split = split_of(closed, (True,), funcgrad.DEFAULT)
+    assert [v.aval.shape for v in split.residual_variables] == [(2,)]
+    gradient = funcgrad.grad(lambda x: jax.jit(lambda x: jnp.sin(2 * x) * 3)(x).sum())
+    np.testing.assert_allclose(gradient(0.25 * jnp.arange(2.0)), 6 * np.cos([0, 0.5]), rtol=1e-6)

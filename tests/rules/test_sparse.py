@@ -479,6 +479,18 @@ def test_sparsified_functions():
     assert_close(funcgrad.grad(loss, (0, 1))(mat.data, y), expected, 1e-12, "inside")
 
 
+@pytest.mark.parametrize("use_tracer", [False, True], ids=["jaxpr", "tracer"])
+@pytest.mark.parametrize("around", [lambda f: f, jax.jit], ids=["plain", "jit"])
+def test_a_sparsified_gradient_of_a_custom_jvp_function(use_tracer, around):
+    """Its rule multiplies by a Python number, which becomes an array inside the sparsified function."""
+    square = jax.custom_jvp(lambda x: x**2)
+    square.defjvp(lambda primals, tangents: (primals[0] ** 2, 3 * tangents[0] * primals[0]))
+    mat = BCOO.fromdense(jnp.asarray(MATRIX))
+    loss = around(lambda m: square(m).sum())
+    found = jsparse.sparsify(funcgrad.grad(loss), use_tracer=use_tracer)(mat)
+    assert_close(found.data, 3 * mat.data, 1e-12, "3 x")
+
+
 def test_who_does_not_use_sparse_arrays_does_not_import_them():
     source = (
         "import sys, funcgrad, jax; funcgrad.grad(jax.numpy.sin)(1.0);"
