@@ -44,7 +44,10 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_loop_in_a_loop": (),
         "test_a_solve_in_the_body": (),
         "test_second_order": (),
+        "test_gradient_of_the_gradient_of_each": (),
         "test_random_keys_in_the_carry": (),
+        "test_body": ("largest of a window", "scatter", "callback"),
+        "test_body_in": ("scatter-vmapped_twice",),
     },
     "calls/test_expanded.py": {
         "test_householder_product": ("(4, 1)",),

@@ -13,7 +13,7 @@ A vmapped program keeps its examples apart, unless a collective over the vmapped
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 from jax import lax
@@ -125,15 +125,19 @@ class Axes:
         return outs[0]
 
     def visit_scan(self, eqn: Equation, given: Sequence[list[int]]) -> list[list[int]]:
-        """A scan, along whose leading axes the steps are mixed."""
+        """A scan: the carries mix its steps. Without carries, each step is a row by itself."""
         num_consts, num_carry, *_ = _jax.scan_settings(eqn.params)
         carries, xs = given[num_consts : num_consts + num_carry], given[num_consts + num_carry :]
-        self.mixed += [x[0] for x in xs]
+        if num_carry:
+            self.mixed += [x[0] for x in xs]
         inside = [*given[: num_consts + num_carry], *(x[1:] for x in xs)]
         outs = self.visit(_jax.close(eqn.params["jaxpr"]), inside)
         self.align_all(carries, outs[:num_carry])
         ys = [[next(self.numbers), *y] for y in outs[num_carry:]]
         self.values += ys
+        if not num_carry:
+            for some, others in pairwise([*xs, *ys]):
+                self.align(some[:1], others[:1])
         return [*outs[:num_carry], *ys]
 
     def visit_while(self, eqn: Equation, given: Sequence[list[int]]) -> list[list[int]]:
@@ -313,6 +317,46 @@ def scatter_links(eqn: Equation) -> Iterator[Link]:
             yield 2, of_update, axis
 
 
+def stack_links(eqn: Equation) -> Iterator[Link]:
+    new = eqn.params["axis"]
+    for i, v in enumerate(eqn.invars):
+        yield from ((i, axis, axis + (axis >= new)) for axis in range(len(shape_of(v))))
+
+
+def unstack_links(eqn: Equation) -> Iterator[Link]:
+    gone = eqn.params["axis"]
+    rank = len(shape_of(eqn.invars[0]))
+    yield from ((0, axis, axis - (axis > gone)) for axis in range(rank) if axis != gone)
+
+
+def window_links(eqn: Equation) -> Iterator[Link]:
+    """Each axis along which the window is one element, and takes the elements as they are."""
+    params = eqn.params
+    ones = (1,) * len(params["window_dimensions"])
+    sides = zip(
+        params["window_dimensions"],
+        params["window_strides"],
+        params.get("base_dilation") or ones,
+        params["padding"],
+        strict=True,
+    )
+    return same_axes(eqn, [k for k, how in enumerate(sides) if how != (1, 1, 1, (0, 0))])
+
+
+def tile_links(eqn: Equation) -> Iterator[Link]:
+    return same_axes(eqn, [k for k, times in enumerate(eqn.params["reps"]) if times != 1])
+
+
+def callback_links(eqn: Equation) -> Iterator[Link]:
+    """Each axis that all outputs share: JAX has a vectorized callback promise this of a vmap's axes."""
+    if eqn.params["vmap_method"] not in ("expand_dims", "broadcast_all", "legacy_vectorized"):
+        return
+    outs = [shape_of(v) for v in eqn.outvars]
+    shared = [len({*sizes}) == 1 for sizes in zip(*outs, strict=False)]
+    alike = [k for k, same in enumerate(shared) if same]
+    yield from (link for link in same_axes(eqn) if link[1] in alike)
+
+
 def top_k_links(eqn: Equation) -> Iterator[Link]:
     rank = len(shape_of(eqn.invars[0]))
     return same_axes(eqn, [eqn.params.get("axis", -1) % rank])
@@ -323,8 +367,13 @@ def fft_links(eqn: Equation) -> Iterator[Link]:
     return same_axes(eqn, range(rank - len(eqn.params["fft_lengths"]), rank))
 
 
+def each(primitives: Sequence[Any], said: Any) -> dict[Any, Any]:
+    """The same for several primitives, of which this JAX version may lack some."""
+    return {primitive: said for primitive in primitives if primitive is not None}
+
+
 LINKS: dict[Any, Callable[[Equation], Iterator[Link]]] = {
-    **dict.fromkeys(
+    **each(
         (
             *(
                 lax.select_n_p,
@@ -334,32 +383,46 @@ LINKS: dict[Any, Callable[[Equation], Iterator[Link]]] = {
                 lax.copy_p,
                 _jax.add_any_p,
             ),
+            *(lax.sharding_constraint_p, _jax.reshard_p, _jax.layout_constraint_p),
             *(_jax.pvary_p, _jax.name_p, _jax.random_wrap_p, _jax.random_gamma_p),
             *(lax.dynamic_slice_p, lax.dynamic_update_slice_p),
         ),
         same_axes,
     ),
-    **dict.fromkeys(
+    **each(
         (
             *(lax.reduce_sum_p, lax.reduce_prod_p, lax.reduce_max_p, lax.reduce_min_p),
             *(lax.reduce_and_p, lax.reduce_or_p, lax.reduce_xor_p, lax.argmax_p, lax.argmin_p),
         ),
         without("axes"),
     ),
-    **dict.fromkeys(
+    lax.reduce_p: without("dimensions"),
+    **each(
+        (
+            *(lax.reduce_window_p, lax.reduce_window_sum_p, lax.reduce_window_max_p),
+            *(lax.reduce_window_min_p, lax.select_and_gather_add_p, lax.select_and_scatter_add_p),
+        ),
+        window_links,
+    ),
+    **each(
         (lax.cumsum_p, lax.cumprod_p, lax.cummax_p, lax.cummin_p, lax.cumlogsumexp_p, lax.split_p),
         but_for("axis"),
     ),
-    **dict.fromkeys((lax.sort_p, lax.concatenate_p), but_for("dimension")),
-    **dict.fromkeys(
+    **each((lax.sort_p, lax.concatenate_p), but_for("dimension")),
+    **each(
         (
             *(lax.linalg.cholesky_p, lax.linalg.triangular_solve_p, lax.linalg.lu_p),
             *(lax.linalg.qr_p, lax.linalg.eigh_p, lax.linalg.svd_p, lax.linalg.eig_p),
+            *(lax.linalg.householder_product_p, lax.linalg.ormqr_p, lax.linalg.symmetric_product_p),
+            *(lax.linalg.schur_p, lax.linalg.hessenberg_p, lax.linalg.tridiagonal_p),
         ),
         leading(2),
     ),
-    **dict.fromkeys(
-        (lax.scatter_p, lax.scatter_add_p, lax.scatter_mul_p, lax.scatter_min_p, lax.scatter_max_p),
+    **each(
+        (
+            *(lax.scatter_p, lax.scatter_add_p, lax.scatter_sub_p, lax.scatter_mul_p),
+            *(lax.scatter_min_p, lax.scatter_max_p),
+        ),
         scatter_links,
     ),
     lax.rev_p: but_for("dimensions"),
@@ -374,16 +437,28 @@ LINKS: dict[Any, Callable[[Equation], Iterator[Link]]] = {
     lax.gather_p: gather_links,
     lax.fft_p: fft_links,
     lax.top_k_p: top_k_links,
-    lax.linalg.lu_pivots_to_permutation_p: leading(1),
+    lax.approx_top_k_p: but_for("reduction_dimension"),
+    **each((lax.linalg.lu_pivots_to_permutation_p, lax.linalg.tridiagonal_solve_p), leading(1)),
+    **each([_jax.stack_p], stack_links),
+    **each([_jax.unstack_p], unstack_links),
+    **each([_jax.tile_p], tile_links),
+    **each((_jax.pure_callback_p, _jax.ffi_call_p), callback_links),
 }
 """The links of primitives that are not elementwise, or that JAX does not list as elementwise."""
 
 CALLS: dict[Any, Callable[[Axes, Equation, Sequence[list[int]]], list[list[int]]]] = {
-    **dict.fromkeys((*_jax.FUNCTIONS, _jax.remat_p), Axes.visit_call),
+    **each(
+        (
+            *(*_jax.FUNCTIONS, _jax.remat_p, _jax.eval_jaxpr_p, _jax.remat_opt_p, _jax.composite_p),
+            *(_jax.compute_on_p, _jax.scheduling_group_call_p, _jax.xla_metadata_call_p),
+            *(_jax.program_order_p, _jax.fused_p),
+        ),
+        Axes.visit_call,
+    ),
     lax.cond_p: Axes.visit_cond,
     lax.scan_p: Axes.visit_scan,
     lax.while_p: Axes.visit_while,
     lax.linear_solve_p: Axes.visit_solve,
-    lax.optimization_barrier_p: Axes.visit_barrier,
+    **each((lax.optimization_barrier_p, lax.device_put_p, _jax.shard_alike_p), Axes.visit_barrier),
 }
 """Primitives that carry programs."""

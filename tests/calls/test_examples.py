@@ -133,6 +133,12 @@ def test_second_order():
     assert_same(twice(X), jax.grad(lambda x: jnp.sum(jax.grad(by_scan)(x) ** 2))(X))
 
 
+def test_gradient_of_the_gradient_of_each():
+    total = lambda x: jnp.sum(jax.vmap(funcgrad.grad(roots))(x) ** 2)
+    by_scan = lambda x: jnp.sum(jax.vmap(jax.grad(roots_by_scan))(x) ** 2)
+    assert_same(jax.jit(funcgrad.grad(total))(X), jax.grad(by_scan)(X))
+
+
 def test_random_keys_in_the_carry():
     def walk(x, key):
         def step(carry):
@@ -169,3 +175,95 @@ def test_constants_of_either_vmap_alone_take_no_rows_that_no_example_has():
 
 def test_no_example_goes_on():
     assert_same(of_all(roots, (0,), 0.5 * jnp.ones(3)), (jnp.ones(3),))
+
+
+# --- bodies of many kinds, against the unrolled loop of each example
+
+
+def matrix(c):
+    """A positive definite matrix that is singular where the loop has ended."""
+    a, b = c
+    return jnp.array([[a, 0.1 * a * b], [0.1 * a * b, b]])
+
+
+def pool(c, fun, init):
+    return lax.reduce_window(c, init, fun, (2,), (1,), "SAME")
+
+
+def nearly(c, how):
+    """0.9 by a callback."""
+    found = jax.ShapeDtypeStruct((), c.dtype)
+    return jax.pure_callback(
+        lambda x: 0.9 + 0 * np.asarray(x), found, lax.stop_gradient(c[0]), vmap_method=how
+    )
+
+
+BODIES = {
+    "largest of a window": lambda c: pool(jnp.sqrt(c), lax.max, -jnp.inf),
+    "sum of a window": lambda c: 0.6 * pool(jnp.sqrt(c), lax.add, 0.0),
+    "product": lambda c: 0.6 * lax.reduce(jnp.sqrt(c), 1.0, lambda a, b: a * b, (0,)) + 0 * c,
+    "cholesky": lambda c: jnp.linalg.cholesky(matrix(c)) @ jnp.ones(2),
+    "triangular": lambda c: 0.7 * jax.scipy.linalg.solve_triangular(matrix(c), c**0.5, lower=True),
+    "inverse": lambda c: 0.3 * jnp.linalg.inv(matrix(c)) @ c + 0.2 * c,
+    "eigh": lambda c: jnp.sqrt(jnp.linalg.eigvalsh(matrix(c))),
+    "qr": lambda c: jnp.sqrt(jnp.abs(jnp.diag(jnp.linalg.qr(matrix(c))[1]))),
+    "tridiagonal": lambda c: (
+        0.7 * lax.linalg.tridiagonal_solve(c, c, c / 9, c[:, None] ** 0.5)[:, 0]
+    ),
+    "top k": lambda c: lax.approx_max_k(jnp.sqrt(c), 2)[0],
+    "norm": lambda c: 0.7 * jnp.linalg.norm(c) + 0.1 * c,
+    "logsumexp": lambda c: 0.7 * jax.nn.logsumexp(jnp.log(c)) + 0.1 + 0 * c,
+    "scatter": lambda c: jnp.sqrt(c).at[jnp.argmax(c)].multiply(0.7),
+    "switch": lambda c: lax.cond(c[0] > 1, jnp.sqrt, lambda c: 0.8 * jnp.sqrt(c), c),
+    "callback": lambda c: jnp.sqrt(c) * nearly(c, "expand_dims"),
+    "callback one by one": lambda c: jnp.sqrt(c) * nearly(c, "sequential"),
+}
+HALVES = np.array([0.25, 0.75])
+PAIRS = np.array([[0.5, 0.5], [1.3, 2.0], [3.0, 2.5], [0.5, 0.9]])
+
+
+def until_small(body):
+    """A loop that ends where an element is at or below 1/2, where the body is given 0."""
+    return lambda x: lax.while_loop(lambda c: jnp.min(c) > 0.5, lambda c: body(c - 0.5), x)
+
+
+def unrolled_gradient(body, x):
+    """The gradient of the sum of what `until_small` finds, by jax.grad of its steps."""
+
+    def steps(x, count):
+        for _ in range(count):
+            x = body(x - 0.5)
+        return jnp.sum(x)
+
+    count, now = 0, x
+    while jnp.min(now) > 0.5:
+        count, now = count + 1, body(now - 0.5)
+    return jax.grad(steps)(x, count)
+
+
+def vmapped_twice(loop):
+    return lambda xs: jax.vmap(jax.vmap(loop, out_axes=-1))(xs.reshape(2, 2, 2))
+
+
+def vmapped_over_columns(loop):
+    return lambda xs: jax.vmap(loop, 1)(xs.T)
+
+
+def vmapped_in_scan(loop):
+    return lambda xs: lax.scan(lambda t, s: (t + s * jax.vmap(loop)(xs), None), 0 * xs, HALVES)[0]
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_body(name):
+    expected = jnp.stack([unrolled_gradient(BODIES[name], x) for x in jnp.asarray(PAIRS)])
+    assert jnp.all(jnp.isfinite(expected))
+    ours = funcgrad.grad(lambda xs: jnp.sum(jax.vmap(until_small(BODIES[name]))(xs)))
+    assert_same(ours(PAIRS), expected, rtol=1e-9, weak=False)
+
+
+@pytest.mark.parametrize("wrap", [vmapped_twice, vmapped_over_columns, vmapped_in_scan])
+@pytest.mark.parametrize("name", ["largest of a window", "inverse", "scatter", "switch"])
+def test_body_in(wrap, name):
+    expected = jnp.stack([unrolled_gradient(BODIES[name], x) for x in jnp.asarray(PAIRS)])
+    ours = funcgrad.grad(lambda xs: jnp.sum(wrap(until_small(BODIES[name]))(xs)))
+    assert_same(ours(PAIRS), expected, rtol=1e-9, weak=False)
