@@ -48,6 +48,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_random_keys_in_the_carry": (),
         "test_body": ("largest of a window", "scatter", "callback"),
         "test_body_in": ("scatter-vmapped_twice",),
+        "test_effects_are_of_the_examples_themselves": ("plain", "test"),
+        "test_sharded_examples": ("spec2",),
+        "test_sharded_vmap_of_vmap": (),
     },
     "calls/test_expanded.py": {
         "test_householder_product": ("(4, 1)",),

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, reshard
+from jax.sharding import PartitionSpec as P
 
 import funcgrad
 from tests.compare import assert_same
+from tests.meshes import mesh_of
 from tests.programs import normal
 
 
@@ -267,3 +270,67 @@ def test_body_in(wrap, name):
     expected = jnp.stack([unrolled_gradient(BODIES[name], x) for x in jnp.asarray(PAIRS)])
     ours = funcgrad.grad(lambda xs: jnp.sum(wrap(until_small(BODIES[name]))(xs)))
     assert_same(ours(PAIRS), expected, rtol=1e-9, weak=False)
+
+
+# --- effects in the body
+
+
+def seen_in(where):
+    """A body that shows its carry, and what it has shown."""
+    seen = []
+
+    def show(c):
+        jax.debug.callback(lambda x: seen.append(round(float(x), 5)), c)
+        return c * 1.0
+
+    shown = {
+        "plain": show,
+        "jit": jax.jit(show),
+        "cond": lambda c: lax.cond(c > 1.0, show, lambda c: c, c),
+        "scan": lambda c: lax.scan(lambda c, _: (show(c), None), c, None, 2)[0],
+        "test": lambda c: c,
+    }[where]
+    test = (lambda c: show(c) > 0.5) if where == "test" else (lambda c: c > 0.5)
+    return seen, lambda x: lax.while_loop(test, lambda c: jnp.sqrt(shown(c) - 0.5), x)
+
+
+@pytest.mark.parametrize("where", ["plain", "jit", "cond", "scan", "test"])
+def test_effects_are_of_the_examples_themselves(where):
+    seen, loop = seen_in(where)
+    jax.block_until_ready(jax.vmap(loop)(X))
+    jax.effects_barrier()
+    expected, seen[:] = sorted(seen), []
+    ours = funcgrad.grad(lambda x: jnp.sum(jax.vmap(loop)(x)))(X)
+    jax.effects_barrier()
+    assert_same(ours, jax.grad(lambda x: jnp.sum(jax.vmap(roots_by_scan)(x)))(X))
+    assert sorted(seen) == expected
+
+
+# --- shardings that are part of types
+
+
+@pytest.mark.parametrize("spec", [P("a", None), P(None, "b"), P("a", "b"), P(("a", "b"), None)])
+def test_sharded_examples(spec):
+    body = lambda c: 0.9 * jnp.sqrt(c)
+    expected = jnp.stack([unrolled_gradient(body, x) for x in jnp.asarray(PAIRS)])
+    with jax.set_mesh(mesh_of(AxisType.Explicit, a=2, b=2)):
+        total = lambda xs: jnp.sum(jax.vmap(until_small(body))(xs))
+        ours = jax.jit(funcgrad.grad(total))(reshard(jnp.asarray(PAIRS), spec))
+        assert jax.typeof(ours).sharding.spec == spec
+    assert_same(np.asarray(ours), expected, weak=False)
+
+
+def test_sharded_vmap_of_vmap():
+    w = np.array([1.1, 1.2])
+    loop = lambda x, w: lax.while_loop(lambda c: c > 0.5, lambda c: w * jnp.sqrt(c - 0.5), x)
+    expected = np.stack(
+        [
+            [unrolled_gradient(lambda c, w=w: w * jnp.sqrt(c), jnp.float64(x)) for x in xs]
+            for xs, w in zip(XX, w, strict=True)
+        ]
+    )
+    with jax.set_mesh(mesh_of(AxisType.Explicit, a=2)):
+        each = jax.vmap(jax.vmap(loop, (0, None)))
+        x, w = reshard(jnp.asarray(XX), P("a", None)), reshard(jnp.asarray(w), P("a"))
+        ours = jax.jit(funcgrad.grad(lambda x: jnp.sum(each(x, w))))(x)
+    assert_same(np.asarray(ours), expected, weak=False)
