@@ -27,6 +27,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_functions_that_are_gone_leave_nothing_behind": (),
         "test_threads_do_not_disturb_each_other": (),
     },
+    "calls/test_careful.py": {
+        "test_gradient": ("scan-jit", "while_loop-jit", "cond and switch-jit", "checkpoint-jit")
+    },
     "calls/test_checkpoint.py": {"test_gradient": ("none", "dots")},
     "calls/test_custom.py": {
         "test_equals_jax": ("jit(grad)", "jit(second order)"),
