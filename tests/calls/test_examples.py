@@ -217,6 +217,7 @@ BODIES = {
     "norm": lambda c: 0.7 * jnp.linalg.norm(c) + 0.1 * c,
     "logsumexp": lambda c: 0.7 * jax.nn.logsumexp(jnp.log(c)) + 0.1 + 0 * c,
     "scatter": lambda c: jnp.sqrt(c).at[jnp.argmax(c)].multiply(0.7),
+    "convolution": lambda c: 0.5 * jnp.convolve(jnp.sqrt(c), c, "same") + 0.2 * c,
     "switch": lambda c: lax.cond(c[0] > 1, jnp.sqrt, lambda c: 0.8 * jnp.sqrt(c), c),
     "callback": lambda c: jnp.sqrt(c) * nearly(c, "expand_dims"),
     "callback one by one": lambda c: jnp.sqrt(c) * nearly(c, "sequential"),

@@ -9,7 +9,8 @@ import pytest
 from jax import lax
 
 from funcgrad._jax import is_elementwise
-from funcgrad.partition.axes import CALLS, LINKS, rows_apart
+from funcgrad.partition.axes import CALLS, rows_apart
+from funcgrad.partition.links import LINKS
 from tests.programs import normal
 from tests.rules import primitives
 
@@ -40,6 +41,13 @@ def prefix_sums(x, w):
 
 def switch(i, x, w):
     return lax.switch(i, [lambda x, w: x @ w, lambda x, w: x * 2, lambda x, w: jnp.exp(x)], x, w)
+
+
+IMAGES, KERNELS = normal(B, 2, 2, 5, seed=5), normal(B, 4, 2, 3, seed=6)  # NCW, OIW
+
+
+def convolved(x, kernel, groups=1):
+    return lax.conv_general_dilated(x, kernel, (1,), "SAME", feature_group_count=groups)
 
 
 def pool(x, fun, init):
@@ -76,6 +84,11 @@ APART = {
     "gather shared": (jax.vmap(lambda i, w: w[i], (0, None)), PICKED, X),
     "scatter a row each": (jax.vmap(lambda x, i, v: x.at[i].add(v)), X, PICKED, V),
     "window": (lambda x: lax.conv(x[:, None], jnp.ones((1, 1, 2)), (1,), "SAME")[:, 0], X),
+    "convolution of each": (jax.vmap(convolved, (0, None)), IMAGES, KERNELS[0]),
+    "convolution by each": (lambda k, x: jax.vmap(convolved, (None, 0))(x, k), KERNELS, IMAGES[0]),
+    "convolution of each by each": (jax.vmap(convolved), IMAGES, KERNELS),
+    "convolution in groups": (jax.vmap(lambda x, k: convolved(x, k[:, :1], 2)), IMAGES, KERNELS),
+    "convolution of one feature": (jax.vmap(jnp.convolve), X, Y),
     "fft": (lambda x: jnp.abs(jnp.fft.rfft(x, axis=1)), X),
     "linear algebra": (lambda m: jnp.linalg.cholesky(m) + jnp.linalg.inv(m), SPD),
     "solve": (jax.vmap(lambda m, v: jnp.linalg.solve(m, v)), M, X),
@@ -122,6 +135,10 @@ MIXED = {
     "collective": (jax.vmap(lambda x: x + lax.psum(x, "i"), axis_name="i"), X),
     "scatter": (lambda x, i: x.at[i].add(x), X, PICKED),
     "pad": (lambda x: jnp.pad(x, ((1, 0), (0, 0)))[:3], X),
+    "merged": (lambda m: jnp.cumsum(m.reshape(9, 3), 0).reshape(3, 3, 3), M),
+    "merged with another": (lambda m: m.transpose(1, 0, 2).reshape(9, 3).reshape(3, 3, 3), M),
+    "convolution along": (lambda x: convolved(x.T[None], jnp.ones((3, 3, 3)))[0].T, X),
+    "convolution over features": (lambda x: convolved(x[None], jnp.ones((3, 3, 3)))[0], X),
     "window": (lambda x: pool(x.T, lax.add, 0.0).T, X),
     "stack": (lambda x: jnp.stack([x[0], x[1], x[2]]), X),
     "tile": (lambda x: jnp.tile(x, (2, 1))[::2], X),
