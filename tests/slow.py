@@ -61,7 +61,10 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_windows_that_jax_differentiates_forward_only": ("dilated",),
     },
     "calls/test_late_sums.py": {"test_gradient": ("rows", "bias", "embedding")},
-    "calls/test_linear_solve.py": {"test_gradient": ("solve", "right-hand side only")},
+    "calls/test_linear_solve.py": {
+        "test_a_minimum_is_the_root_of_a_gradient": (),
+        "test_gradient": ("solve", "right-hand side only"),
+    },
     "calls/test_hijax.py": {
         "test_gradient_is_by_the_primitives_rule": ("plain", "jit", "scan", "remat"),
         "test_second_derivative": ("plain",),

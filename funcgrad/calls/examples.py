@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -152,4 +151,4 @@ def spread_to(x: Value, which: Value) -> Value:
 
 def is_sharded_key(aval: Aval) -> bool:
     """Whether values of this type cannot be added up to bring a row from one device to the others."""
-    return _jax.is_sharded(aval) and jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended)
+    return _jax.is_sharded(aval) and _jax.has_own_dtype(aval)
