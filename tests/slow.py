@@ -27,6 +27,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_functions_that_are_gone_leave_nothing_behind": (),
         "test_threads_do_not_disturb_each_other": (),
     },
+    "calls/test_careful.py": {
+        "test_gradient": ("scan-jit", "while_loop-jit", "cond and switch-jit", "checkpoint-jit"),
+    },
     "calls/test_checkpoint.py": {
         "test_gradient": ("none",),
         "test_gradient_of_an_offloading_checkpoint": (),
@@ -51,6 +54,12 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_solve_in_the_body": (),
         "test_second_order": (),
         "test_random_keys_in_the_carry": (),
+        "test_gradient_of_the_gradient_of_each": (),
+        "test_body": ("largest of a window", "scatter", "callback"),
+        "test_body_in": ("scatter-vmapped_twice",),
+        "test_effects_are_of_the_examples_themselves": ("plain", "test"),
+        "test_sharded_examples": ("spec2",),
+        "test_sharded_vmap_of_vmap": (),
     },
     "calls/test_expanded.py": {
         "test_householder_product": ("(4, 1)",),
@@ -73,6 +82,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "calls/test_linear_solve.py": {
         "test_gradient": ("right-hand side only",),
+        "test_a_minimum_is_the_root_of_a_gradient": (),
     },
     "calls/test_policies.py": {
         "test_prints_run_as_often_as_in_jax": ("once-None-scan",),

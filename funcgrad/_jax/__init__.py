@@ -9,6 +9,7 @@ from funcgrad._jax.calls import *  # noqa: F403
 from funcgrad._jax.debugging import *  # noqa: F403
 from funcgrad._jax.derivatives import *  # noqa: F403
 from funcgrad._jax.drop_in import *  # noqa: F403
+from funcgrad._jax.effects import *  # noqa: F403
 from funcgrad._jax.hijax import *  # noqa: F403
 from funcgrad._jax.jaxprs import *  # noqa: F403
 from funcgrad._jax.ops import *  # noqa: F403

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,11 @@ def stage(fn: Callable[..., Any], avals: Sequence[Any], name: str) -> tuple[Jaxp
 
 def stage_closed(fn: Callable[..., Any], avals: Sequence[Any], name: str) -> ClosedJaxpr:
     """The same as a closed jaxpr, in which constants have their values."""
-    jaxpr, consts = stage(fn, avals, name)
+    return close_over(*stage(fn, avals, name))
+
+
+def close_over(jaxpr: Jaxpr, consts: Sequence[Any]) -> ClosedJaxpr:
+    """A jaxpr whose first inputs are these constants, as a closed one."""
     invars = jaxpr.invars
     jaxpr = jaxpr.replace(constvars=invars[: len(consts)], invars=invars[len(consts) :])
     return with_consts(jaxpr, consts)
@@ -184,6 +189,25 @@ def inner_jaxprs(params: dict[str, Any]) -> list[Jaxpr]:
     groups = [v if isinstance(v, (tuple, list)) else (v,) for v in values]
     found = [v for group in groups for v in group if isinstance(v, (Jaxpr, ClosedJaxpr))]
     return [v.jaxpr if isinstance(v, ClosedJaxpr) else v for v in found]
+
+
+def with_inner_jaxprs(params: dict[str, Any], change: Callable[[Jaxpr], Jaxpr]) -> dict[str, Any]:
+    """An operation's params with changed jaxprs among them: its own, if nothing changes."""
+
+    def inside(value: Any) -> Any:
+        if isinstance(value, Jaxpr):
+            return change(value)
+        if isinstance(value, ClosedJaxpr):
+            inner = change(value.jaxpr)
+            return value if inner is value.jaxpr else value.replace(jaxpr=inner)
+        if isinstance(value, tuple) and any(isinstance(x, (Jaxpr, ClosedJaxpr)) for x in value):
+            parts = tuple(map(inside, value))
+            return value if all(map(operator.is_, parts, value)) else parts
+        return value
+
+    changed = {name: inside(value) for name, value in params.items()}
+    same = all(changed[name] is value for name, value in params.items())
+    return params if same else changed
 
 
 def without_own_references(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:

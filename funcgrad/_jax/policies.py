@@ -7,7 +7,6 @@ outputs again from what is kept. So the policies keep as much inside a scan or a
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +16,10 @@ from jax._src import ad_checkpoint, effects
 from jax._src import core as _core
 from jax._src.interpreters import partial_eval
 from jax._src.state.types import AccumEffect, RefEffect
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
 
 from funcgrad._jax.hijax import hi_call_p, hi_saved
-from funcgrad._jax.jaxprs import inner_jaxprs, is_literal, prune, variables
+from funcgrad._jax.jaxprs import inner_jaxprs, is_literal, prune, variables, with_inner_jaxprs
 from funcgrad._jax.types import Atom, Equation, Var
 
 
@@ -157,23 +156,11 @@ def with_policies_inside(jaxpr: Any, replaced: Callable[[Any], Any]) -> Any:
 
 def _with_policies(eqn: Equation, replaced: Callable[[Any], Any]) -> dict[str, Any]:
     """An equation's params with other policies: its own, if nothing in them changes."""
-
-    def inside(value: Any) -> Any:
-        if isinstance(value, Jaxpr):
-            return with_policies_inside(value, replaced)
-        if isinstance(value, ClosedJaxpr):
-            inner = with_policies_inside(value.jaxpr, replaced)
-            return value if inner is value.jaxpr else value.replace(jaxpr=inner)
-        if isinstance(value, tuple) and any(isinstance(x, (Jaxpr, ClosedJaxpr)) for x in value):
-            parts = tuple(map(inside, value))
-            return value if all(map(operator.is_, parts, value)) else parts
-        return value
-
-    params = {name: inside(value) for name, value in eqn.params.items()}
-    if eqn.primitive is ad_checkpoint.remat_p:
-        params["policy"] = replaced(params["policy"])
-    same = all(params[name] is value for name, value in eqn.params.items())
-    return eqn.params if same else params
+    params = with_inner_jaxprs(eqn.params, lambda inner: with_policies_inside(inner, replaced))
+    if eqn.primitive is not ad_checkpoint.remat_p:
+        return params
+    policy = replaced(params["policy"])
+    return params if policy is params["policy"] else {**params, "policy": policy}
 
 
 def pruned(

@@ -60,6 +60,11 @@ empty_p = _found("lax.lax", "empty_p")
 from_edtype_p = _found("lax.lax", "from_edtype_p")
 to_edtype_p = _found("lax.lax", "to_edtype_p")
 
+# --- callbacks
+
+ffi_call_p = _found("ffi", "ffi_call_p")
+pure_callback_p = _found("callback", "pure_callback_p")
+
 # --- observers and markers
 
 check_p = _found("checkify", "check_p")

@@ -11,6 +11,8 @@ place of those of one that has ended, whose results are not used:
     safe = select(test(carry), carry, those of an example that goes on)
     carry = select(test(carry), body(safe), carry)
 
+A print must still show the values of the examples themselves: effects run apart, with those.
+
 This is right where the body keeps the examples apart, which `partition/axes.py` finds out. Where a
 collective over the vmapped axis mixes them, the values of an example that has ended do count.
 """
@@ -23,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import Value
+from funcgrad._jax import Aval, Value
 from funcgrad.partition.axes import Place, rows_apart
 
 
@@ -34,13 +36,19 @@ def body_of_all(body: _jax.ClosedJaxpr, test: _jax.ClosedJaxpr, num_tests: int) 
         return body
     num_consts = num_tests + len(body.in_avals) - num_carry
 
-    def staged(places: Sequence[Place] | None) -> _jax.ClosedJaxpr:
+    def staged(
+        body: _jax.ClosedJaxpr,
+        test: _jax.ClosedJaxpr,
+        effects: _jax.ClosedJaxpr | None = None,
+        places: Sequence[Place] | None = None,
+    ) -> _jax.ClosedJaxpr:
         def run(*operands: Value) -> list[Value]:
-            old = operands[num_consts:]
+            old, given = operands[num_consts:], operands[num_tests:]
+            if effects is not None:
+                _jax.eval_closed_jaxpr(effects, given)
             if not num_axes:
-                return _jax.eval_closed_jaxpr(body, operands[num_tests:])
+                return _jax.eval_closed_jaxpr(body, given)
             (going,) = _jax.eval_closed_jaxpr(test, [*operands[:num_tests], *old])
-            given = operands[num_tests:]
             if places is not None:
                 given = going_rows(going, given, places[num_tests:])
             new = _jax.eval_closed_jaxpr(body, given)
@@ -50,27 +58,22 @@ def body_of_all(body: _jax.ClosedJaxpr, test: _jax.ClosedJaxpr, num_tests: int) 
         avals = [*tests[:num_tests], *steps[: num_consts - num_tests]]
         return _jax.stage_closed(run, [*avals, *body.out_avals], _jax.function_of(body))
 
-    plain = staged(None)
-    if not num_axes or plain.effects:
+    plain = staged(body, test)
+    if not num_axes or any(map(is_sharded_key, plain.in_avals)):
         return plain
-    places = rows_apart(plain, [(num_consts, axis) for axis in range(num_axes)])
-    if places is None or not are_nested(places) or has_sharded_rows(plain, places):
+    (acting, silent), (_, silent_test) = map(_jax.effects_apart, (body, test))
+    if silent is None or silent_test is None:
         return plain
-    return staged(places)
-
-
-def has_sharded_rows(body: _jax.ClosedJaxpr, places: Sequence[Place]) -> bool:
-    """Whether a value that has an axis of examples is not whole on every device, by its type."""
-    return any(
-        _jax.is_sharded(aval) and any(axis is not None for axis in place)
-        for aval, place in zip(body.in_avals, places, strict=True)
-    )
+    program = staged(silent, silent_test) if plain.effects else plain
+    places = rows_apart(program, [(num_consts, axis) for axis in range(num_axes)])
+    if places is None or not are_nested(places):
+        return plain
+    return staged(silent, test, acting, places)
 
 
 def select_examples(which: Value, on_true: Value, on_false: Value) -> Value:
     """By leading axes, which are the batch's."""
-    which = lax.broadcast_in_dim(which, on_true.shape, tuple(range(which.ndim)))
-    return lax.select(which, on_true, on_false)
+    return lax.select(spread_to(on_true, which), on_true, on_false)
 
 
 def going_rows(going: Value, values: Sequence[Value], places: Sequence[Place]) -> list[Value]:
@@ -89,7 +92,7 @@ def going_rows(going: Value, values: Sequence[Value], places: Sequence[Place]) -
             along = place[axis]
             if along is not None:
                 other = rows_at(x, place_in(x, row, place), along)
-                mask = lax.broadcast_in_dim(place_in(x, going, place), x.shape, range(x.ndim))
+                mask = spread_to(x, place_in(x, going, place))
                 found[i] = lax.select(mask, x, lax.stop_gradient(other))
         going = jnp.any(going, axis, keepdims=True)
     return found
@@ -122,8 +125,30 @@ def place_in(x: Value, which: Value, place: Place) -> Value:
 
 def rows_at(x: Value, index: Value, axis: int) -> Value:
     """The row of an axis that the index says, in the place of each."""
-    if index.size == 1:
+    sharding = _jax.explicit_sharding(_jax.typeof(x))
+    if sharding is not None:  # the row may lie on another device
+        at = lax.broadcasted_iota(index.dtype, x.shape, axis, out_sharding=sharding)
+        row = sum_over(lax.select(at == spread_to(x, index), x, jnp.zeros_like(x)), axis)
+    elif index.size == 1:
         row = lax.dynamic_index_in_dim(x, lax.reshape(index, ()), axis)
     else:
         row = jnp.take_along_axis(x, index, axis, mode="clip")
-    return lax.broadcast_in_dim(row, x.shape, tuple(range(x.ndim)))
+    return spread_to(x, row)
+
+
+def sum_over(x: Value, axis: int) -> Value:
+    """The sum over an axis, of truths too, as an axis of size 1."""
+    if x.dtype == jnp.bool_:
+        return jnp.any(x, axis, keepdims=True)
+    return jnp.sum(x, axis, x.dtype, keepdims=True)
+
+
+def spread_to(x: Value, which: Value) -> Value:
+    """Something with the first axes of a value, broadcast to its type."""
+    sharding = _jax.explicit_sharding(_jax.typeof(x))
+    return lax.broadcast_in_dim(which, x.shape, tuple(range(which.ndim)), out_sharding=sharding)
+
+
+def is_sharded_key(aval: Aval) -> bool:
+    """Whether values of this type cannot be added up to bring a row from one device to the others."""
+    return _jax.is_sharded(aval) and _jax.has_own_dtype(aval)

@@ -1,31 +1,32 @@
 """Which axes of a program's values run side by side, and whether the rows along them keep apart.
 
 Two axes are *aligned* if row i of the one goes into row i of the other, and into no other row. The
-table below says so for each primitive. What it does not say mixes rows: a sum over the axis, an
-operation that is not in the table.
+table of `links.py` says so for each primitive. What it does not say mixes rows: a sum over the axis, an
+operation that is not in the table of `links.py`.
 
     y = x * w[None, :]      axis 0 of x with axis 0 of y, axis 1 of x and axis 0 of w with axis 1 of y
     z = y @ v               axis 0 of y with axis 0 of z; axis 1 of y is mixed
+
+A reshape may merge axes. The first of them is then the *major* of the merged axis, whose blocks are its
+rows: a vmapped convolution has its examples among the features so.
 
 A vmapped program keeps its examples apart, unless a collective over the vmapped axis mixes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Sequence
+from itertools import pairwise, takewhile
 from typing import Any
 
 from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import Atom, Aval, Equation, Var
+from funcgrad.partition.links import each, links_of
 
 Place = tuple[int | None, ...]
 """Which of a value's axes is each of the axes that were asked for."""
-
-Link = tuple[int, int, int]
-"""An operand's number, its axis, and the axis of each output that this is aligned with."""
 
 
 def rows_apart(closed: _jax.ClosedJaxpr, rows: Sequence[tuple[int, int]]) -> list[Place] | None:
@@ -41,32 +42,53 @@ def rows_apart(closed: _jax.ClosedJaxpr, rows: Sequence[tuple[int, int]]) -> lis
     given = [axes.new(aval) for aval in closed.in_avals]
     axes.visit(closed, given)
     wanted = [axes.find(given[i][axis]) for i, axis in rows]
-    if len({*wanted}) < len(wanted) or any(axes.find(axis) in wanted for axis in axes.mixed):
+    if len({*wanted}) < len(wanted) or not axes.broken().isdisjoint(wanted):
         return None
     for value in axes.values:
-        found = [axis for axis in map(axes.find, value) if axis in wanted]
+        found = [part for axis in value for part in axes.parts(axis) if part in wanted]
         if len({*found}) < len(found):
             return None
     groups = [[axes.find(axis) for axis in value] for value in given]
+    for value, group in zip(given, groups, strict=True):
+        majors = {part for axis in value for part in axes.parts(axis)} - {*group}
+        if not majors.isdisjoint(wanted):
+            return None
     return [
         tuple(group.index(axis) if axis in group else None for axis in wanted) for group in groups
     ]
 
 
 class Axes:
-    """The axes of a program's values, in groups of aligned ones."""
+    """The axes of a program's values, in groups of aligned ones.
+
+    Attributes:
+      leader: from an axis to one that stands for its group, or to one nearer to that.
+      majors: from a merged axis that stands for its group to its first axis.
+      sizes: of each axis.
+      mixed: axes whose rows are mixed.
+      divided: merged axes that a reshape parts, or an operation reads in blocks: only the rows of
+        their majors keep apart.
+      values: the axes of each value.
+    """
 
     def __init__(self) -> None:
         self.leader: dict[int, int] = {}
+        self.majors: dict[int, int] = {}
+        self.sizes: list[Any] = []
         self.mixed: list[int] = []
+        self.divided: list[int] = []
         self.values: list[list[int]] = []
-        self.numbers = count()
 
     def new(self, aval: Aval) -> list[int]:
         """A value's axes, each in a group of its own."""
-        found = [next(self.numbers) for _ in getattr(aval, "shape", ())]
+        found = [self.new_axis(size) for size in getattr(aval, "shape", ())]
         self.values.append(found)
         return found
+
+    def new_axis(self, size: Any) -> int:
+        """One more axis."""
+        self.sizes.append(size)
+        return len(self.sizes) - 1
 
     def find(self, axis: int) -> int:
         """The axis that stands for the group."""
@@ -74,11 +96,37 @@ class Axes:
             axis = self.leader[axis]
         return axis
 
+    def parts(self, axis: int) -> list[int]:
+        """The axis, its major, the major of that, and so on: those that stand for their groups."""
+        found = [self.find(axis)]
+        while found[-1] in self.majors:
+            found.append(self.find(self.majors[found[-1]]))
+        return found
+
+    def part_of_size(self, axis: int, size: Any) -> int | None:
+        """The axis or the major that has so many rows."""
+        return next((part for part in self.parts(axis) if self.sizes[part] == size), None)
+
+    def broken(self) -> set[int]:
+        """The groups of which some axis has rows that are mixed."""
+        mixed = {part for axis in self.mixed for part in self.parts(axis)}
+        return mixed | {self.find(axis) for axis in self.divided}
+
     def align(self, some: Sequence[int], others: Sequence[int]) -> None:
         """Put the axes of two values into the same groups, one by one."""
         for a, b in zip(some, others, strict=True):
-            if self.find(a) != self.find(b):
-                self.leader[self.find(a)] = self.find(b)
+            a, b = self.find(a), self.find(b)
+            if a == b:
+                continue
+            self.leader[a] = b
+            major = self.majors.pop(a, None)
+            if major is None:
+                continue
+            other = self.majors.setdefault(b, major)
+            if self.sizes[self.find(other)] == self.sizes[self.find(major)]:
+                self.align([major], [other])
+            else:  # merged of other axes
+                self.mixed += [major, other]
 
     def visit(self, closed: _jax.ClosedJaxpr, given: Sequence[list[int]]) -> list[list[int]]:
         """Go through a program with these inputs; return the axes of its outputs."""
@@ -111,6 +159,60 @@ class Axes:
             ]
         return outs
 
+    def visit_reshape(self, eqn: Equation, given: Sequence[list[int]]) -> list[list[int]]:
+        """A reshape: from the left and from the right as far as the sizes agree, and what it merges."""
+        order = eqn.params.get("dimensions")
+        value = given[0] if order is None else [given[0][axis] for axis in order]
+        out = self.new(eqn.outvars[0].aval)
+        if 0 in (self.sizes[axis] for axis in value):
+            self.mixed += value
+            return [out]
+        first = self.align_alike(value, out)
+        last = self.align_alike(value[first:][::-1], out[first:][::-1])
+        old, new = value[first : len(value) - last], out[first : len(out) - last]
+        if len(old) > 1 and len(new) == 1:
+            self.majors[self.find(new[0])] = old[0]
+            old = old[1:]
+        elif len(old) == 1 and len(new) > 1:
+            major = self.part_of_size(old[0], self.sizes[new[0]])
+            if major is not None:
+                self.align([major], [new[0]])
+                self.divided += old
+                old = []
+        self.mixed += old
+        return [out]
+
+    def align_alike(self, some: Sequence[int], others: Sequence[int]) -> int:
+        """Align axes one by one as long as they have the same size; return how many have."""
+        pairs = zip(some, others, strict=False)
+        alike = [*takewhile(lambda pair: self.sizes[pair[0]] == self.sizes[pair[1]], pairs)]
+        for a, b in alike:
+            self.align([a], [b])
+        return len(alike)
+
+    def visit_convolution(self, eqn: Equation, given: Sequence[list[int]]) -> list[list[int]]:
+        """A convolution. Each group of its features may be an example's, or some groups."""
+        x, kernel = given
+        out = self.new(eqn.outvars[0].aval)
+        numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
+        (batch, feature, *_), (out_batch, out_feature, *_) = numbers.lhs_spec, numbers.out_spec
+        of_kernel = kernel[numbers.rhs_spec[0]]
+        kept = [of_kernel]
+        self.align([of_kernel], [out[out_feature]])
+        if eqn.params["batch_group_count"] == 1:
+            kept.append(x[batch])
+            self.align([x[batch]], [out[out_batch]])
+        for part in self.parts(x[feature]) if groups > 1 else []:
+            major = self.part_of_size(of_kernel, self.sizes[part])
+            if major is not None and groups % self.sizes[part] == 0:
+                kept.append(x[feature])
+                if part != self.find(x[feature]):
+                    self.divided.append(x[feature])
+                self.align([part], [major])
+                break
+        self.mixed += [axis for axis in (*x, *kernel) if axis not in kept]
+        return [out]
+
     # --- operations that carry a program
 
     def visit_call(self, eqn: Equation, given: Sequence[list[int]]) -> list[list[int]]:
@@ -125,15 +227,19 @@ class Axes:
         return outs[0]
 
     def visit_scan(self, eqn: Equation, given: Sequence[list[int]]) -> list[list[int]]:
-        """A scan, along whose leading axes the steps are mixed."""
+        """A scan: the carries mix its steps. Without carries, each step is a row by itself."""
         num_consts, num_carry, *_ = _jax.scan_settings(eqn.params)
         carries, xs = given[num_consts : num_consts + num_carry], given[num_consts + num_carry :]
-        self.mixed += [x[0] for x in xs]
+        if num_carry:
+            self.mixed += [x[0] for x in xs]
         inside = [*given[: num_consts + num_carry], *(x[1:] for x in xs)]
         outs = self.visit(_jax.close(eqn.params["jaxpr"]), inside)
         self.align_all(carries, outs[:num_carry])
-        ys = [[next(self.numbers), *y] for y in outs[num_carry:]]
+        ys = [[self.new_axis(eqn.params["length"]), *y] for y in outs[num_carry:]]
         self.values += ys
+        if not num_carry:
+            for some, others in pairwise([*xs, *ys]):
+                self.align(some[:1], others[:1])
         return [*outs[:num_carry], *ys]
 
     def visit_while(self, eqn: Equation, given: Sequence[list[int]]) -> list[list[int]]:
@@ -168,222 +274,21 @@ class Axes:
             self.align(a, b)
 
 
-# --- what is aligned with what
-
-
-def links_of(eqn: Equation) -> list[Link]:
-    """The links of an operation; none if the table does not know it."""
-    links = LINKS.get(eqn.primitive)
-    if links is not None:
-        return list(links(eqn))
-    return list(same_axes(eqn)) if _jax.is_elementwise(eqn.primitive) else []
-
-
-def shape_of(v: Atom) -> tuple[int, ...]:
-    """The shape of an operand or a result."""
-    aval: Any = v.aval
-    return aval.shape
-
-
-def shapes_of(eqn: Equation) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
-    """The operands' shapes, and that of the outputs."""
-    return [shape_of(v) for v in eqn.invars], shape_of(eqn.outvars[0])
-
-
-def same_axes(eqn: Equation, but: Sequence[int] = ()) -> Iterator[Link]:
-    """Each axis of an operand with the same of the output, but for some."""
-    operands, out = shapes_of(eqn)
-    for i, shape in enumerate(operands):
-        for axis, (size, out_size) in enumerate(zip(shape, out, strict=False)):
-            if size == out_size and axis not in but:
-                yield i, axis, axis
-
-
-def but_for(param: str) -> Callable[[Equation], Iterator[Link]]:
-    """Each axis with the same of the output, but for those that a param names."""
-
-    def links(eqn: Equation) -> Iterator[Link]:
-        named = eqn.params[param]
-        but = named if isinstance(named, tuple) else (named,)
-        return same_axes(eqn, [axis % len(shape_of(eqn.invars[0])) for axis in but])
-
-    return links
-
-
-def leading(count_last: int) -> Callable[[Equation], Iterator[Link]]:
-    """Each axis of a batch with the same of the output: all but the last ones."""
-
-    def links(eqn: Equation) -> Iterator[Link]:
-        rank = len(shape_of(eqn.invars[0])) - count_last
-        yield from ((i, k, k) for i, v in enumerate(eqn.invars) for k in range(rank) if shape_of(v))
-
-    return links
-
-
-def without(param: str) -> Callable[[Equation], Iterator[Link]]:
-    """The axes that are left, in order, where a param names those that are not."""
-
-    def links(eqn: Equation) -> Iterator[Link]:
-        for i, v in enumerate(eqn.invars):
-            kept = [k for k in range(len(shape_of(v))) if k not in eqn.params[param]]
-            yield from ((i, axis, out_axis) for out_axis, axis in enumerate(kept))
-
-    return links
-
-
-def broadcast_links(eqn: Equation) -> Iterator[Link]:
-    operands, out = shapes_of(eqn)
-    for axis, out_axis in enumerate(eqn.params["broadcast_dimensions"]):
-        if operands[0][axis] == out[out_axis]:
-            yield 0, axis, out_axis
-
-
-def transpose_links(eqn: Equation) -> Iterator[Link]:
-    for out_axis, axis in enumerate(eqn.params["permutation"]):
-        yield 0, axis, out_axis
-
-
-def reshape_links(eqn: Equation) -> Iterator[Link]:
-    # from the left and from the right as far as the sizes agree
-    (shape, *_), out = shapes_of(eqn)
-    if 0 in shape or eqn.params.get("dimensions") is not None:
-        return
-    pairs = list(zip(shape, out, strict=False))
-    first = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
-    yield from ((0, i, i) for i in range(first))
-    rest = list(zip(reversed(shape[first:]), reversed(out[first:]), strict=False))
-    last = next((i for i, (a, b) in enumerate(rest) if a != b), len(rest))
-    yield from ((0, len(shape) - 1 - i, len(out) - 1 - i) for i in range(last))
-
-
-def pad_links(eqn: Equation) -> Iterator[Link]:
-    padded = [k for k, config in enumerate(eqn.params["padding_config"]) if config != (0, 0, 0)]
-    return same_axes(eqn, padded)
-
-
-def slice_links(eqn: Equation) -> Iterator[Link]:
-    strides = eqn.params.get("strides") or ()
-    return same_axes(eqn, [k for k, stride in enumerate(strides) if stride != 1])
-
-
-def dot_links(eqn: Equation) -> Iterator[Link]:
-    contracting, batch = eqn.params["dimension_numbers"]
-    free = len(batch[0])
-    for i in range(2):
-        yield from ((i, axis, out_axis) for out_axis, axis in enumerate(batch[i]))
-        for axis in range(len(shape_of(eqn.invars[i]))):
-            if axis not in contracting[i] and axis not in batch[i]:
-                yield i, axis, free
-                free += 1
-
-
-def conv_links(eqn: Equation) -> Iterator[Link]:
-    numbers = eqn.params["dimension_numbers"]
-    if eqn.params["batch_group_count"] == 1:
-        yield 0, numbers.lhs_spec[0], numbers.out_spec[0]
-
-
-def gather_links(eqn: Equation) -> Iterator[Link]:
-    (shape, *_), out = shapes_of(eqn)
-    numbers = eqn.params["dimension_numbers"]
-    of_indices = [k for k in range(len(out)) if k not in numbers.offset_dims]
-    yield from ((1, axis, out_axis) for axis, out_axis in enumerate(of_indices))
-    both = zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
-    yield from ((0, axis, of_indices[along]) for axis, along in both)
-    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
-    window = [k for k in range(len(shape)) if k not in gone]
-    for axis, out_axis in zip(window, numbers.offset_dims, strict=True):
-        if eqn.params["slice_sizes"][axis] == shape[axis]:
-            yield 0, axis, out_axis
-
-
-def scatter_links(eqn: Equation) -> Iterator[Link]:
-    (shape, _, updates), _ = shapes_of(eqn)
-    numbers = eqn.params["dimension_numbers"]
-    yield from ((0, axis, axis) for axis in range(len(shape)))
-    of_indices = [k for k in range(len(updates)) if k not in numbers.update_window_dims]
-    both = zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True)
-    for axis, along in both:
-        yield 1, along, axis
-        yield 2, of_indices[along], axis
-    gone = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
-    window = [k for k in range(len(shape)) if k not in gone]
-    for axis, of_update in zip(window, numbers.update_window_dims, strict=True):
-        if updates[of_update] == shape[axis]:
-            yield 2, of_update, axis
-
-
-def top_k_links(eqn: Equation) -> Iterator[Link]:
-    rank = len(shape_of(eqn.invars[0]))
-    return same_axes(eqn, [eqn.params.get("axis", -1) % rank])
-
-
-def fft_links(eqn: Equation) -> Iterator[Link]:
-    rank = len(shape_of(eqn.invars[0]))
-    return same_axes(eqn, range(rank - len(eqn.params["fft_lengths"]), rank))
-
-
-LINKS: dict[Any, Callable[[Equation], Iterator[Link]]] = {
-    **dict.fromkeys(
-        (
-            *(
-                lax.select_n_p,
-                lax.clamp_p,
-                lax.stop_gradient_p,
-                lax.convert_element_type_p,
-                lax.copy_p,
-                _jax.add_any_p,
-            ),
-            *(_jax.pvary_p, _jax.name_p, _jax.random_wrap_p, _jax.random_gamma_p),
-            *(lax.dynamic_slice_p, lax.dynamic_update_slice_p),
-        ),
-        same_axes,
-    ),
-    **dict.fromkeys(
-        (
-            *(lax.reduce_sum_p, lax.reduce_prod_p, lax.reduce_max_p, lax.reduce_min_p),
-            *(lax.reduce_and_p, lax.reduce_or_p, lax.reduce_xor_p, lax.argmax_p, lax.argmin_p),
-        ),
-        without("axes"),
-    ),
-    **dict.fromkeys(
-        (lax.cumsum_p, lax.cumprod_p, lax.cummax_p, lax.cummin_p, lax.cumlogsumexp_p, lax.split_p),
-        but_for("axis"),
-    ),
-    **dict.fromkeys((lax.sort_p, lax.concatenate_p), but_for("dimension")),
-    **dict.fromkeys(
-        (
-            *(lax.linalg.cholesky_p, lax.linalg.triangular_solve_p, lax.linalg.lu_p),
-            *(lax.linalg.qr_p, lax.linalg.eigh_p, lax.linalg.svd_p, lax.linalg.eig_p),
-        ),
-        leading(2),
-    ),
-    **dict.fromkeys(
-        (lax.scatter_p, lax.scatter_add_p, lax.scatter_mul_p, lax.scatter_min_p, lax.scatter_max_p),
-        scatter_links,
-    ),
-    lax.rev_p: but_for("dimensions"),
-    lax.squeeze_p: without("dimensions"),
-    lax.broadcast_in_dim_p: broadcast_links,
-    lax.transpose_p: transpose_links,
-    lax.reshape_p: reshape_links,
-    lax.pad_p: pad_links,
-    lax.slice_p: slice_links,
-    lax.dot_general_p: dot_links,
-    lax.conv_general_dilated_p: conv_links,
-    lax.gather_p: gather_links,
-    lax.fft_p: fft_links,
-    lax.top_k_p: top_k_links,
-    lax.linalg.lu_pivots_to_permutation_p: leading(1),
-}
-"""The links of primitives that are not elementwise, or that JAX does not list as elementwise."""
-
 CALLS: dict[Any, Callable[[Axes, Equation, Sequence[list[int]]], list[list[int]]]] = {
-    **dict.fromkeys((*_jax.FUNCTIONS, _jax.remat_p), Axes.visit_call),
+    **each(
+        (
+            *(*_jax.FUNCTIONS, _jax.remat_p, _jax.eval_jaxpr_p, _jax.remat_opt_p, _jax.composite_p),
+            *(_jax.compute_on_p, _jax.scheduling_group_call_p, _jax.xla_metadata_call_p),
+            *(_jax.program_order_p, _jax.fused_p),
+        ),
+        Axes.visit_call,
+    ),
+    lax.reshape_p: Axes.visit_reshape,
+    lax.conv_general_dilated_p: Axes.visit_convolution,
     lax.cond_p: Axes.visit_cond,
     lax.scan_p: Axes.visit_scan,
     lax.while_p: Axes.visit_while,
     lax.linear_solve_p: Axes.visit_solve,
-    lax.optimization_barrier_p: Axes.visit_barrier,
+    **each((lax.optimization_barrier_p, lax.device_put_p, _jax.shard_alike_p), Axes.visit_barrier),
 }
-"""Primitives that carry programs."""
+"""Primitives of which no table of links can tell: they carry programs, or merge axes."""

@@ -136,6 +136,12 @@ def test_second_order():
     assert_same(twice(X), jax.grad(lambda x: jnp.sum(jax.grad(by_scan)(x) ** 2))(X))
 
 
+def test_gradient_of_the_gradient_of_each():
+    total = lambda x: jnp.sum(jax.vmap(funcgrad.grad(roots))(x) ** 2)
+    by_scan = lambda x: jnp.sum(jax.vmap(jax.grad(roots_by_scan))(x) ** 2)
+    assert_same(jax.jit(funcgrad.grad(total))(X), jax.grad(by_scan)(X))
+
+
 def test_random_keys_in_the_carry():
     def walk(x, key):
         def step(carry):
@@ -199,3 +205,160 @@ def test_a_constant_on_a_mesh_is_no_reason_to_touch_an_example_that_has_ended(la
         found = [np.asarray(reshard(ct, P(None))) for ct in found]
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+# --- bodies of many kinds, against the unrolled loop of each example
+
+
+def matrix(c):
+    """A positive definite matrix that is singular where the loop has ended."""
+    a, b = c
+    return jnp.array([[a, 0.1 * a * b], [0.1 * a * b, b]])
+
+
+def pool(c, fun, init):
+    return lax.reduce_window(c, init, fun, (2,), (1,), "SAME")
+
+
+def nearly(c, how):
+    """0.9 by a callback."""
+    found = jax.ShapeDtypeStruct((), c.dtype)
+    return jax.pure_callback(
+        lambda x: 0.9 + 0 * np.asarray(x), found, lax.stop_gradient(c[0]), vmap_method=how
+    )
+
+
+BODIES = {
+    "largest of a window": lambda c: pool(jnp.sqrt(c), lax.max, -jnp.inf),
+    "sum of a window": lambda c: 0.6 * pool(jnp.sqrt(c), lax.add, 0.0),
+    "product": lambda c: 0.6 * lax.reduce(jnp.sqrt(c), 1.0, lambda a, b: a * b, (0,)) + 0 * c,
+    "cholesky": lambda c: jnp.linalg.cholesky(matrix(c)) @ jnp.ones(2),
+    "triangular": lambda c: 0.7 * jax.scipy.linalg.solve_triangular(matrix(c), c**0.5, lower=True),
+    "inverse": lambda c: 0.3 * jnp.linalg.inv(matrix(c)) @ c + 0.2 * c,
+    "eigh": lambda c: jnp.sqrt(jnp.linalg.eigvalsh(matrix(c))),
+    "qr": lambda c: jnp.sqrt(jnp.abs(jnp.diag(jnp.linalg.qr(matrix(c))[1]))),
+    "tridiagonal": lambda c: (
+        0.7 * lax.linalg.tridiagonal_solve(c, c, c / 9, c[:, None] ** 0.5)[:, 0]
+    ),
+    "top k": lambda c: lax.approx_max_k(jnp.sqrt(c), 2)[0],
+    "norm": lambda c: 0.7 * jnp.linalg.norm(c) + 0.1 * c,
+    "logsumexp": lambda c: 0.7 * jax.nn.logsumexp(jnp.log(c)) + 0.1 + 0 * c,
+    "scatter": lambda c: jnp.sqrt(c).at[jnp.argmax(c)].multiply(0.7),
+    "convolution": lambda c: 0.5 * jnp.convolve(jnp.sqrt(c), c, "same") + 0.2 * c,
+    "switch": lambda c: lax.cond(c[0] > 1, jnp.sqrt, lambda c: 0.8 * jnp.sqrt(c), c),
+    "callback": lambda c: jnp.sqrt(c) * nearly(c, "expand_dims"),
+    "callback one by one": lambda c: jnp.sqrt(c) * nearly(c, "sequential"),
+}
+HALVES = np.array([0.25, 0.75])
+PAIRS = np.array([[0.5, 0.5], [1.3, 2.0], [3.0, 2.5], [0.5, 0.9]])
+
+
+def until_small(body):
+    """A loop that ends where an element is at or below 1/2, where the body is given 0."""
+    return lambda x: lax.while_loop(lambda c: jnp.min(c) > 0.5, lambda c: body(c - 0.5), x)
+
+
+def unrolled_gradient(body, x):
+    """The gradient of the sum of what `until_small` finds, by jax.grad of its steps."""
+
+    def steps(x, count):
+        for _ in range(count):
+            x = body(x - 0.5)
+        return jnp.sum(x)
+
+    count, now = 0, x
+    while jnp.min(now) > 0.5:
+        count, now = count + 1, body(now - 0.5)
+    return jax.grad(steps)(x, count)
+
+
+def vmapped_twice(loop):
+    return lambda xs: jax.vmap(jax.vmap(loop, out_axes=-1))(xs.reshape(2, 2, 2))
+
+
+def vmapped_over_columns(loop):
+    return lambda xs: jax.vmap(loop, 1)(xs.T)
+
+
+def vmapped_in_scan(loop):
+    return lambda xs: lax.scan(lambda t, s: (t + s * jax.vmap(loop)(xs), None), 0 * xs, HALVES)[0]
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_body(name):
+    expected = jnp.stack([unrolled_gradient(BODIES[name], x) for x in jnp.asarray(PAIRS)])
+    assert jnp.all(jnp.isfinite(expected))
+    ours = funcgrad.grad(lambda xs: jnp.sum(jax.vmap(until_small(BODIES[name]))(xs)))
+    assert_same(ours(PAIRS), expected, rtol=1e-9, weak=False)
+
+
+@pytest.mark.parametrize("wrap", [vmapped_twice, vmapped_over_columns, vmapped_in_scan])
+@pytest.mark.parametrize("name", ["largest of a window", "inverse", "scatter", "switch"])
+def test_body_in(wrap, name):
+    expected = jnp.stack([unrolled_gradient(BODIES[name], x) for x in jnp.asarray(PAIRS)])
+    ours = funcgrad.grad(lambda xs: jnp.sum(wrap(until_small(BODIES[name]))(xs)))
+    assert_same(ours(PAIRS), expected, rtol=1e-9, weak=False)
+
+
+# --- effects in the body
+
+
+def seen_in(where):
+    """A body that shows its carry, and what it has shown."""
+    seen = []
+
+    def show(c):
+        jax.debug.callback(lambda x: seen.append(round(float(x), 5)), c)
+        return c * 1.0
+
+    shown = {
+        "plain": show,
+        "jit": jax.jit(show),
+        "cond": lambda c: lax.cond(c > 1.0, show, lambda c: c, c),
+        "scan": lambda c: lax.scan(lambda c, _: (show(c), None), c, None, 2)[0],
+        "test": lambda c: c,
+    }[where]
+    test = (lambda c: show(c) > 0.5) if where == "test" else (lambda c: c > 0.5)
+    return seen, lambda x: lax.while_loop(test, lambda c: jnp.sqrt(shown(c) - 0.5), x)
+
+
+@pytest.mark.parametrize("where", ["plain", "jit", "cond", "scan", "test"])
+def test_effects_are_of_the_examples_themselves(where):
+    seen, loop = seen_in(where)
+    jax.block_until_ready(jax.vmap(loop)(X))
+    jax.effects_barrier()
+    expected, seen[:] = sorted(seen), []
+    ours = funcgrad.grad(lambda x: jnp.sum(jax.vmap(loop)(x)))(X)
+    jax.effects_barrier()
+    assert_same(ours, jax.grad(lambda x: jnp.sum(jax.vmap(roots_by_scan)(x)))(X))
+    assert sorted(seen) == expected
+
+
+# --- shardings that are part of types
+
+
+@pytest.mark.parametrize("spec", [P("a", None), P(None, "b"), P("a", "b"), P(("a", "b"), None)])
+def test_sharded_examples(spec):
+    body = lambda c: 0.9 * jnp.sqrt(c)
+    expected = jnp.stack([unrolled_gradient(body, x) for x in jnp.asarray(PAIRS)])
+    with jax.set_mesh(mesh_of(AxisType.Explicit, a=2, b=2)):
+        total = lambda xs: jnp.sum(jax.vmap(until_small(body))(xs))
+        ours = jax.jit(funcgrad.grad(total))(reshard(jnp.asarray(PAIRS), spec))
+        assert jax.typeof(ours).sharding.spec == spec
+    assert_same(np.asarray(ours), expected, weak=False)
+
+
+def test_sharded_vmap_of_vmap():
+    w = np.array([1.1, 1.2])
+    loop = lambda x, w: lax.while_loop(lambda c: c > 0.5, lambda c: w * jnp.sqrt(c - 0.5), x)
+    expected = np.stack(
+        [
+            [unrolled_gradient(lambda c, w=w: w * jnp.sqrt(c), jnp.float64(x)) for x in xs]
+            for xs, w in zip(XX, w, strict=True)
+        ]
+    )
+    with jax.set_mesh(mesh_of(AxisType.Explicit, a=2)):
+        each = jax.vmap(jax.vmap(loop, (0, None)))
+        x, w = reshard(jnp.asarray(XX), P("a", None)), reshard(jnp.asarray(w), P("a"))
+        ours = jax.jit(funcgrad.grad(lambda x: jnp.sum(each(x, w))))(x)
+    assert_same(np.asarray(ours), expected, weak=False)
