@@ -104,6 +104,10 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_equals_jax": ("grad", "jit(grad)", "grad(vmap(jit))", "make_jaxpr"),
         "test_gradient_of_gradient": ("inner",),
     },
+    "surgery/test_kinks.py": {
+        "test_elsewhere_the_values_are_jaxs": ("elementwise-zero", "ordering"),
+        "test_values_under_jit": ("grad-zero", "grad(vmap)-torch"),
+    },
     "test_drop_in.py": {
         "test_names_that_were_imported_before_are_ours_too": (),
         "test_jax_s_own_modules_ask_us": (),
