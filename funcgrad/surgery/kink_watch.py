@@ -61,20 +61,21 @@ def watched(op: Op, entry: Rule | CallRule) -> CallRule:
             before = len(trace.tape.nodes)
             outs = run(trace, primitive, tracers, params)
             recorded = trace.tape.nodes[before:]
-            if len(recorded) == 1 and not isinstance(trace, TangentTrace):
+            theirs = isinstance(trace, TangentTrace)  # a custom derivative, by its author
+            if len(recorded) == 1 and not theirs and recorded[0].op not in trace.rules.overridden:
                 watch_node(recorded[0], trace.split(tracers)[0], trace.split(_listed(outs))[0])
             return outs
 
         return run_watched
 
     if isinstance(entry, Rule):
-        return CallRule(watch(_by(entry)), (op,))
+        return CallRule(watch(recorded_by(entry)), (op,))
     again = entry.in_checkpoint and watch(entry.in_checkpoint)
     return replace(entry, fn=watch(entry.fn), in_checkpoint=again)
 
 
-def _by(rule: Rule) -> Callable[..., Any]:
-    """Runs a primitive and records it with a rule."""
+def recorded_by(rule: Rule) -> Callable[..., Any]:
+    """A function that runs a primitive and records it with this rule."""
 
     def run(trace: TapeTrace, primitive: Any, tracers: Sequence[Any], params: Any) -> Any:
         primals, slots = trace.split(tracers)

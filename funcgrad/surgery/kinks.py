@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,7 @@ from funcgrad.rules import arithmetic, elementwise, special
 from funcgrad.rules._common import kept_elsewhere, kept_where
 from funcgrad.surface import public
 from funcgrad.surgery.kink_points import LOGADDEXP, POINTS, last_to_attain, named
-from funcgrad.surgery.kink_watch import watched_rules
+from funcgrad.surgery.kink_watch import recorded_by, watched_rules
 from funcgrad.tape import TapeTrace
 from funcgrad.transforms import vjp
 
@@ -49,7 +49,7 @@ def kinks(policy: Policy, rules: Rules = DEFAULT) -> Rules:
 
     Args:
       policy: ``"jax"``, ``"zero"``, ``"torch"`` or ``"raise"``.
-      rules: the rules that hold everywhere else.
+      rules: the rules that hold everywhere else. An op that they override keeps its rule.
 
     Returns:
       The rules; for ``"jax"`` the same object. A gradient by ``kinks("raise")`` raises
@@ -79,9 +79,13 @@ def _kinks(policy: Policy, rules: Rules) -> Rules:
     return _with(rules, dict(changes[policy](rules)))
 
 
-def _with(rules: Rules, entries: dict[Op, Entry]) -> Rules:
-    """The rules with other entries, of which nothing is reported that never apply."""
-    return rules.override(entries)._changed(overridden=rules.overridden)
+def _with(rules: Rules, entries: Mapping[Op, Any]) -> Rules:
+    """The rules with other entries, but for what they override already.
+
+    Of these entries nothing is reported that never applies.
+    """
+    own = {op: entry for op, entry in entries.items() if op not in rules.overridden}
+    return rules.override(own)._changed(overridden=rules.overridden)
 
 
 def _rules_of(rules: Rules, ops: Sequence[Any]) -> Iterator[tuple[Op, Rule]]:
@@ -168,12 +172,12 @@ def by_activity(op: Any, both: Rule, one: Rule) -> CallRule:
     is.
     """
 
+    by_both, by_one = recorded_by(both), recorded_by(one)
+
     @defrecord(op)
     def run(trace: TapeTrace, primitive: Any, tracers: Sequence[Any], params: Any) -> Any:
-        primals, slots = trace.split(tracers)
-        rule = one if None in slots else both
-        outs = trace.evaluate(primitive, primals, params)
-        return trace.record_rule(primitive, params, primals, slots, outs, rule, False)[0]
+        record = by_one if None in trace.split(tracers)[1] else by_both
+        return record(trace, primitive, tracers, params)
 
     return run
 
@@ -200,9 +204,12 @@ def _named(function: Any, rule: Callable[..., Any]) -> tuple[Op, Rule]:
 
 
 def differentiated_by(
-    rules: Rules, function: Callable[..., Any], zero_at: Callable[[Array], Array] | None = None
+    rules: Rules,
+    function: Callable[..., Any],
+    at: Callable[[Array], Array] | None = None,
+    slope: float = 0.0,
 ) -> Callable[..., Any]:
-    """The rule of a function that these rules differentiate, and that has 0 at some outputs."""
+    """The rule of a function that these rules differentiate, but for its slope at some outputs."""
     signature = inspect.signature(function)
 
     def function_vjp(ct: Array, *operands: Array, out: Array, **params: Any) -> Any:
@@ -213,11 +220,12 @@ def differentiated_by(
             bound = inspect.BoundArguments(signature, arguments)  # type: ignore[arg-type]
             return function(*bound.args, **bound.kwargs)
 
-        if zero_at is not None:
-            ct = kept_elsewhere(zero_at(out), ct)
+        if at is not None:
+            ct = jnp.where(at(out), slope, ct)
         cts = vjp(run, *operands, rules=rules)[1](ct)
         return tuple(ct_x if _jax.is_inexact(ct_x) else None for ct_x in cts)
 
+    function_vjp.__name__ = f"{function.__name__}_vjp"
     return function_vjp
 
 
@@ -252,7 +260,7 @@ def torch_rules(rules: Rules) -> Iterator[tuple[Op, Entry]]:
         yield op, replace(rule, fn=masked(rule.fn, POINTS[op].at, zeros=False))
     yield _named(jax.nn.hard_tanh, hard_tanh_vjp)
     yield _named(jax.nn.leaky_relu, leaky_relu_vjp)
-    yield _named(jnp.hypot, differentiated_by(rules, root_of_squares))
+    yield _named(jnp.hypot, differentiated_by(rules, jnp.hypot, lambda out: out == 0, jnp.nan))
     yield op_key(jnp.clip), Rule(differentiated_by(_with(rules, own), clip_by_clamp), ())
     zero = _kinks("zero", rules)
     for function in (jnp.linalg.norm, jnp.std):
@@ -311,10 +319,6 @@ def leaky_relu_vjp(ct: Array, x: Array, *slope: Array, **_: Any) -> Any:
     # y = x for x > 0, else slope x; a slope that was not given is the default
     ct_x = jnp.where(x > 0, ct, (slope[0] if slope else LEAK) * ct)
     return ct_x.astype(x.dtype), *(kept_elsewhere(x > 0, x * ct).astype(s.dtype) for s in slope)
-
-
-def root_of_squares(x1: Array, x2: Array) -> Array:
-    return jnp.sqrt(x1 * x1 + x2 * x2)
 
 
 def clip_by_clamp(arr: Array, min: Any = None, max: Any = None) -> Array:

@@ -47,6 +47,7 @@ class Row:
       torch: PyTorch's.
       torch_code: the function as PyTorch's users write it; empty where PyTorch has none, so that
         ``kinks("torch")`` gives what JAX gives.
+      jax_versions: what the page says of JAX's values where its versions differ.
       kink: whether ``kinks("raise")`` raises; if not, it gives what ``"zero"`` gives.
     """
 
@@ -55,6 +56,7 @@ class Row:
     zero: tuple[Any, ...]
     torch: tuple[Any, ...]
     torch_code: str = ""
+    jax_versions: str = ""
     kink: bool = True
 
     @property
@@ -167,7 +169,8 @@ ROWS = (
         "torch.linalg.norm(x, inf)"),
     Row("jnp.linalg.norm(x, inf)", ([1.0, 1.0],), ([0.5, 0.5],), ([0.5, 0.5],),
         "torch.linalg.norm(x, inf)"),
-    Row("jnp.hypot(x, y)", (0.0, 0.0), (0.0, 0.0), (nan, nan), "torch.hypot(x, y)"),
+    Row("jnp.hypot(x, y)", (0.0, 0.0), (0.0, 0.0), (nan, nan), "torch.hypot(x, y)",
+        jax_versions="0.5, 0.5; nan, nan from 0.12"),
     Row("jnp.hypot(x, y)", (3.0, 3.0), (0.5**0.5, 0.5**0.5), (0.5**0.5, 0.5**0.5),
         "torch.hypot(x, y)", kink=False),
     Row("jnp.std(x)", ([1.0, 1.0],), ([0.0, 0.0],), ([0.0, 0.0],), "torch.std(x, correction=0)"),
@@ -225,6 +228,7 @@ def table(rows: Sequence[Row]) -> str:
         values = [
             ", ".join(map(shown, row.expected(policy))) for policy in ("jax", "zero", "torch")
         ]
+        values[0] = row.jax_versions or values[0]
         raises = "error" if row.kink else values[1]
         lines.append(f"| `{row.jax}` | {row.point} | {' | '.join(values)} | {raises} |")
     return "\n".join(lines)

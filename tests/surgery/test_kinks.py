@@ -327,6 +327,26 @@ def test_a_nan_that_was_selected_stays():
     assert np.isnan(funcgrad.grad(lambda x: x * x, rules=ZERO)(jnp.nan))
 
 
+@pytest.mark.parametrize("policy", ["zero", "torch", "raise"])
+def test_functions_that_are_treated_as_a_whole_broadcast_and_do_not_overflow(policy):
+    rules = funcgrad.kinks(policy)
+    for f in (jnp.hypot, jnp.logaddexp, jax.nn.celu):
+        args = jnp.array([[1.0], [-2.0]]), jnp.array([0.5, 3.0, 4.0])
+        total = lambda *args, f=f: jnp.sum(f(*args))
+        found = funcgrad.grad(total, (0, 1), rules=rules)(*args)
+        assert_equal(found, jax.grad(total, (0, 1))(*args), f.__name__)
+    assert_equal(
+        funcgrad.grad(jnp.hypot, (0, 1), rules=rules)(3e300, 4e300), (0.6, 0.8), "no overflow"
+    )
+
+
+def test_pytorchs_clip_broadcasts():
+    clip = lambda x, low: jnp.sum(jnp.clip(x, low, 1))
+    x, low = jnp.array([0.0, 0.5, 1.0, 3.0]), jnp.zeros((2, 1))
+    found = funcgrad.grad(clip, (0, 1), rules=funcgrad.kinks("torch"))(x, low)
+    assert_equal(found, (np.array([2.0, 2.0, 2.0, 0.0]), np.zeros((2, 1))), "measured with PyTorch")
+
+
 # --- errors -----------------------------------------------------------------------------------
 
 
@@ -396,6 +416,12 @@ def test_a_users_rules_stay():
         assert float(funcgrad.grad(jnp.sin, rules=rules)(1.0)) == 100.0
         with pytest.warns(errors.UnusedOverrideWarning, match="`sin`"):
             funcgrad.grad(jnp.cos, rules=rules)(1.0)
+
+
+@pytest.mark.parametrize("policy", ["zero", "torch", "raise"])
+def test_an_op_that_is_overridden_keeps_its_rule(policy):
+    own = funcgrad.DEFAULT.override({lax.abs_p: lambda ct, x, **_: 5 * ct})
+    assert float(funcgrad.grad(jnp.abs, rules=funcgrad.kinks(policy, own))(0.0)) == 5.0
 
 
 def test_an_override_comes_after_the_policy():
