@@ -19,6 +19,9 @@ Rules:
   kinks: rules by which a gradient is 0, PyTorch's or an error at kinks and poles.
   op: makes a function an op with a rule of its own.
 
+Places:
+  at: selects places in a function, for taps, edits and overrides.
+
 Memory and loops:
   checkpoint: computes a function again in the backward pass, within a budget.
   loops: sets how many states a while_loop keeps.
@@ -40,6 +43,7 @@ from funcgrad.drop_in import as_jax_grad
 from funcgrad.errors import FuncgradError
 from funcgrad.jacobians import hessian, hvp, jacrev
 from funcgrad.op import op
+from funcgrad.places import at
 from funcgrad.registry import Rule, Rules, defvjp, partials, zero
 from funcgrad.surgery.kinks import kinks
 from funcgrad.transforms import Pullback, grad, value_and_grad, vjp
@@ -53,6 +57,7 @@ __all__ = [
     "Rule",
     "Rules",
     "as_jax_grad",
+    "at",
     "checkpoint",
     "defvjp",
     "errors",

@@ -55,6 +55,14 @@ class UnusedOverrideError(FuncgradError, ValueError):
     """The same where ``strict=True`` was asked for."""
 
 
+class SelectorError(FuncgradError, ValueError):
+    """A selector of places that cannot be understood, or that means no place of the function."""
+
+
+class EditError(FuncgradError, TypeError):
+    """A tap, an edit or an override by place that cannot be made at the place that is meant."""
+
+
 class RuleError(FuncgradError):
     """A rule could not be called with an op's cotangent, operands and params, or it raised."""
 

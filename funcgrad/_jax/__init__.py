@@ -11,6 +11,7 @@ from funcgrad._jax.drop_in import *  # noqa: F403
 from funcgrad._jax.hijax import *  # noqa: F403
 from funcgrad._jax.jaxprs import *  # noqa: F403
 from funcgrad._jax.ops import *  # noqa: F403
+from funcgrad._jax.places import *  # noqa: F403
 from funcgrad._jax.policies import *  # noqa: F403
 from funcgrad._jax.primitives import *  # noqa: F403
 from funcgrad._jax.pullbacks import *  # noqa: F403
