@@ -16,6 +16,7 @@ Rules:
   defvjp: makes a function the rule of an op.
   partials: makes rules of a table of derivatives.
   zero: says that an op has no derivative.
+  kinks: rules by which a gradient is 0, PyTorch's or an error at kinks and poles.
   op: makes a function an op with a rule of its own.
 
 Places:
@@ -44,6 +45,7 @@ from funcgrad.jacobians import hessian, hvp, jacrev
 from funcgrad.op import op
 from funcgrad.places import at
 from funcgrad.registry import Rule, Rules, defvjp, partials, zero
+from funcgrad.surgery.kinks import kinks
 from funcgrad.transforms import Pullback, grad, value_and_grad, vjp
 
 __version__ = "0.1.0"
@@ -65,6 +67,7 @@ __all__ = [
     "hvp",
     "inspect",
     "jacrev",
+    "kinks",
     "loops",
     "op",
     "partials",

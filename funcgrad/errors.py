@@ -147,6 +147,17 @@ class OpaqueOpError(MissingRuleError, ValueError):
         Exception.__init__(self, _ask_for_a_function(op, target, where))
 
 
+class KinkError(FuncgradError, FloatingPointError):
+    """A gradient was asked for at a kink, a tie or a pole, and the rules refuse one there."""
+
+    def __init__(self, op: Any, words: str, where: str):
+        super().__init__(
+            f"The gradient of op `{op}`, used at {where}, was asked for where {words} (x and y are its "
+            "operands, in order). There it has none: the slopes from two sides differ, or are infinite. "
+            'rules=funcgrad.kinks("raise") refuses that; kinks("zero") and kinks("torch") take a value.'
+        )
+
+
 def missing_rule(op: Any, operands: int, params: Any, target: str) -> Unlocated:
     """The error for an op that has no rule; `target` is the foreign function that it calls."""
     if str(op) in OPAQUE:

@@ -192,6 +192,10 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_third_order": ("jit",),
         "test_pullback_out_of_jit_called_twice": ("conv",),
     },
+    "surgery/test_kinks.py": {
+        "test_elsewhere_the_values_are_jaxs": ("ordering",),
+        "test_values_under_jit": ("grad-zero", "grad(vmap)-torch"),
+    },
     "test_drop_in.py": {
         "test_names_that_were_imported_before_are_ours_too": (),
         "test_jax_s_own_modules_ask_us": (),
