@@ -66,7 +66,7 @@ def walk(
             continue
         try:
             with (
-                anywhere if eager else _jax.at_line_of(node.source),
+                anywhere if eager else _jax.pulling_back(node.op, node.source),
                 anywhere if node.mesh is mesh else _jax.within_explicit_mesh(node.mesh),
                 anywhere
                 if node.annotations is annotations
@@ -112,7 +112,7 @@ def not_finite(problem: Exception, node: Node, cts: Sequence[Cotangent]) -> Exce
     except Exception:  # what was found stands, whether or not it can be found again
         found = None
     op, place = found or (node.op, None)
-    return errors.NotFiniteError(problem, op, place or _jax.where(node.source))
+    return errors.found_by_jax(problem, op, place or _jax.where(node.source))
 
 
 class Pending:

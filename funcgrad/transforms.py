@@ -35,6 +35,7 @@ from funcgrad.backward import walk
 from funcgrad.calls.references import NO_CONTENTS, Contents
 from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
+from funcgrad.faults import raising
 from funcgrad.printing import shown_pullback
 from funcgrad.registry import Rules, check_rules
 from funcgrad.stack import with_room
@@ -56,6 +57,7 @@ def grad(
     *,
     rules: Rules = DEFAULT,
     strict: bool = False,
+    debug_nans: bool = False,
 ) -> Callable[P, Any]:
     """Return a function that computes the gradient of a scalar-valued `fun`.
 
@@ -69,6 +71,8 @@ def grad(
       rules: the backward rules to chain.
       strict: refuse primitives of third-party packages that have no rule in `rules`, instead of
         asking JAX for their derivative.
+      debug_nans: where the value or the gradient is not finite, raise an error that says where that
+        begins; under ``jit``, when the program runs (see :func:`funcgrad.inspect.nonfinite`).
 
     Returns:
       A function with `fun`'s arguments that returns a pytree like the argument (a tuple of them
@@ -79,6 +83,8 @@ def grad(
       errors.InputError: an argument's leaf has no gradient.
       errors.OutputError: the output is not a scalar.
       errors.MissingRuleError: an op between argument and output has no rule.
+      errors.NotFiniteError: with `debug_nans`; in a jitted function of the user's, the
+        ``jax.errors.JaxRuntimeError`` that JAX makes of it, with the same message.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -88,9 +94,8 @@ def grad(
       >>> print(gradient["w"], gradient["b"])
       [69. 92.] 23.0
     """
-    value_and_gradient = value_and_grad(
-        fun, argnums, has_aux, holomorphic, allow_int, rules=rules, strict=strict
-    )
+    settings: Any = {"rules": rules, "strict": strict, "debug_nans": debug_nans}
+    value_and_gradient = value_and_grad(fun, argnums, has_aux, holomorphic, allow_int, **settings)
 
     aux = ", and the auxiliary data" if has_aux else ""
 
@@ -112,6 +117,7 @@ def value_and_grad(
     *,
     rules: Rules = DEFAULT,
     strict: bool = False,
+    debug_nans: bool = False,
 ) -> Callable[P, tuple[R, Any]]:
     """Return a function that computes both a scalar-valued `fun` and its gradient.
 
@@ -154,7 +160,7 @@ def value_and_grad(
         value = tree_unflatten(run.out_tree, [out])
         return ((value, run.aux) if has_aux else value), ct_args
 
-    return value_and_gradient
+    return raising(value_and_gradient, fun, argnums, rules) if debug_nans else value_and_gradient
 
 
 @public

@@ -104,7 +104,7 @@ FLOORS = [
     {"calls"},
     {"default"},
     {"arguments", "accumulation"},
-    {"surface"},
+    {"surface", "faults"},
     {"transforms"},
     {"jacobians"},
     {"drop_in"},

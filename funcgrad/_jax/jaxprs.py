@@ -106,7 +106,9 @@ def values_of(eqns: Sequence[Equation], known: MutableMapping[Var, Value]) -> di
     everything = ChainMap(found, known)
     for eqn in eqns:
         args = read(eqn.invars, everything)
-        line = source_info_util.user_context(eqn.source_info.traceback)
+        source = eqn.source_info
+        scope = source_info_util.current_name_stack() + source.name_stack
+        line = source_info_util.user_context(source.traceback, name_stack=scope)
         with line, eqn.ctx.manager:
             if eqn.primitive is _core.closed_call_p:
                 out = eval_closed_jaxpr(eqn.params["call_jaxpr"], args)
@@ -175,11 +177,16 @@ def function_carried(prim: Any) -> ClosedJaxpr | None:
     return found if isinstance(found, ClosedJaxpr) else None
 
 
-def inner_jaxprs(params: dict[str, Any]) -> list[Jaxpr]:
-    """The jaxprs among an operation's params."""
+def carried_functions(params: dict[str, Any]) -> list[Jaxpr | ClosedJaxpr]:
+    """The jaxprs among an operation's params, with their constants where they have some."""
     values = [function_carried(params["_prim"])] if "_prim" in params else params.values()
     groups = [v if isinstance(v, (tuple, list)) else (v,) for v in values]
-    found = [v for group in groups for v in group if isinstance(v, (Jaxpr, ClosedJaxpr))]
+    return [v for group in groups for v in group if isinstance(v, (Jaxpr, ClosedJaxpr))]
+
+
+def inner_jaxprs(params: dict[str, Any]) -> list[Jaxpr]:
+    """The jaxprs among an operation's params."""
+    found = carried_functions(params)
     return [v.jaxpr if isinstance(v, ClosedJaxpr) else v for v in found]
 
 
