@@ -18,6 +18,9 @@ Rules:
   zero: says that an op has no derivative.
   op: makes a function an op with a rule of its own.
 
+Places:
+  at: selects places in a function, for taps, edits and overrides.
+
 Memory and loops:
   checkpoint: computes a function again in the backward pass, within a budget.
   loops: sets how many states a while_loop keeps.
@@ -39,6 +42,7 @@ from funcgrad.drop_in import as_jax_grad
 from funcgrad.errors import FuncgradError
 from funcgrad.jacobians import hessian, hvp, jacrev
 from funcgrad.op import op
+from funcgrad.places import at
 from funcgrad.registry import Rule, Rules, defvjp, partials, zero
 from funcgrad.transforms import Pullback, grad, value_and_grad, vjp
 
@@ -51,6 +55,7 @@ __all__ = [
     "Rule",
     "Rules",
     "as_jax_grad",
+    "at",
     "checkpoint",
     "defvjp",
     "errors",

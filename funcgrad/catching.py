@@ -15,13 +15,15 @@ import inspect
 import threading
 import types
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import jax
 
 from funcgrad import _jax, errors
 from funcgrad.functions import Call, node_of
-from funcgrad.keys import FunctionId
+from funcgrad.keys import FunctionId, op_key
 from funcgrad.registry import Rule, Rules
 
 
@@ -32,33 +34,53 @@ class Caught:
     Attributes:
       rules: of the innermost recording that catches functions.
       outer: what was caught around it.
+      first: how many of the rules' functions are caught; None for all.
+      marked: functions each of whose calls is put into a name scope of its own, and no more.
     """
 
     rules: Rules
     outer: Caught | None
+    first: int | None = None
+    marked: tuple[Any, ...] = ()
 
-    def rule_of(self, function: Any, agrees: Callable[[FunctionId], bool]) -> tuple[Any, Any, Any]:
-        """The op of a call, its rule, and what is caught inside the function; Nones without a rule."""
+    def rule_of(
+        self, function: Any, agrees: Callable[[FunctionId], bool]
+    ) -> tuple[Any, Any, Any, bool]:
+        """The op of a call, its rule, and what is caught inside the function; Nones without a rule.
+
+        Last, whether the rule holds at some places alone. The function's other rules are for its other
+        places: inside, the call is caught again, by these.
+        """
         level: Caught | None = self
         while level is not None:
-            for caught, op in reversed(level.rules.functions):
-                if caught is function and agrees(op):
-                    return op, level.rules.find(op), level.outer
+            functions = level.rules.functions[: level.first]
+            for i, (op, rule, somewhere) in reversed([*enumerate(functions)]):
+                if op.function is function and agrees(op):
+                    inside = replace(level, first=i) if somewhere else level.outer
+                    return op, rule, inside, somewhere
             level = level.outer
-        return None, None, None
+        return None, None, None, False
+
+    def marks(self, function: Any) -> bool:
+        """Whether a function's calls are put into a name scope."""
+        return function in self.marked or (self.outer is not None and self.outer.marks(function))
 
 
 @contextlib.contextmanager
-def catching(rules: Rules) -> Iterator[None]:
-    """Catch the calls of the functions that `rules` override, in this thread, for a block."""
-    functions = [f for f, _ in rules.functions if inspect.isfunction(f)]
-    if not rules.functions:
+def catching(rules: Rules, marked: Sequence[Any] = ()) -> Iterator[None]:
+    """Catch the calls of the functions that `rules` override, in this thread, for a block.
+
+    Those of the functions in `marked` are put into name scopes, so that a selector finds them.
+    """
+    if not rules.functions and not marked:
         yield
         return
+    functions = [*(op.function for op, _, _ in rules.functions), *marked]
     with contextlib.ExitStack() as stack:
-        for function in functions:
-            stack.enter_context(replaced_code(function))
-        caught = Caught(rules, _jax.caught_functions.value)
+        for function in dict.fromkeys(functions):
+            if inspect.isfunction(function):
+                stack.enter_context(replaced_code(function))
+        caught = Caught(rules, _jax.caught_functions.value, marked=tuple(marked))
         stack.enter_context(_jax.caught_functions(caught))
         yield
 
@@ -111,6 +133,8 @@ def replaced_code(function: types.FunctionType, to: To | None = None) -> Iterato
 
 
 MARK = "funcgrad.catching.dispatch"
+CALL = "funcgrad.call:"
+"""What begins the name scope of a call of a marked function."""
 
 
 To = Callable[[Any, Any, Any, Any], Any]
@@ -170,18 +194,24 @@ def dispatch(function: Any, original: Any, args: Any, kwargs: Any) -> Any:
     now = caught()
     if now is None or not _jax.holds_arrays((args, kwargs)):
         return original(*args, **kwargs)
+    if now.marks(function):
+        with jax.named_scope(CALL + str(op_key(function))):
+            return call_with_rule(now, function, original, args, kwargs)
     return call_with_rule(now, function, original, args, kwargs)
 
 
 def call_with_rule(now: Caught, function: Any, original: Any, args: Any, kwargs: Any) -> Any:
     """Make a call one node, if a rule for it is in use."""
     call = Call.of(original, args, kwargs)
-    op, rule, outer = now.rule_of(function, call.agrees)
+    op, rule, inside, somewhere = now.rule_of(function, call.agrees)
     if not isinstance(rule, Rule):
         return original(*args, **kwargs)
 
+    def again(*args: Any, **kwargs: Any) -> Any:
+        return call_with_rule(inside, function, original, args, kwargs)
+
     def run(call: Call) -> Any:
-        with _jax.caught_functions(outer):
-            return call.run(original)
+        with _jax.caught_functions(inside):
+            return call.run(again if somewhere else original)
 
     return node_of(op, rule, call, run)

@@ -55,6 +55,14 @@ class UnusedOverrideError(FuncgradError, ValueError):
     """The same where ``strict=True`` was asked for."""
 
 
+class SelectorError(FuncgradError, ValueError):
+    """A selector of places that cannot be understood, or that means no place of the function."""
+
+
+class EditError(FuncgradError, TypeError):
+    """A tap, an edit or an override by place that cannot be made at the place that is meant."""
+
+
 class RuleError(FuncgradError):
     """A rule could not be called with an op's cotangent, operands and params, or it raised."""
 
@@ -349,19 +357,6 @@ class NotFiniteError(FuncgradError, FloatingPointError):
         return cls(
             f"Under debug_nans=True the value and the gradient must be finite.\n{report}", report
         )
-
-
-def found_by_jax(found: Exception, op: Any, where: str | None) -> NotFiniteError:
-    """The error for a backward pass in which JAX found a NaN or an infinity."""
-    kind, setting = ("inf", "infs") if "inf)" in str(found) else ("nan", "nans")
-    known = str(found) if "encountered" in str(found) else ""
-    jax_says = known or f"invalid value ({kind}) encountered in {op}"
-    return NotFiniteError(
-        f"A gradient became {kind} in the backward pass of {where or '<unknown line>'}, at `{op}`; "
-        f"jax_debug_{setting} looks for that. The derivative is infinite or undefined at the value "
-        "there, or a cotangent overflowed. Keep such values out of the operation: with jnp.where "
-        f"around its operand, not around its result. (JAX: {jax_says.rstrip('.')}.)"
-    )
 
 
 class GradientError(FuncgradError, AssertionError):

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.tree_util import Partial, tree_broadcast, tree_flatten, tree_leaves, tree_unflatten
+from jax.tree_util import (
+    Partial,
+    tree_broadcast,
+    tree_flatten,
+    tree_leaves,
+    tree_structure,
+    tree_unflatten,
+)
 
 from funcgrad import _jax, errors
 from funcgrad._jax import Cotangent, Positions, Value
@@ -191,6 +198,13 @@ class Form:
             tuple(i for i, a in enumerate(numeric) if not a.is_operand),
         )
         return form, [leaves[i] for i in form.places]
+
+    @classmethod
+    def of_primitive(cls, count: int, params: tuple[tuple[str, Any], ...]) -> Form:
+        """The form of a primitive applied to so many arrays."""
+        places = tuple(range(count))
+        names = tuple(f"operand {i}" for i in places)
+        return cls(names, tree_structure(places), places, (), params, frozenset(), ())
 
     def operands(self, arrays: Sequence[Value]) -> tuple[Any, ...]:
         """The operands that are made of these arrays."""

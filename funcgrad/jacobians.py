@@ -20,9 +20,10 @@ from funcgrad.arguments import (
     resolve_argnums,
 )
 from funcgrad.default import DEFAULT
+from funcgrad.recording import on_arguments
 from funcgrad.registry import Rules, check_rules
 from funcgrad.surface import derivative_of, public
-from funcgrad.transforms import grad, on_arguments, vjp
+from funcgrad.transforms import grad, vjp
 
 P = ParamSpec("P")
 

@@ -10,202 +10,28 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType, ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 from funcgrad import _jax, errors
+from funcgrad.entries import CallRule as CallRule
+from funcgrad.entries import Deferred as Deferred
+from funcgrad.entries import Entry as Entry
+from funcgrad.entries import Observer as Observer
+from funcgrad.entries import Placed as Placed
+from funcgrad.entries import Rule as Rule
+from funcgrad.entries import ZeroRule as ZeroRule
+from funcgrad.entries import defrecord as defrecord
+from funcgrad.entries import defvjp as defvjp
+from funcgrad.entries import partials as partials
+from funcgrad.entries import with_original as with_original
+from funcgrad.entries import zero as zero
 from funcgrad.keys import FunctionId, Op, op_key
-from funcgrad.printing import shown_call, shown_rule, shown_rules, shown_zero
-
-
-@dataclass(frozen=True)
-class Rule:
-    """The backward rule of one or several ops.
-
-    Attributes:
-      fn: the rule itself, ``fn(ct, *operands, out=..., **params)``.
-      ops: what it is registered for.
-      broadcasts: the op broadcasts its operands against each other (equal rank with axes of size
-        1, or scalars); a cotangent of the broadcast shape is summed by the walk, not by the rule.
-      late: the rule may be given a cotangent that is still broadcast along an axis on which the op's
-        output has size 1.
-      elementwise: `late` was declared because the rule is linear in `ct`, element by element; its
-        operations are checked for that when it is traced (``rule_program.is_elementwise``).
-      optional: nothing is said if an override by this rule never applies.
-      forward: computes the op's output from ``(*operands, **params)`` where it is differentiated
-        outside other transforms, if that is quicker than the primitive; None for the primitive.
-    """
-
-    fn: Callable[..., Any]
-    ops: tuple[Op, ...]
-    broadcasts: bool = False
-    late: bool = False
-    elementwise: bool = False
-    optional: bool = False
-    forward: Callable[..., Any] | None = None
-
-    def __call__(self, ct: Any, *operands: Any, **kwargs: Any) -> Any:
-        """Apply the rule directly, as one would apply the function it was made from."""
-        return self.fn(ct, *operands, **kwargs)
-
-    @property
-    def name(self) -> str:
-        return getattr(self.fn, "__name__", repr(self.fn))
-
-    @property
-    def source(self) -> str:
-        """``file:line`` of the rule, for reports and messages."""
-        return _jax.source_of(self.fn)
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the rule is one of this package's."""
-        module = getattr(inspect.unwrap(self.fn), "__module__", None) or ""
-        return module.startswith("funcgrad.rules.")
-
-    def __repr__(self) -> str:
-        return shown_rule(self)
-
-
-@dataclass(frozen=True)
-class ZeroRule:
-    """Marks ops that pass no gradient: integer, boolean or piecewise constant results."""
-
-    ops: tuple[Op, ...]
-
-    def __repr__(self) -> str:
-        return shown_zero(self)
-
-
-@dataclass(frozen=True)
-class CallRule:
-    """How a primitive that calls a function or carries a jaxpr is differentiated.
-
-    `fn(trace, primitive, tracers, params)` runs it, writes it on the trace's tape, and returns its
-    outputs. `in_checkpoint` takes its place in a function that ``jax.checkpoint`` computes again.
-    """
-
-    fn: Callable[..., Any]
-    ops: tuple[Op, ...]
-    in_checkpoint: Callable[..., Any] | None = None
-
-    def __repr__(self) -> str:
-        return shown_call(self, _jax.source_of(self.fn))
-
-
-Entry = Rule | ZeroRule | CallRule
-
-
-class Observer(Protocol):
-    """A tool that is told of each node, when it is recorded and when it is pulled back.
-
-    Both happen when a program is traced: under ``jit``, or in a loop, once for all its runs. So an
-    observer acts through values, by results that it changes or by ``jax.debug.callback``, not by side
-    effects in Python. It must be hashable: it is part of the keys by which programs are cached.
-    """
-
-    def recorded(self, node: Any, outs: Any) -> None:
-        """Called with a node and its outputs, before the outputs are used."""
-        ...
-
-    def pulled(self, node: Any, cts: Any, results: Any) -> Any:
-        """Called with output cotangents and operand cotangents; returns the latter, or others."""
-        ...
-
-
-def defvjp(
-    *ops: Any, elementwise: bool = False, optional: bool = False
-) -> Callable[[Callable[..., Any]], Rule]:
-    """Make the decorated function the backward rule of `ops`.
-
-    The function takes the output cotangent, then the op's operands by position, then ``out`` and
-    the op's params by keyword, and returns one cotangent per operand (a bare array where there is
-    one operand, else a tuple), ``None`` meaning no gradient. Where the op has several outputs,
-    ``ct`` and ``out`` are tuples, and a cotangent that never arrived is ``None``.
-
-    Args:
-      ops: JAX primitives or functions. One that this JAX version lacks is given as ``None`` and
-        ignored.
-      elementwise: the op works element by element on operands broadcast against each other, and
-        the rule only multiplies `ct` by factors or selects from it.
-      optional: say nothing where an override by this rule never applies.
-
-    Returns:
-      A decorator that returns a :class:`Rule`. Registering is pure: pass the rule to
-      :meth:`Rules.extend` or :meth:`Rules.override`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, funcgrad
-      >>> @funcgrad.defvjp(jax.lax.sin_p)
-      ... def sin_vjp(ct, x, **_):
-      ...     return ct * jnp.cos(x) * 100
-      >>> rules = funcgrad.DEFAULT.override({jax.lax.sin_p: sin_vjp})
-      >>> float(funcgrad.grad(jnp.sin, rules=rules)(0.0))
-      100.0
-    """
-    keys = tuple(op_key(op) for op in ops if op is not None)
-
-    def register(fn: Callable[..., Any]) -> Rule:
-        promise = dict.fromkeys(("broadcasts", "late", "elementwise"), elementwise)
-        return Rule(fn, keys, **promise, optional=optional)
-
-    return register
-
-
-def partials(table: Mapping[Any, Callable[[Any, Any], Any]]) -> tuple[Rule, ...]:
-    """Make rules of unary elementwise ops from a table ``{op: lambda x, y: dy/dx}``.
-
-    The multiplication by the cotangent is written here, once: ``ct_x = ct * dy/dx``.
-    """
-
-    def chain(dydx: Callable[[Any, Any], Any], name: str) -> Callable[..., Any]:
-        def unary_vjp(ct: Any, x: Any, *, out: Any, **_: Any) -> Any:
-            return ct * dydx(x, out)
-
-        unary_vjp.__name__ = f"{name}_vjp"
-        unary_vjp.__wrapped__ = dydx  # type: ignore[attr-defined]  # the source is the table's line
-        return unary_vjp
-
-    return tuple(
-        Rule(chain(dydx, str(op)), (op_key(op),), broadcasts=True, late=True, elementwise=True)
-        for op, dydx in table.items()
-        if op is not None
-    )
-
-
-def defrecord(*ops: Any) -> Callable[[Callable[..., Any]], CallRule]:
-    """Make the decorated function run and record the primitives `ops`, by means of the trace.
-
-    For a call, ``funcgrad.extend.defcall`` is the way: it needs no trace.
-    """
-
-    def register(fn: Callable[..., Any]) -> CallRule:
-        return CallRule(fn, tuple(op_key(op) for op in ops if op is not None))
-
-    return register
-
-
-def zero(*ops: Any) -> ZeroRule:
-    """Declare ops whose derivative is zero or undefined by nature; ``None`` is ignored."""
-    return ZeroRule(tuple(op_key(op) for op in ops if op is not None))
-
-
-@dataclass(frozen=True)
-class Deferred:
-    """Modules of rules that are imported when somebody has imported the ops that they are for.
-
-    Attributes:
-      ops: the name of JAX's module that defines the ops.
-      rules: the names of the modules of rules.
-    """
-
-    ops: str
-    rules: tuple[str, ...]
+from funcgrad.printing import shown_rules
 
 
 @_jax.cache()
@@ -237,6 +63,7 @@ class Rules(Mapping[Op, Entry]):
         caught: Iterable[FunctionId] = (),
         observer: Observer | None = None,
         deferred: Sequence[Deferred] = (),
+        placed: Sequence[Placed] = (),
     ):
         table: dict[Op, Entry] = {}
         for entry in entries:
@@ -250,14 +77,23 @@ class Rules(Mapping[Op, Entry]):
         self.caught = tuple(caught)
         self.observer = observer
         self._deferred = tuple(deferred)
-        settings = (fallback, self.overridden, self.functions, observer, self._deferred)
+        self.placed = tuple(placed)
+        own = (self.functions, self.placed, self._deferred)
+        settings = (fallback, self.overridden, observer, *own)
         self._key = (frozenset(table.items()), *settings)
         self._hash = hash(self._key)
 
     @functools.cached_property
-    def functions(self) -> tuple[tuple[Any, FunctionId], ...]:
-        """The functions with a rule of the user's, whose calls are caught, with their ops."""
-        return tuple((op.function, op) for op in self.caught if op.function is not None)
+    def functions(self) -> tuple[tuple[FunctionId, Rule, bool], ...]:
+        """The functions whose calls are caught: op, rule, and whether at some places alone."""
+        known = [(op, self._table[op]) for op in self.caught if op.function is not None]
+        everywhere = [(op, rule, False) for op, rule in known if isinstance(rule, Rule)]
+        somewhere = [
+            (placed.op, placed.rule, True)
+            for placed in self.placed
+            if isinstance(placed.op, FunctionId)
+        ]
+        return (*everywhere, *somewhere)
 
     @classmethod
     def collect(
@@ -278,41 +114,83 @@ class Rules(Mapping[Op, Entry]):
             "caught": self.caught,
             "observer": self.observer,
             "deferred": self._deferred,
+            "placed": self.placed,
         }
         return Rules(self._unique() if entries is None else entries, **{**same, **settings})
 
-    def override(self, replacements: Mapping[Any, Rule | Callable[..., Any]]) -> Rules:
+    def override(
+        self, replacements: Mapping[Any, Rule | Callable[..., Any]], *, at: Any = None
+    ) -> Rules:
         """Return new rules in which `replacements` take the place of what was there.
 
         A function's rule is given the arrays among the call's arguments by position, and all other
-        arguments by name, defaults included. An override that never applies while a function is
+        arguments by name, defaults included. A rule that takes the keyword ``original`` is given the
+        function of the rule that it replaces. An override that never applies while a function is
         differentiated is reported (:class:`funcgrad.errors.UnusedOverrideWarning`; an error with
-        ``strict=True``; nothing for a rule made with ``optional=True``).
+        ``strict=True``; nothing for a rule made with ``optional=True``). Of several for one op the last
+        holds.
 
         Args:
           replacements: from op (a primitive, or any function: plain, jitted, with a custom
             derivative, or a ``funcgrad.op``) to a rule.
+          at: the places where they hold, a selector made with :func:`funcgrad.at`; None for all.
 
         Raises:
           errors.NotAnOpError: a key is neither a primitive nor a function.
           errors.NotARuleError: `replacements` is not a mapping, or a value is not a rule.
+
+        Example:
+          >>> import jax, jax.numpy as jnp, funcgrad
+          >>> def twice_vjp(ct, x, *, original, **kwargs):
+          ...     return 2 * original(ct, x, **kwargs)
+          >>> def model(x):
+          ...     with jax.named_scope("first"):
+          ...         y = jnp.sin(x)
+          ...     return jnp.sin(y)
+          >>> rules = funcgrad.DEFAULT.override({jax.lax.sin_p: twice_vjp}, at=funcgrad.at("first"))
+          >>> print(funcgrad.grad(model, rules=rules)(0.0))
+          2.0
         """
         if not isinstance(replacements, Mapping):
             raise errors.NotARuleError(
                 f"rules.override was given {replacements!r}, a {type(replacements).__name__}. It takes "
                 "a mapping from op to rule, such as {jax.lax.sin_p: sin_vjp}."
             )
+        if at is not None:
+            return self._overridden_at(replacements, at)
         table = dict(self._table)
         for op, rule in replacements.items():
             key = op_key(op)
-            table.pop(key, None)  # so that the new key, which knows its function, takes its place
-            table[key] = _replacement(key, rule, self._table.get(key))
-        keys = _numbered([op_key(op) for op in replacements], self.caught)
+            old = table.pop(
+                key, None
+            )  # so that the new key, which knows its function, takes its place
+            table[key] = _replacement(key, rule, old)
+        keys = _numbered([op_key(op) for op in replacements], self._seen)
         entries = (replace(entry, ops=(op,)) for op, entry in table.items())
         kept = [op for op in self.overridden if op not in keys]
         caught = [op for op in self.caught if op not in keys]
         caught += [op for op in keys if isinstance(op, FunctionId)]
-        return self._changed(entries, overridden=(*kept, *keys), caught=caught)
+        placed = [one for one in self.placed if one.op not in keys]
+        return self._changed(entries, overridden=(*kept, *keys), caught=caught, placed=placed)
+
+    def _overridden_at(self, replacements: Mapping[Any, Any], at: Any) -> Rules:
+        placed = list(self.placed)
+        for op, rule in replacements.items():
+            (key,) = _numbered([op_key(op)], [*self._seen, *_functions(placed)])
+            old = self.find(key)
+            entry = _replacement(key, rule, old, bind=isinstance(key, FunctionId))
+            if not isinstance(entry, Rule):
+                raise errors.NotARuleError(
+                    f"rules.override was given {rule!r} for `{key}` with at={at}. An override at some "
+                    "places is a rule: a function (ct, *operands, out, **params)."
+                )
+            placed.append(Placed(key, entry, at))
+        return self._changed(placed=placed)
+
+    @property
+    def _seen(self) -> list[FunctionId]:
+        """The functions with an override, for telling apart those of one definition."""
+        return [*self.caught, *_functions(self.placed)]
 
     def extend(self, *entries: Entry) -> Rules:
         """Return new rules with `entries` added.
@@ -330,7 +208,7 @@ class Rules(Mapping[Op, Entry]):
             for op in entry.ops:
                 if (old := self._deferred_entry(op)) is not None:
                     raise errors.DuplicateRuleError(op, old, entry)
-        keys = _numbered([op for entry in entries for op in entry.ops], self.caught)
+        keys = _numbered([op for entry in entries for op in entry.ops], self._seen)
         caught = (*self.caught, *(op for op in keys if isinstance(op, FunctionId)))
         return self._changed((*self._unique(), *entries), caught=caught)
 
@@ -454,10 +332,18 @@ def _numbered(keys: list[Op], caught: Sequence[FunctionId]) -> list[Op]:
     return found
 
 
-def _replacement(key: Op, rule: Any, old: Entry | None) -> Entry:
-    """An override keeps the op's broadcasting; it is given summed cotangents unless it asks."""
+def _functions(placed: Sequence[Placed]) -> list[FunctionId]:
+    return [one.op for one in placed if isinstance(one.op, FunctionId)]
+
+
+def _replacement(key: Op, rule: Any, old: Entry | None, bind: bool = True) -> Entry:
+    """An override keeps the op's broadcasting; it is given summed cotangents unless it asks.
+
+    It is given the rule that it replaces, if it takes that; without `bind`, that is left for later.
+    """
     if isinstance(rule, Rule):
-        return replace(rule, ops=(key,))
+        entry = replace(rule, ops=(key,))
+        return with_original(entry, old, key) if bind else entry
     if isinstance(rule, ZeroRule):
         return Rule(no_gradient_vjp, (key,))
     if isinstance(rule, CallRule):
@@ -468,7 +354,8 @@ def _replacement(key: Op, rule: Any, old: Entry | None) -> Entry:
             "rule is a function (ct, *operands, out, **params) that returns the operands' cotangents."
         )
     broadcasts = isinstance(old, Rule) and old.broadcasts
-    return Rule(rule, (key,), broadcasts=broadcasts)
+    entry = Rule(rule, (key,), broadcasts=broadcasts)
+    return with_original(entry, old, key) if bind else entry
 
 
 def no_gradient_vjp(ct: Any, *operands: Any, **_: Any) -> tuple[None, ...]:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 import jax
-from jax.tree_util import (
-    keystr,
-    tree_flatten,
-    tree_leaves_with_path,
-    tree_structure,
-    tree_unflatten,
-)
+from jax.tree_util import keystr, tree_leaves_with_path, tree_structure, tree_unflatten
 
 from funcgrad import _jax, errors
 from funcgrad.accumulation import check_entries, check_restored, deliver, deliver_content
@@ -23,8 +17,6 @@ from funcgrad.arguments import (
     check_callable,
     check_cotangents,
     check_inputs,
-    check_output,
-    check_pair,
     check_scalar,
     name_of,
     names_of_arguments,
@@ -32,16 +24,18 @@ from funcgrad.arguments import (
     the_cotangent,
 )
 from funcgrad.backward import walk
-from funcgrad.calls.references import NO_CONTENTS, Contents
-from funcgrad.catching import catching
+from funcgrad.calls.references import Contents
 from funcgrad.default import DEFAULT
 from funcgrad.faults import raising
+from funcgrad.places.asked import Asked, Collector
+from funcgrad.places.selectors import Edit, Selector
+from funcgrad.places.taps import Tapped
 from funcgrad.printing import shown_pullback
+from funcgrad.recording import filled, on_arguments, run_recorded
 from funcgrad.registry import Rules, check_rules
 from funcgrad.stack import with_room
 from funcgrad.surface import derivative_of, public
-from funcgrad.tape import FrozenTape, Tape, freeze, record
-from funcgrad.unused import reporting
+from funcgrad.tape import FrozenTape, freeze
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,6 +51,8 @@ def grad(
     *,
     rules: Rules = DEFAULT,
     strict: bool = False,
+    taps: Mapping[str, Selector] | None = None,
+    edit: Edit | Sequence[Edit] | None = None,
     debug_nans: bool = False,
 ) -> Callable[P, Any]:
     """Return a function that computes the gradient of a scalar-valued `fun`.
@@ -71,6 +67,11 @@ def grad(
       rules: the backward rules to chain.
       strict: refuse primitives of third-party packages that have no rule in `rules`, instead of
         asking JAX for their derivative.
+      taps: from names of yours to selectors made with :func:`funcgrad.at`, of values in `fun` to
+        return with their cotangents. The function then also returns, last, a dict from the names to
+        :class:`funcgrad.places.Tapped`.
+      edit: changes of values or cotangents in `fun`: ``at(...).value(change)``,
+        ``at(...).cotangent(change)``, or several of them.
       debug_nans: where the value or the gradient is not finite, raise an error that says where that
         begins; under ``jit``, when the program runs (see :func:`funcgrad.inspect.nonfinite`).
 
@@ -83,6 +84,8 @@ def grad(
       errors.InputError: an argument's leaf has no gradient.
       errors.OutputError: the output is not a scalar.
       errors.MissingRuleError: an op between argument and output has no rule.
+      errors.SelectorError: a tap or an edit means no place in `fun`.
+      errors.EditError: a tap or an edit cannot be made at its place.
       errors.NotFiniteError: with `debug_nans`; in a jitted function of the user's, the
         ``jax.errors.JaxRuntimeError`` that JAX makes of it, with the same message.
 
@@ -94,19 +97,58 @@ def grad(
       >>> print(gradient["w"], gradient["b"])
       [69. 92.] 23.0
     """
-    settings: Any = {"rules": rules, "strict": strict, "debug_nans": debug_nans}
-    value_and_gradient = value_and_grad(fun, argnums, has_aux, holomorphic, allow_int, **settings)
+    value_and_gradient = value_and_grad(
+        fun,
+        argnums,
+        has_aux,
+        holomorphic,
+        allow_int,
+        rules=rules,
+        strict=strict,
+        taps=taps,
+        edit=edit,
+        debug_nans=debug_nans,
+    )
 
     aux = ", and the auxiliary data" if has_aux else ""
 
     @derivative_of(fun, "Gradient", check_argnums(argnums), f"the gradient{aux}")
     def gradient(*args: Any, **kwargs: Any) -> Any:
-        value, ct_args = value_and_gradient(*args, **kwargs)
-        return (ct_args, value[1]) if has_aux else ct_args
+        value, ct_args, *tapped = value_and_gradient(*args, **kwargs)
+        aux = [value[1]] if has_aux else []
+        return (ct_args, *aux, *tapped) if aux or tapped else ct_args
 
     return gradient
 
 
+@overload
+def value_and_grad(
+    fun: Callable[P, R],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    rules: Rules = DEFAULT,
+    strict: bool = False,
+    taps: None = None,
+    edit: Edit | Sequence[Edit] | None = None,
+    debug_nans: bool = False,
+) -> Callable[P, tuple[R, Any]]: ...
+@overload
+def value_and_grad(
+    fun: Callable[P, R],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    rules: Rules = DEFAULT,
+    strict: bool = False,
+    taps: Mapping[str, Selector],
+    edit: Edit | Sequence[Edit] | None = None,
+    debug_nans: bool = False,
+) -> Callable[P, tuple[R, Any, dict[str, Tapped]]]: ...
 @public
 def value_and_grad(
     fun: Callable[P, R],
@@ -117,8 +159,10 @@ def value_and_grad(
     *,
     rules: Rules = DEFAULT,
     strict: bool = False,
+    taps: Mapping[str, Selector] | None = None,
+    edit: Edit | Sequence[Edit] | None = None,
     debug_nans: bool = False,
-) -> Callable[P, tuple[R, Any]]:
+) -> Callable[P, tuple[R, *tuple[Any, ...]]]:
     """Return a function that computes both a scalar-valued `fun` and its gradient.
 
     Arguments and errors are those of :func:`grad`; the function returns ``(value, gradient)``,
@@ -133,6 +177,7 @@ def value_and_grad(
     check_callable(fun)
     check_rules(rules)
     argnums = check_argnums(argnums)
+    asked = Asked.of(taps, edit)
 
     @derivative_of(fun, "Value and gradient", argnums, "a pair of the value and the gradient")
     @with_room
@@ -147,18 +192,20 @@ def value_and_grad(
         def on_leaves(*leaves: Any) -> Any:
             return on_dynamic(*tree_unflatten(in_tree, leaves))
 
-        run = _record(on_leaves, leaves, has_aux, rules, strict, name_of(fun))
+        name = name_of(fun)
+        run = run_recorded(on_leaves, leaves, has_aux, rules, strict, name, asked=asked)
         check_scalar(run.outs, fun, holomorphic)
         (out,), (slot,) = run.outs, run.slots
         seed = _jax.one_like(out)
         with errors.at_worst_unknown():
-            cts = walk(run.tape, [(slot, seed)], range(len(run.tape_inputs)), consume=True)
-        flat = _fill(cts, leaves, run.tape_inputs)
+            cts = walk(run.tape, [(slot, seed)], run.inputs, consume=True)
+        flat = filled(cts[: len(run.tape_inputs)], leaves, run.tape_inputs)
         flat = [_jax.weak_like(ct, x) for ct, x in zip(flat, leaves, strict=True)]
         trees = tree_unflatten(in_tree, flat)
         ct_args = trees[0] if isinstance(argnums, int) else trees
         value = tree_unflatten(run.out_tree, [out])
-        return ((value, run.aux) if has_aux else value), ct_args
+        both = ((value, run.aux) if has_aux else value), ct_args
+        return both if taps is None else (*both, run.tapped(cts))
 
     return raising(value_and_gradient, fun, argnums, rules) if debug_nans else value_and_gradient
 
@@ -174,6 +221,8 @@ def vjp(
     in_nzs: Any = None,
     rules: Rules = DEFAULT,
     strict: bool = False,
+    taps: Mapping[str, Selector] | None = None,
+    edit: Edit | Sequence[Edit] | None = None,
 ) -> Any:
     """Run `fun` and return its output with the pullback, from output to input cotangents.
 
@@ -191,6 +240,9 @@ def vjp(
       rules: the backward rules to chain.
       strict: refuse primitives of third-party packages that have no rule in `rules`, instead of
         asking JAX for their derivative.
+      taps: as for :func:`grad`; the pullback then returns a pair: the input cotangents, and what is
+        tapped.
+      edit: as for :func:`grad`.
 
     Returns:
       ``(output, pullback)``, or ``(output, pullback, aux)`` with `has_aux`. The :class:`Pullback`
@@ -225,7 +277,8 @@ def vjp(
         return fun(*tree_unflatten(in_tree, contents.entering(leaves)))
 
     leaves = contents.leaves
-    run = _record(on_leaves, leaves, has_aux, rules, strict, name_of(fun), wanted, contents)
+    name, asked = name_of(fun), Asked.of(taps, edit)
+    run = run_recorded(on_leaves, leaves, has_aux, rules, strict, name, wanted, contents, asked)
     frozen, residuals = freeze(run.tape)
     out_avals = tuple(_jax.typeof(_jax.canonicalize(y)) for y in run.outs)
     in_avals = tuple(_jax.typeof(x) for x in leaves)
@@ -244,7 +297,9 @@ def vjp(
         dict(zip(contents.places, run.content_slots, strict=True)),
     )
     out = tree_unflatten(run.out_tree, run.outs)
-    pullback = Pullback(static, *_divided(static, residuals, saveable))
+    pullback: Any = Pullback(static, *_divided(static, residuals, saveable))
+    if taps is not None and run.edited is not None:
+        pullback = TappedPullback(pullback, run.found, run.edited.collector)
     return (out, pullback, run.aux) if has_aux else (out, pullback)
 
 
@@ -343,9 +398,16 @@ class Pullback:
         flat = check_entries(entries, static.in_tree, static.in_avals, static.name)
         return jax.tree_util.Partial(_into, self, flat)
 
-    @with_room
     def _pull_back(self, ct: Any, entries: Sequence[Any] | None) -> tuple[Any, ...]:
+        return self._pull_back_with(ct, entries, 0)[0]
+
+    @with_room
+    def _pull_back_with(
+        self, ct: Any, entries: Sequence[Any] | None, num_sinks: int
+    ) -> tuple[tuple[Any, ...], list[Any]]:
+        """The arguments' cotangents, and those of the sinks of taps."""
         static = self._static
+        num_inputs = len(static.tape_inputs)
         leaves = check_cotangents(ct, static.out_tree, static.out_avals, static.name)
         tape = static.tape.thaw(self.residuals)
         seeds = [*zip(static.slots, leaves, strict=True)]
@@ -353,15 +415,15 @@ class Pullback:
         given = [(slot, entries[i]) for i, slot in static.contents.items()]
         seeds += [(slot, _jax.read_all(ref)) for slot, ref in given if _jax.is_mutable(ref)]
         with errors.at_worst_unknown():
-            found = walk(tape, seeds, range(len(static.tape_inputs)), consume=True)
-        arrived = dict(zip(static.tape_inputs, found, strict=True))
+            found = walk(tape, seeds, range(num_inputs + num_sinks), consume=True)
+        arrived = dict(zip(static.tape_inputs, found[:num_inputs], strict=True))
         results = [
             deliver_content(entry, arrived.get(i), aval, static.name)
             if i in static.contents
             else deliver(entry, arrived.get(i), aval)
             for i, (entry, aval) in enumerate(zip(entries, static.in_avals, strict=True))
         ]
-        return tree_unflatten(static.in_tree, results)
+        return tree_unflatten(static.in_tree, results), found[num_inputs:]
 
     @property
     def residuals(self) -> list[Any]:
@@ -394,90 +456,39 @@ class Pullback:
         return cls(static, *residuals)
 
 
+@dataclass(frozen=True)
+class TappedPullback:
+    """A pullback of a function with taps: from output cotangents to input cotangents and tapped values.
+
+    Attributes:
+      pullback: the pullback without the taps.
+      found: the tapped values.
+      collector: makes the result of these and their cotangents.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> y, pullback = funcgrad.vjp(lambda x: 3 * jnp.exp(x), 0.0, taps={"e": funcgrad.at(op="exp")})
+      >>> (ct_x,), tapped = pullback(1.0)
+      >>> print(ct_x, tapped["e"].value, tapped["e"].cotangent)
+      3.0 1.0 3.0
+    """
+
+    pullback: Pullback
+    found: Any
+    collector: Collector
+
+    @_jax.boundary
+    def __call__(self, *cts: Any) -> tuple[tuple[Any, ...], dict[str, Tapped]]:
+        ct = the_cotangent(cts, self.pullback._static.name)
+        results, ct_sinks = self.pullback._pull_back_with(ct, None, len(self.collector.sinks))
+        return results, self.collector(self.found, ct_sinks)
+
+
+jax.tree_util.register_dataclass(
+    TappedPullback, data_fields=["pullback", "found"], meta_fields=["collector"]
+)
+
+
 @_jax.boundary
 def _into(pullback: Pullback, entries: Sequence[Any], ct: Any) -> tuple[Any, ...]:
     return pullback._pull_back(ct, entries)
-
-
-# --- recording
-
-
-def on_arguments(
-    fun: Callable[..., Any], positions: Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]
-) -> Callable[..., Any]:
-    """`fun` as a function of its arguments at `positions`, the others as in the call."""
-
-    def on_dynamic(*dynamic: Any) -> Any:
-        filled = list(args)
-        for i, arg in zip(positions, dynamic, strict=True):
-            filled[i] = arg
-        return fun(*filled, **kwargs)
-
-    return on_dynamic
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A function run once on flat leaves, with its tape."""
-
-    outs: list[Any]
-    slots: tuple[int | None, ...]
-    tape: Tape
-    tape_inputs: tuple[int, ...]
-    out_tree: Any
-    aux: Any
-    content_slots: tuple[int | None, ...]
-
-
-def _record(
-    on_leaves: Callable[..., Any],
-    leaves: Sequence[Any],
-    has_aux: bool,
-    rules: Rules,
-    strict: bool,
-    name: str,
-    wanted: Sequence[bool] | None = None,
-    contents: Contents = NO_CONTENTS,
-) -> _Run:
-    """Run the function under a tape; auxiliary data comes out without tracers of it."""
-    trees: dict[str, Any] = {}
-
-    def flat(*args: Any) -> list[Any]:
-        out = on_leaves(*args)
-        aux = None
-        if has_aux:
-            check_pair(out, name)
-            out, aux = out
-        outs, trees["out"] = tree_flatten(out)
-        aux_leaves, trees["aux"] = tree_flatten(aux)
-        for path, y in tree_leaves_with_path(out):
-            check_output(y, name, keystr(path))
-        trees["num_outs"] = len(outs)
-        return [*outs, *aux_leaves, *contents.leaving()]
-
-    differentiated = [_jax.is_inexact(_jax.typeof(x)) for x in leaves]
-    if wanted is not None:
-        differentiated = [a and b for a, b in zip(differentiated, wanted, strict=True)]
-    rules = rules.strict() if strict else rules
-    with reporting(rules, name, strict) as tapes, errors.at_worst_unknown(), catching(rules):
-        results, slots, tape = record(flat, leaves, differentiated, rules, name)
-        tapes.append(tape)
-    num_outs, num_values = trees["num_outs"], len(results) - len(contents.places)
-    return _Run(
-        results[:num_outs],
-        tuple(slots[:num_outs]),
-        tape,
-        tuple(i for i, wanted in enumerate(differentiated) if wanted),
-        trees["out"],
-        tree_unflatten(trees["aux"], results[num_outs:num_values]),
-        tuple(slots[num_values:]),
-    )
-
-
-def _fill(cts: Sequence[Any], like: Sequence[Any], places: Sequence[int]) -> list[Any]:
-    """Cotangents of all leaves: zeros where none arrived, float0 zeros for integers."""
-    found = dict(zip(places, cts, strict=True))
-    return [
-        ct if (ct := found.get(i)) is not None else _jax.zero_cotangent(x)
-        for i, x in enumerate(like)
-    ]

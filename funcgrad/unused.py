@@ -8,7 +8,7 @@ import difflib
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +19,12 @@ from funcgrad.registry import Rule, Rules
 from funcgrad.tape import Tape, walk_nodes
 
 _used: contextvars.ContextVar[tuple[set[Op], ...]] = contextvars.ContextVar("used", default=())
+
+
+def mark_used(op: Op) -> None:
+    """Say of an override that it has been used by another way than as a node's op."""
+    for inside in _used.get()[-1:]:
+        inside.add(op)
 
 
 @contextlib.contextmanager
@@ -47,7 +53,7 @@ def reporting(rules: Rules, name: str, strict: bool) -> Iterator[list[Tape]]:
         op for op in rules.overridden if op not in occurred | inside and not _optional(rules, op)
     ]
     if unused and tapes:
-        _report(unused, rules, occurred, name, strict)
+        report({op: rules.find(op) for op in unused}, occurred, name, strict)
 
 
 def _optional(rules: Rules, op: Op) -> bool:
@@ -55,8 +61,13 @@ def _optional(rules: Rules, op: Op) -> bool:
     return isinstance(entry, Rule) and entry.optional
 
 
-def _report(unused: list[Op], rules: Rules, occurred: set[Op], name: str, strict: bool) -> None:
-    lines = [_line(op, rules, occurred) for op in unused]
+def report(unused: Mapping[Op, Any], occurred: set[Op], name: str, strict: bool) -> None:
+    """Report overrides, ops with their rules, that were not used where these ops occurred.
+
+    Raises:
+      errors.UnusedOverrideError: `strict` was asked for.
+    """
+    lines = [_line(op, entry, occurred) for op, entry in unused.items()]
     message = (
         f"`{name}` was differentiated, and {len(lines)} override(s) in its rules never applied:\n"
         + "\n".join(lines)
@@ -81,8 +92,7 @@ def _level_of_user() -> int:
     return level
 
 
-def _line(op: Op, rules: Rules, occurred: set[Op]) -> str:
-    entry: Any = rules.find(op)
+def _line(op: Op, entry: Any, occurred: set[Op]) -> str:
     by = f"`{entry.name}` ({entry.source})" if isinstance(entry, Rule) else "a rule"
     near = near_misses(op, occurred)
     hint = f"; ops that did occur: {', '.join(near)}" if near else "; no op occurred"

@@ -58,12 +58,6 @@ def is_vmapped(source: Any) -> bool:
     return any(part.name == "vmap" for part in source.name_stack.stack)
 
 
-def user_scope(source: Any) -> str:
-    """The user's own name scopes around an operation, without the names of transforms."""
-    kind = type(source.name_stack.extend("").stack[-1])
-    return "/".join(part.name for part in source.name_stack.stack if isinstance(part, kind))
-
-
 @contextmanager
 def away_from_accelerators() -> Iterator[None]:
     """A context in which the CPU computes: a running program may hold the accelerator meanwhile."""

@@ -15,9 +15,9 @@ from jax._src.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p
 from jax._src.interpreters import mlir, partial_eval
 from jax._src.pjit import jit_p
 from jax._src.state.discharge import discharge_state
-from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from funcgrad._jax.places import bind_equation, in_place_of
 from funcgrad._jax.types import Atom, Aval, Equation, Value, Var
 
 if TYPE_CHECKING:
@@ -106,15 +106,11 @@ def values_of(eqns: Sequence[Equation], known: MutableMapping[Var, Value]) -> di
     everything = ChainMap(found, known)
     for eqn in eqns:
         args = read(eqn.invars, everything)
-        source = eqn.source_info
-        scope = source_info_util.current_name_stack() + source.name_stack
-        line = source_info_util.user_context(source.traceback, name_stack=scope)
-        with line, eqn.ctx.manager:
+        with in_place_of(eqn):
             if eqn.primitive is _core.closed_call_p:
-                out = eval_closed_jaxpr(eqn.params["call_jaxpr"], args)
+                outs = eval_closed_jaxpr(eqn.params["call_jaxpr"], args)
             else:
-                out = eqn.primitive.bind(*args, **eqn.primitive.get_bind_params(eqn.params))
-        outs = out if eqn.primitive.multiple_results else [out]
+                outs = bind_equation(eqn, args)
         found.update(zip(eqn.outvars, outs, strict=True))
     return found
 

@@ -202,16 +202,16 @@ def rule_of(called: CalledFunction, rules: Rules, count: int) -> tuple[FunctionI
     before these, as checkify does: by the `count` of operands it is seen that no rule is meant.
     """
     name, mark = unmarked(called.name)
-    ops = [op for _, op in rules.functions if op.description == name]
+    known = [(op, rule) for op, rule, _ in rules.functions if op.description == name]
     if mark:  # one node by some user's rule: by one of ours, or by another differentiation's
-        ours = [op for op in ops if mark_of(op, _rule(rules, op)) == mark]
+        ours = [op for op, rule in known if mark_of(op, rule) == mark]
         return (ours[-1], None) if ours else (FunctionId(name), INLINED)
-    if not ops:
+    if not known:
         op = FunctionId(name)
         found = rules.find(op)
         return op, None if isinstance(found, Rule) and not takes(found, count) else found
-    op, rule = ops[-1], _rule(rules, ops[-1])
-    if any(called.leads_to(op) for op in ops):
+    op, rule = known[-1]
+    if any(called.leads_to(op) for op, _ in known):
         return op, INLINED
     element_by_element = rule.broadcasts and op.fixed is None  # so batched or not
     if element_by_element and takes(rule, count):
@@ -226,9 +226,3 @@ def takes(rule: Rule, count: int) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _rule(rules: Rules, op: FunctionId) -> Rule:
-    rule = rules.find(op)
-    assert isinstance(rule, Rule)
-    return rule

@@ -10,6 +10,7 @@ import numpy as np
 
 from funcgrad import _jax
 from funcgrad._jax import INF, Equation, Fault, LoopStep, Value
+from funcgrad.catching import CALL
 from funcgrad.faults.advice import Facts, advice
 from funcgrad.registry import Rule, Rules
 
@@ -207,7 +208,7 @@ def report(
         call=calls[0] if calls else None,
         rule=_rule_named(own, rules),
         where=fault.where,
-        scope="/".join(scope for source in sources if (scope := _jax.user_scope(source))),
+        scope="/".join(name for eqn in eqns for name in _scopes(eqn)),
         steps=tuple(step for _, step in fault.around if step is not None),
         example=example,
         vmapped=any(map(_jax.is_vmapped, sources)),
@@ -222,6 +223,12 @@ def report(
 def _op_and_place(eqn: Equation) -> str:
     place = _jax.where(eqn.source_info)
     return f"`{_name_of(eqn)}`" + (f", {place}" if place else "")
+
+
+def _scopes(eqn: Equation) -> list[str]:
+    """The user's name scopes around an equation, in its own program."""
+    names = [scope.name for scope in _jax.scopes_of_equation(eqn)]
+    return [name for name in names if not name.startswith(CALL)]
 
 
 def _name_of(eqn: Equation) -> str:

@@ -154,7 +154,7 @@ def raising(
     """
 
     def names(out: Any, count: int) -> dict[int, str]:
-        value, gradient = out
+        value, gradient, *_ = out
         labels = names_of_arguments(fun, count)
         positions = (argnums,) if isinstance(argnums, int) else argnums
         gradients = (gradient,) if isinstance(argnums, int) else gradient

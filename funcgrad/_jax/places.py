@@ -1,0 +1,55 @@
+"""Where an equation stands: its name scopes, its lines, and how it is run again in its place."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jax._src import source_info_util as _source_info
+from jax._src.ad_checkpoint import name_p
+from jax._src.core import DropVar
+from jax._src.interpreters import partial_eval
+from jax.extend import source_info_util
+from jax.extend.core import Jaxpr
+
+from funcgrad._jax.types import Equation, Var
+
+checkpoint_name_p = name_p
+
+
+def scopes_of_equation(eqn: Equation) -> tuple[Any, ...]:
+    """The name scopes around an equation, each an object of its own for each time it was entered."""
+    stack = eqn.source_info.name_stack.stack
+    return tuple(element for element in stack if isinstance(element, _source_info.Scope))
+
+
+def user_lines(source: Any) -> list[tuple[str, int, str]]:
+    """File, line and function of the user's frames around an equation, from the inside out."""
+    frames = _source_info.user_frames(source.traceback)
+    return [(frame.file_name, frame.start_line, frame.function_name) for frame in frames]
+
+
+@contextlib.contextmanager
+def in_place_of(eqn: Equation) -> Iterator[None]:
+    """A context in which operations come from an equation's line, in its name scopes."""
+    stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    line = source_info_util.user_context(eqn.source_info.traceback, name_stack=stack)
+    with line, eqn.ctx.manager:
+        yield
+
+
+def is_dropped(v: Var) -> bool:
+    """Whether nothing reads an equation's output."""
+    return isinstance(v, DropVar)
+
+
+def bind_equation(eqn: Equation, operands: Sequence[Any]) -> list[Any]:
+    """Run an equation's operation on other operands."""
+    out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+    return out if eqn.primitive.multiple_results else [out]
+
+
+def without_dead_code(jaxpr: Jaxpr) -> Jaxpr:
+    """A jaxpr without the equations that no output needs; it keeps all inputs."""
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]

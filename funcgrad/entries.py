@@ -1,0 +1,248 @@
+"""What a registry holds: the kinds of rules, and the ways to make them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from funcgrad import _jax, errors
+from funcgrad.keys import Op, op_key
+from funcgrad.printing import shown_call, shown_rule, shown_zero
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The backward rule of one or several ops.
+
+    Attributes:
+      fn: the rule itself, ``fn(ct, *operands, out=..., **params)``.
+      ops: what it is registered for.
+      broadcasts: the op broadcasts its operands against each other (equal rank with axes of size
+        1, or scalars); a cotangent of the broadcast shape is summed by the walk, not by the rule.
+      late: the rule may be given a cotangent that is still broadcast along an axis on which the op's
+        output has size 1.
+      elementwise: `late` was declared because the rule is linear in `ct`, element by element; its
+        operations are checked for that when it is traced (``rule_program.is_elementwise``).
+      optional: nothing is said if an override by this rule never applies.
+      forward: computes the op's output from ``(*operands, **params)`` where it is differentiated
+        outside other transforms, if that is quicker than the primitive; None for the primitive.
+    """
+
+    fn: Callable[..., Any]
+    ops: tuple[Op, ...]
+    broadcasts: bool = False
+    late: bool = False
+    elementwise: bool = False
+    optional: bool = False
+    forward: Callable[..., Any] | None = None
+
+    def __call__(self, ct: Any, *operands: Any, **kwargs: Any) -> Any:
+        """Apply the rule directly, as one would apply the function it was made from."""
+        return self.fn(ct, *operands, **kwargs)
+
+    @property
+    def name(self) -> str:
+        return getattr(self.fn, "__name__", repr(self.fn))
+
+    @property
+    def source(self) -> str:
+        """``file:line`` of the rule, for reports and messages."""
+        return _jax.source_of(self.fn)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the rule is one of this package's."""
+        module = getattr(inspect.unwrap(self.fn), "__module__", None) or ""
+        return module.startswith("funcgrad.rules.")
+
+    def __repr__(self) -> str:
+        return shown_rule(self)
+
+
+@dataclass(frozen=True)
+class ZeroRule:
+    """Marks ops that pass no gradient: integer, boolean or piecewise constant results."""
+
+    ops: tuple[Op, ...]
+
+    def __repr__(self) -> str:
+        return shown_zero(self)
+
+
+@dataclass(frozen=True)
+class CallRule:
+    """How a primitive that calls a function or carries a jaxpr is differentiated.
+
+    `fn(trace, primitive, tracers, params)` runs it, writes it on the trace's tape, and returns its
+    outputs. `in_checkpoint` takes its place in a function that ``jax.checkpoint`` computes again.
+    """
+
+    fn: Callable[..., Any]
+    ops: tuple[Op, ...]
+    in_checkpoint: Callable[..., Any] | None = None
+
+    def __repr__(self) -> str:
+        return shown_call(self, _jax.source_of(self.fn))
+
+
+Entry = Rule | ZeroRule | CallRule
+
+
+class Observer(Protocol):
+    """A tool that is told of each node, when it is recorded and when it is pulled back.
+
+    Both happen when a program is traced: under ``jit``, or in a loop, once for all its runs. So an
+    observer acts through values, by results that it changes or by ``jax.debug.callback``, not by side
+    effects in Python. It must be hashable: it is part of the keys by which programs are cached.
+    """
+
+    def recorded(self, node: Any, outs: Any) -> None:
+        """Called with a node and its outputs, before the outputs are used."""
+        ...
+
+    def pulled(self, node: Any, cts: Any, results: Any) -> Any:
+        """Called with output cotangents and operand cotangents; returns the latter, or others."""
+        ...
+
+
+def defvjp(
+    *ops: Any, elementwise: bool = False, optional: bool = False
+) -> Callable[[Callable[..., Any]], Rule]:
+    """Make the decorated function the backward rule of `ops`.
+
+    The function takes the output cotangent, then the op's operands by position, then ``out`` and
+    the op's params by keyword, and returns one cotangent per operand (a bare array where there is
+    one operand, else a tuple), ``None`` meaning no gradient. Where the op has several outputs,
+    ``ct`` and ``out`` are tuples, and a cotangent that never arrived is ``None``.
+
+    Args:
+      ops: JAX primitives or functions. One that this JAX version lacks is given as ``None`` and
+        ignored.
+      elementwise: the op works element by element on operands broadcast against each other, and
+        the rule only multiplies `ct` by factors or selects from it.
+      optional: say nothing where an override by this rule never applies.
+
+    Returns:
+      A decorator that returns a :class:`Rule`. Registering is pure: pass the rule to
+      :meth:`Rules.extend` or :meth:`Rules.override`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funcgrad
+      >>> @funcgrad.defvjp(jax.lax.sin_p)
+      ... def sin_vjp(ct, x, **_):
+      ...     return ct * jnp.cos(x) * 100
+      >>> rules = funcgrad.DEFAULT.override({jax.lax.sin_p: sin_vjp})
+      >>> float(funcgrad.grad(jnp.sin, rules=rules)(0.0))
+      100.0
+    """
+    keys = tuple(op_key(op) for op in ops if op is not None)
+
+    def register(fn: Callable[..., Any]) -> Rule:
+        promise = dict.fromkeys(("broadcasts", "late", "elementwise"), elementwise)
+        return Rule(fn, keys, **promise, optional=optional)
+
+    return register
+
+
+def partials(table: Mapping[Any, Callable[[Any, Any], Any]]) -> tuple[Rule, ...]:
+    """Make rules of unary elementwise ops from a table ``{op: lambda x, y: dy/dx}``.
+
+    The multiplication by the cotangent is written here, once: ``ct_x = ct * dy/dx``.
+    """
+
+    def chain(dydx: Callable[[Any, Any], Any], name: str) -> Callable[..., Any]:
+        def unary_vjp(ct: Any, x: Any, *, out: Any, **_: Any) -> Any:
+            return ct * dydx(x, out)
+
+        unary_vjp.__name__ = f"{name}_vjp"
+        unary_vjp.__wrapped__ = dydx  # type: ignore[attr-defined]  # the source is the table's line
+        return unary_vjp
+
+    return tuple(
+        Rule(chain(dydx, str(op)), (op_key(op),), broadcasts=True, late=True, elementwise=True)
+        for op, dydx in table.items()
+        if op is not None
+    )
+
+
+def defrecord(*ops: Any) -> Callable[[Callable[..., Any]], CallRule]:
+    """Make the decorated function run and record the primitives `ops`, by means of the trace.
+
+    For a call, ``funcgrad.extend.defcall`` is the way: it needs no trace.
+    """
+
+    def register(fn: Callable[..., Any]) -> CallRule:
+        return CallRule(fn, tuple(op_key(op) for op in ops if op is not None))
+
+    return register
+
+
+def zero(*ops: Any) -> ZeroRule:
+    """Declare ops whose derivative is zero or undefined by nature; ``None`` is ignored."""
+    return ZeroRule(tuple(op_key(op) for op in ops if op is not None))
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """Modules of rules that are imported when somebody has imported the ops that they are for.
+
+    Attributes:
+      ops: the name of JAX's module that defines the ops.
+      rules: the names of the modules of rules.
+    """
+
+    ops: str
+    rules: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An override at some places alone.
+
+    Attributes:
+      op: the primitive or function.
+      rule: its rule there.
+      selector: which places these are.
+    """
+
+    op: Op
+    rule: Rule
+    selector: Any
+
+
+ORIGINAL = "original"
+"""The keyword by which a rule asks for the rule that it replaces."""
+
+
+def with_original(rule: Rule, old: Any, op: Op) -> Rule:
+    """A rule that takes `original`, given the function of the rule that it replaces; others as they are.
+
+    Raises:
+      errors.NotARuleError: the rule asks for it, and there is none.
+    """
+    if not _asks_for_original(rule.fn):
+        return rule
+    if not isinstance(old, Rule):
+        raise errors.NotARuleError(
+            f"The rule `{rule.name}` ({rule.source}) takes `original`, and `{op}` has no rule that it "
+            "replaces. Call funcgrad.vjp of the function in the rule instead."
+        )
+    return _given_original(rule, old)
+
+
+@_jax.cache()
+def _given_original(rule: Rule, old: Rule) -> Rule:
+    given = functools.partial(rule.fn, original=old.fn)
+    functools.update_wrapper(given, rule.fn)
+    return replace(rule, fn=given)
+
+
+def _asks_for_original(fn: Any) -> bool:
+    try:
+        parameter = inspect.signature(fn, follow_wrapped=False).parameters.get(ORIGINAL)
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.default is parameter.empty

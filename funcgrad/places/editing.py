@@ -1,0 +1,316 @@
+"""A traced function run again, with taps, edits and overrides at places in it.
+
+Each tapped value passes :func:`taps.tap`, with a sink: an input of zeros whose cotangent is the value's.
+Sinks go into the calls around the place as operands, and the tapped values come out as results. A call
+that has no place to change inside is run as it is.
+
+    call around it     a sink goes in as           a value comes out as
+    jit, checkpoint    an operand                  a result
+    scan               an `xs`                     a `ys`
+    while              a carry                     a carry, from the last step
+    cond               an operand of all branches  a result; zeros, not present, in the other branches
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from funcgrad import _jax, errors
+from funcgrad._jax import Value, Var
+from funcgrad.calls.scan import ScanSettings
+from funcgrad.places.program import Block, Place
+from funcgrad.places.taps import sink_of_step, tap, with_cotangent_changed
+
+Key = tuple[int, ...]
+"""What a tap or an edit is known by: its number, and that of an operand of it."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """What is done with one value.
+
+    Attributes:
+      key: by which its sink, its operands and its value are known.
+      tapped: the value is tapped.
+      of_value: it is changed by this function of itself and the operands.
+      of_cotangent: its cotangent is changed by this function.
+      operands: how many operands `of_value` is given besides.
+      asked: the edit in words, for messages.
+    """
+
+    key: Key
+    tapped: bool = False
+    of_value: Callable[..., Any] | None = None
+    of_cotangent: Callable[..., Any] | None = None
+    operands: int = 0
+    asked: str = ""
+
+    @property
+    def keys(self) -> list[Key]:
+        """The keys of the inputs that the action reads."""
+        return [self.key] if self.tapped else [(*self.key, i) for i in range(self.operands)]
+
+
+Inputs = Mapping[Key, Value]
+Found = dict[Key, tuple[Value, Value]]
+"""Of each tap, the value, and whether it is present."""
+
+
+@dataclass(frozen=True, eq=False)
+class Editor:
+    """Runs the blocks of a program with actions on values and other rules for operations.
+
+    Attributes:
+      actions: by block and variable, in the order in which they are done.
+      placed: by place, how the operation is run with another rule.
+      opened: places whose call is replaced by the operations of its function.
+      taps: the keys of all taps.
+    """
+
+    actions: Mapping[tuple[Block, Var], list[Action]]
+    placed: Mapping[Place, Callable[..., list[Value]]]
+    opened: frozenset[Place]
+    taps: frozenset[Key]
+    concerned: dict[Block, bool] = field(default_factory=dict)
+
+    def concerns(self, block: Block) -> bool:
+        """Whether anything is changed in a block, or in one inside it."""
+        if block not in self.concerned:
+            own = any((block, v) in self.actions for p in block.places for v in p.equation.outvars)
+            places = any(p in self.placed or p in self.opened for p in block.places)
+            inner = any(self.concerns(b) for blocks in block.inner.values() for b in blocks)
+            self.concerned[block] = own or places or inner
+        return self.concerned[block]
+
+    def keys(self, block: Block) -> list[Key]:
+        """The keys of all inputs that are read in a block."""
+        own = [
+            key
+            for place in block.places
+            for v in place.equation.outvars
+            for action in self.actions.get((block, v), ())
+            for key in action.keys
+        ]
+        return own + [k for blocks in block.inner.values() for b in blocks for k in self.keys(b)]
+
+    def run(self, block: Block, args: Sequence[Value], inputs: Inputs) -> tuple[list[Value], Found]:
+        """The block's results, and what is tapped in the block."""
+        jaxpr = block.jaxpr
+        known = dict(zip(jaxpr.constvars, block.consts, strict=True))
+        known |= dict(zip(jaxpr.invars, args, strict=True))
+        found: Found = {}
+        for i, place in enumerate(block.places):
+            operands = _jax.read(place.equation.invars, known)
+            with _jax.in_place_of(place.equation):
+                outs, inside = self.apply(place, block.inner.get(i, []), operands, inputs)
+                found |= inside
+                for v, y in zip(place.equation.outvars, outs, strict=True):
+                    for action in self.actions.get((block, v), ()):
+                        y = act(action, y, inputs, found)
+                    known[v] = y
+        return _jax.read(jaxpr.outvars, known), found
+
+    def apply(
+        self, place: Place, blocks: Sequence[Block], operands: Sequence[Value], inputs: Inputs
+    ) -> tuple[list[Value], Found]:
+        """Run one operation: by another rule, opened, with changes inside, or as it is."""
+        if place in self.placed:
+            return self.placed[place](operands), {}
+        if place in self.opened:
+            return self.run(blocks[0], operands, inputs)
+        if any(map(self.concerns, blocks)):
+            return CALLS[place.op](self, place, blocks, operands, inputs)
+        return _jax.bind_equation(place.equation, operands), {}
+
+    def inputs_of(self, block: Block, inputs: Inputs) -> dict[Key, Value]:
+        """The inputs that are read in a block."""
+        return {key: inputs[key] for key in self.keys(block)}
+
+
+def act(action: Action, y: Value, inputs: Inputs, found: Found) -> Value:
+    """Tap or change one value."""
+    if action.tapped:
+        found[action.key] = (y, jnp.bool_(True))
+        return tap(y, inputs[action.key]) if action.key in inputs else y
+    if action.of_cotangent is not None:
+        changed = checked(action, action.of_cotangent, "cotangent")
+        takes_value = _number_of_parameters(action.of_cotangent) > 1
+        return with_cotangent_changed(y, changed, takes_value)
+    assert action.of_value is not None
+    return checked(action, action.of_value, "value")(y, *(inputs[key] for key in action.keys))
+
+
+def checked(action: Action, change: Callable[..., Any], of: str) -> Callable[..., Any]:
+    """A user's function that must return what it was given: one array of the same type."""
+
+    def run(x: Value, *others: Value) -> Value:
+        aval = _jax.typeof(x)
+        y = change(x, *others)
+        found = _jax.typeof(_jax.canonicalize(y)) if _jax.is_array_type(y) else None
+        if found is None or (found.shape, found.dtype) != (aval.shape, aval.dtype):
+            shown = "no array" if found is None else found.str_short()
+            raise errors.EditError(
+                f"The edit of a {of} at {action.asked} was given {aval.str_short()} and returned "
+                f"{shown}. Return an array of the same shape and dtype."
+            )
+        return _jax.as_array(y)
+
+    return run
+
+
+def _number_of_parameters(change: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(change).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters)
+
+
+# --- calls
+
+
+def jit_edited(
+    editor: Editor, place: Place, blocks: Sequence[Block], operands: Sequence[Value], inputs: Inputs
+) -> tuple[list[Value], Found]:
+    """A jitted function, with its own settings for what were its operands and results."""
+    given = editor.inputs_of(blocks[0], inputs)
+    leaves, tree = jax.tree.flatten(given)
+    trees: list[Any] = []
+
+    def run(*flat: Value) -> list[Value]:
+        given = jax.tree.unflatten(tree, flat[: len(leaves)])
+        outs, found = editor.run(blocks[0], flat[len(leaves) :], given)
+        more, found_tree = jax.tree.flatten(found)
+        trees[:] = [found_tree]
+        return [*outs, *more]
+
+    args = [*leaves, *operands]
+    name = place.params.get("name", "edited")
+    jaxpr, consts = _jax.stage(run, [_jax.typeof(x) for x in args], name)
+    results = _jax.bind_jit(_jax.close(jaxpr), [*consts, *args], place.params, shared=True)
+    count = len(place.equation.outvars)
+    return results[:count], jax.tree.unflatten(trees[0], results[count:])
+
+
+def checkpoint_edited(
+    editor: Editor, place: Place, blocks: Sequence[Block], operands: Sequence[Value], inputs: Inputs
+) -> tuple[list[Value], Found]:
+    """A checkpointed function; what is tapped is kept, as a result."""
+
+    def run(args: Sequence[Value], given: Inputs) -> tuple[list[Value], Found]:
+        return editor.run(blocks[0], args, given)
+
+    params = place.params
+    again = jax.checkpoint(run, policy=params["policy"], prevent_cse=params["prevent_cse"])
+    return again([*operands], editor.inputs_of(blocks[0], inputs))
+
+
+def call_edited(
+    editor: Editor, place: Place, blocks: Sequence[Block], operands: Sequence[Value], inputs: Inputs
+) -> tuple[list[Value], Found]:
+    """A call that means nothing besides."""
+    return editor.run(blocks[0], operands, inputs)
+
+
+def scan_edited(
+    editor: Editor, place: Place, blocks: Sequence[Block], operands: Sequence[Value], inputs: Inputs
+) -> tuple[list[Value], Found]:
+    """A scan; inputs and what is tapped have a leading axis for its steps."""
+    settings = ScanSettings(*_jax.scan_settings(place.params))
+    parts = settings.divide(operands)
+    count = settings.num_carry
+
+    def step(carry: Sequence[Value], x: Any) -> tuple[Any, Any]:
+        of_step, given = x
+        outs, found = editor.run(blocks[0], [*parts.consts, *carry, *of_step], given)
+        return outs[:count], (outs[count:], found)
+
+    xs = ([*parts.xs], editor.inputs_of(blocks[0], inputs))
+    carry, (ys, found) = settings.run(step, [*parts.carries], xs)
+    return [*carry, *ys], found
+
+
+def while_edited(
+    editor: Editor, place: Place, blocks: Sequence[Block], operands: Sequence[Value], inputs: Inputs
+) -> tuple[list[Value], Found]:
+    """A while loop; what is tapped is that of the last step, and sinks are carried.
+
+    The operands of edits are the same in each step.
+    """
+    (block,) = blocks
+    num_tests, num_consts = place.params["cond_nconsts"], place.params["body_nconsts"]
+    of_test, of_body = operands[:num_tests], operands[num_tests : num_tests + num_consts]
+    init = [*operands[num_tests + num_consts :]]
+    given = editor.inputs_of(block, inputs)
+    sinks = {key: given[key] for key in given if key in editor.taps}
+    others = {key: given[key] for key in given if key not in editor.taps}
+
+    def body(carry: Sequence[Value], of_step: Inputs) -> tuple[list[Value], Found]:
+        return editor.run(block, [*of_body, *carry], {**others, **of_step})
+
+    def test(loop: Any) -> Value:
+        (going,) = _jax.eval_closed_jaxpr(place.params["cond_jaxpr"], [*of_test, *loop[0]])
+        return going
+
+    def step(loop: Any) -> Any:
+        carry, _, carried = loop
+        split = {key: sink_of_step(*both) for key, both in carried.items()}
+        outs, found = body(carry, {key: sink for key, (sink, *_) in split.items()})
+        return outs, found, {key: (*on,) for key, (_, *on) in split.items()}
+
+    found = _blank(jax.eval_shape(body, init, sinks)[1])
+    arrived = jnp.zeros((), jnp.float32)
+    start = (init, found, {key: (sink, arrived) for key, sink in sinks.items()})
+    outs, found, _ = lax.while_loop(test, step, start)
+    return outs, found
+
+
+def _blank(structs: Any) -> Any:
+    """Zeros of these types."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), structs)
+
+
+def cond_edited(
+    editor: Editor, place: Place, blocks: Sequence[Block], operands: Sequence[Value], inputs: Inputs
+) -> tuple[list[Value], Found]:
+    """A cond or a switch; what is tapped in a branch that was not taken is zeros, and not present."""
+    index, *args = operands
+    given = {k: x for block in blocks for k, x in editor.inputs_of(block, inputs).items()}
+
+    def branch(block: Block) -> Callable[..., Any]:
+        return lambda args, given: editor.run(block, args, given)
+
+    structures = [jax.eval_shape(branch(block), args, given)[1] for block in blocks]
+    every = {key: struct for found in structures for key, struct in found.items()}
+
+    def filled(block: Block) -> Callable[..., Any]:
+        def run(args: Sequence[Value], given: Inputs) -> tuple[list[Value], Found]:
+            outs, found = editor.run(block, args, given)
+            missing = {key: struct for key, struct in every.items() if key not in found}
+            both = {**found, **_blank(missing)}
+            return outs, {key: both[key] for key in every}
+
+        return run
+
+    platforms = place.params.get("branches_platforms")
+    outs, found = _jax.switch(index, [filled(block) for block in blocks], (args, given), platforms)
+    return [*outs], found
+
+
+CALLS: dict[Any, Callable[..., tuple[list[Value], Found]]] = {
+    _jax.jit_p: jit_edited,
+    _jax.remat_p: checkpoint_edited,
+    lax.scan_p: scan_edited,
+    lax.while_p: while_edited,
+    lax.cond_p: cond_edited,
+    **dict.fromkeys(_jax.PLAIN_CALLS, call_edited),
+}
+"""How each call is run that is changed inside; the same as `program.ENTERED`."""

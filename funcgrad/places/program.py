@@ -1,0 +1,201 @@
+"""A traced function as a list of places: its operations, at any depth, with where each stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from jax import lax
+
+from funcgrad import _jax
+from funcgrad._jax import Aval, Equation, Jaxpr, Primitive, Value, Var
+from funcgrad.catching import CALL
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One operation of a traced function, and where it stands.
+
+    Attributes:
+      equation: the operation, with its operands and results.
+      block: the jaxpr that it stands in.
+      position: its number among all operations of the function.
+      scopes: the name scopes around it, from the outside in, those around its block included.
+    """
+
+    equation: Equation
+    block: Block
+    position: int
+    scopes: tuple[Any, ...]
+
+    @property
+    def op(self) -> Primitive:
+        """The primitive."""
+        return self.equation.primitive
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The operation's static parameters."""
+        return self.equation.params
+
+    @property
+    def scope(self) -> str:
+        """The name scopes around the operation: ``encoder/layer_0``."""
+        return "/".join(scope.name for scope in self.scopes if not scope.name.startswith(CALL))
+
+    @property
+    def name(self) -> str | None:
+        """The name that ``jax.ad_checkpoint.checkpoint_name`` gave to the value; None without one."""
+        return self.params["name"] if self.op is _jax.checkpoint_name_p else None
+
+    @property
+    def function(self) -> str | None:
+        """The function that the operation calls, ``name at file:line``; None if it calls none."""
+        return _jax.called_function(self.equation)
+
+    @property
+    def operands(self) -> list[Aval]:
+        """The types of the operands."""
+        return [v.aval for v in self.equation.invars]
+
+    @property
+    def outputs(self) -> list[Aval]:
+        """The types of the results."""
+        return [v.aval for v in self.equation.outvars]
+
+    @property
+    def where(self) -> str | None:
+        """``file:line (function)`` of the operation in the user's source."""
+        return _jax.where(self.equation.source_info)
+
+    @cached_property
+    def lines(self) -> list[tuple[str, int, str]]:
+        """File, line and function of each of the user's frames, from the inside out."""
+        return _jax.user_lines(self.equation.source_info)
+
+    @property
+    def reads(self) -> list[Var]:
+        """The variables that the operation reads."""
+        return _jax.variables(self.equation.invars)
+
+    @property
+    def calls(self) -> list[Place]:
+        """The calls around the operation, from the outside in."""
+        return [] if self.block.call is None else [*self.block.call.calls, self.block.call]
+
+    @property
+    def sealed(self) -> Place | None:
+        """The call around the operation that is not entered; None if all are."""
+        return next((call for call in self.calls if not is_entered(call.equation)), None)
+
+    def __str__(self) -> str:
+        scope = f"{self.scope}: " if self.scope else ""
+        types = ", ".join(aval.str_short() for aval in self.outputs)
+        line = f" ({self.where})" if self.where else ""
+        return f"{scope}{self.op} -> {types}{line}"
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A jaxpr of a traced function: the function itself, or one that an operation carries.
+
+    Attributes:
+      jaxpr: the equations.
+      consts: the values of the jaxpr's constants.
+      call: the operation that carries the jaxpr; None for the function itself.
+      kind: what the operation does with the jaxpr: ``"scan"``, ``"branch 1"``.
+      depth: how many name scopes are around the block.
+      places: the places in it.
+      inner: the blocks of each of its places that carries jaxprs, by the place's index.
+    """
+
+    jaxpr: Jaxpr
+    consts: Sequence[Value]
+    call: Place | None = None
+    kind: str = ""
+    depth: int = 0
+    places: list[Place] = field(default_factory=list)
+    inner: dict[int, list[Block]] = field(default_factory=dict)
+
+    def walk(self) -> Iterator[Place]:
+        """All places, each followed by those inside it."""
+        for i, place in enumerate(self.places):
+            yield place
+            for block in self.inner.get(i, ()):
+                yield from block.walk()
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The kinds of the blocks around this one, and its own."""
+        return () if self.call is None else (*self.call.block.path, self.kind)
+
+    def leaving(self, places: Iterable[Place]) -> tuple[Var, ...]:
+        """The values that some of the block's places compute and others read, or that leave the block.
+
+        If some of them are floating-point, only those: the others are indices and masks.
+        """
+        inside = set(places)
+        made = [v for place in self.places if place in inside for v in place.equation.outvars]
+        reads = {v for place in self.places if place not in inside for v in place.reads}
+        reads.update(_jax.variables(self.jaxpr.outvars))
+        found = tuple(v for v in made if v in reads)
+        return tuple(v for v in found if _jax.is_inexact(v.aval)) or found
+
+
+Carried = Callable[[dict[str, Any]], Sequence[tuple[str, Any]]]
+"""From an operation's params, the jaxprs that it carries, each with its kind."""
+
+
+def _branches(params: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(f"branch {i}", branch) for i, branch in enumerate(params["branches"])]
+
+
+ENTERED: dict[Primitive, Carried] = {
+    _jax.jit_p: lambda params: [("jit", params["jaxpr"])],
+    _jax.remat_p: lambda params: [("checkpoint", params["jaxpr"])],
+    lax.scan_p: lambda params: [("scan", params["jaxpr"])],
+    lax.while_p: lambda params: [("while", params["body_jaxpr"])],
+    lax.cond_p: _branches,
+    **{call: lambda params: [("call", params["call_jaxpr"])] for call in _jax.PLAIN_CALLS},
+}
+"""The calls whose functions can be tapped and edited inside."""
+
+
+def is_entered(eqn: Equation) -> bool:
+    """Whether a call's function can be tapped and edited inside."""
+    return eqn.primitive in ENTERED
+
+
+def carried(eqn: Equation) -> Sequence[tuple[str, Any]]:
+    """The jaxprs that an equation carries, each with its kind."""
+    known = ENTERED.get(eqn.primitive)
+    if known is not None:
+        return known(eqn.params)
+    return [(str(eqn.primitive), jaxpr) for jaxpr in _jax.inner_jaxprs(eqn.params)]
+
+
+def program_of(closed: Any) -> Block:
+    """All places of a traced function."""
+    count = iter(range(1 << 62))
+
+    def fill(block: Block, scopes: tuple[Any, ...]) -> Block:
+        for i, eqn in enumerate(block.jaxpr.eqns):
+            around = (*scopes, *_jax.scopes_of_equation(eqn))
+            place = Place(eqn, block, next(count), around)
+            block.places.append(place)
+            blocks = [fill(block_of(jaxpr, place, kind), around) for kind, jaxpr in carried(eqn)]
+            if blocks:
+                block.inner[i] = blocks
+        return block
+
+    return fill(Block(closed.jaxpr, closed.consts), ())
+
+
+def block_of(jaxpr: Any, call: Place, kind: str) -> Block:
+    """The block, still without places, of a jaxpr that an operation carries."""
+    closed = _jax.close(jaxpr)
+    return Block(closed.jaxpr, closed.consts, call, kind, len(call.scopes))
