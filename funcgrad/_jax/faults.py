@@ -11,6 +11,7 @@ it. One that no equation made of finite values counts only where nothing else ex
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -27,10 +28,11 @@ from funcgrad._jax.jaxprs import (
     close,
     convert_consts,
     eval_closed_jaxpr,
+    function_of,
     is_literal,
     type_of,
 )
-from funcgrad._jax.marks import INF, NAN, MarkedRun, compiled_rounded, marks
+from funcgrad._jax.marks import INF, NAN, MarkedRun, compiled_rounded, marks_in
 from funcgrad._jax.ops import where
 from funcgrad._jax.types import Atom, Equation, Value
 from funcgrad._jax.values import typeof
@@ -38,10 +40,17 @@ from funcgrad._jax.values import typeof
 
 @dataclass(frozen=True)
 class LoopStep:
-    """A step of a loop, counted from 0 along the loop's arrays; the length is None of a ``while``."""
+    """A step of a loop.
+
+    Attributes:
+      loop: ``scan`` or ``while loop``.
+      index: counted from 0 along the loop's arrays. None in the derivative of a ``while``, which goes
+        over the steps in units of its own.
+      length: of a ``scan``.
+    """
 
     loop: str
-    index: int
+    index: int | None
     length: int | None
 
 
@@ -201,6 +210,9 @@ class _Search:
 
 # --- into calls
 
+UNITS = os.path.join("funcgrad", "calls", "while_loop.py")
+"""Where loops over the units of a ``while`` and over their steps are written."""
+
 
 def _descend(
     eqn: Equation, operands: Sequence[Value], kind: str, at_fault: Sequence[int]
@@ -305,6 +317,8 @@ class _Loop:
         fault = locate(*_with_consts(self.body, args), (kind,), positions)
         if fault is None or fault.eqn is None:
             return None
+        if UNITS in function_of(self.body):
+            return fault, LoopStep("while loop", None, None)
         return fault, LoopStep(self.name, int(self.place(count)), self.length)
 
     def beginnings(self, kind: str) -> np.ndarray:
@@ -317,9 +331,9 @@ class _Loop:
 
         def run(state: Any) -> Any:
             count, carry, begins = state
-            before = [marks(x)[which] for x in carry] + [False] * (num_outs - num_carry)
+            before = [marks_in(x)[which] for x in carry] + [False] * (num_outs - num_carry)
             outs, carry = self.step(count, carry)
-            after = [marks(y)[which] for y in [*carry, *outs[num_carry:]]]
+            after = [marks_in(y)[which] for y in [*carry, *outs[num_carry:]]]
             new = jnp.array(after, bool) & ~jnp.array(before, bool) & (begins < 0)
             return count + 1, carry, jnp.where(new, count, begins)
 

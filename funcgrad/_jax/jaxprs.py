@@ -136,7 +136,7 @@ def convert_consts(closed: ClosedJaxpr) -> Jaxpr:
     return partial_eval.convert_constvars_jaxpr(closed.jaxpr)
 
 
-def close(jaxpr: Jaxpr) -> ClosedJaxpr:
+def close(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
     """A jaxpr without constants as a closed one (one and the same from JAX 0.11)."""
     return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
 

@@ -14,7 +14,7 @@ from jax.extend.core import Jaxpr
 
 from funcgrad._jax.jaxprs import cache, is_literal, read, type_of, values_of, variables
 from funcgrad._jax.types import Atom, Equation, Value, Var
-from funcgrad._jax.values import has_numbers, is_inexact, typeof
+from funcgrad._jax.values import Tracer, has_numbers, is_inexact, typeof
 
 NAN, INF = "nan", "inf"
 
@@ -22,11 +22,11 @@ CHUNK = 2**30
 """Bytes of results that are kept at once."""
 
 
-def marks(x: Value) -> tuple[Any, Any]:
+def marks_in(x: Value) -> tuple[Any, Any]:
     """Whether a value holds a NaN, and whether it holds an infinity."""
     if not may_be_bad(typeof(x)):
         return False, False
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return jnp.isnan(x).any(), jnp.isinf(x).any()
     array = np.asarray(x)
     if np.isfinite(array).all():
@@ -83,7 +83,7 @@ class MarkedRun:
     def __init__(self, jaxpr: Jaxpr, args: Sequence[Value]):
         self.jaxpr = jaxpr
         known = dict(zip(jaxpr.invars, args, strict=True))
-        self.marks = {v: marks(x) for v, x in known.items()}
+        self.marks = {v: marks_in(x) for v, x in known.items()}
         self.chunks: list[tuple[int, Chunk]] = []
         for start, stop in chunks_of(jaxpr):
             eqns = jaxpr.eqns[start:stop]
@@ -91,14 +91,14 @@ class MarkedRun:
             wanted = {v: None for eqn in eqns for v in variables(eqn.invars) if v not in made}
             chunk = Chunk(eqns, {v: known[v] for v in wanted})
             results = chunk.run()
-            self.marks |= {v: marks(x) for v, x in results.items()}
+            self.marks |= {v: marks_in(x) for v, x in results.items()}
             self.chunks.append((start, chunk))
             later = {v for eqn in jaxpr.eqns[stop:] for v in variables(eqn.invars)}
             known = {v: x for v, x in {**known, **results}.items() if v in later}
 
     def has(self, v: Atom, kind: str) -> bool:
         """Whether an operand or a result holds a value of this kind."""
-        nan, inf = marks(v.val) if is_literal(v) else self.marks[v]
+        nan, inf = marks_in(v.val) if is_literal(v) else self.marks[v]
         return nan if kind == NAN else inf
 
     def is_bad(self, v: Atom) -> bool:

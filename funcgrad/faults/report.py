@@ -154,6 +154,8 @@ SHOWN = 4
 
 
 def _shown_step(step: LoopStep) -> str:
+    if step.index is None:
+        return f"of a {step.loop}; which one is not known, its derivative goes over several at once"
     of = "" if step.length is None else f" of {step.length}"
     return f"{step.index}{of} of a {step.loop}"
 
@@ -209,7 +211,7 @@ def report(
         rule=_rule_named(own, rules),
         where=fault.where,
         scope="/".join(name for eqn in eqns for name in _scopes(eqn)),
-        steps=tuple(step for _, step in fault.around if step is not None),
+        steps=_steps(fault),
         example=example,
         vmapped=any(map(_jax.is_vmapped, sources)),
         index=index,
@@ -218,6 +220,15 @@ def report(
         became_nan=None if became is None else _op_and_place(became),
         suggestion=advice(facts),
     )
+
+
+def _steps(fault: Fault) -> tuple[LoopStep, ...]:
+    """The steps around a fault; the unknown one of a loop that goes in units comes once."""
+    found: list[LoopStep] = []
+    for _, step in fault.around:
+        if step is not None and (step.index is not None or found[-1:] != [step]):
+            found.append(step)
+    return tuple(found)
 
 
 def _op_and_place(eqn: Equation) -> str:

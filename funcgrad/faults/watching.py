@@ -198,7 +198,7 @@ def _is_concrete(tree: Any) -> bool:
 def bad_results(out: Any, names: dict[int, str]) -> tuple[str, ...]:
     """The names of the leaves of `out` that have to be finite and are not."""
     leaves = jax.tree.leaves(out)
-    bad = (name for i, name in names.items() if any(_jax.marks(leaves[i])))
+    bad = (name for i, name in names.items() if any(_jax.marks_in(leaves[i])))
     return tuple(dict.fromkeys(bad))
 
 

@@ -152,7 +152,9 @@ def test_a_fault_on_the_way_back_through_a_while_loop():
     found = nonfinite(looped(root), 1.0)
     assert line_of(root) in str(found.where)
     assert (found.pulls_back, found.kind, found.backward) == ("sqrt", "inf", True)
-    assert {step.loop for step in found.steps} == {"while loop"}
+    ((loop, index),) = ((step.loop, step.index) for step in found.steps)
+    assert (loop, index) == ("while loop", None)
+    assert "of a while loop; which one is not known" in str(found)
 
 
 # --- what is meant, and what is not
@@ -279,6 +281,14 @@ def test_an_overflow_in_float16_is_found_at_the_operation():
     assert (found.op, found.index, found.operands[0].there) == ("mul", (1,), 300.0)
     assert found.result is not None
     assert found.result.type == "float16[4]"
+
+
+@pytest.mark.parametrize("name", ["plain", "jit", "scope"])
+def test_a_program_that_is_run_in_small_chunks(name, monkeypatch):
+    monkeypatch.setattr("funcgrad._jax.marks.CHUNK", 20)
+    case = CASES[name]
+    check_place(nonfinite(case.around(log), case.x), case, log)
+    check_place(nonfinite(case.around(root), case.x), case, root)
 
 
 # --- functions of other kinds
