@@ -56,7 +56,7 @@ class NonFinite:
     """Where a NaN or an infinity begins. It is false if every result is finite; printed, a few lines.
 
     Attributes:
-      kind: ``nan`` or ``inf``; None if every result is finite.
+      kind: ``nan`` or ``inf``; ``nan or inf`` where no more is known; None if every result is finite.
       reaches: the results that are not finite: ``value``, ``gradient by w['b']``.
       op: the primitive that made it, or None: then `source` says where it comes from.
       source: the argument, or the value that the function closes over, that is not finite already;
@@ -122,7 +122,7 @@ class NonFinite:
         return "\n".join([self._headline(), *lines])
 
     def _headline(self) -> str:
-        article = "a nan" if self.kind == "nan" else "an infinity"
+        article = {"nan": "a nan", "inf": "an infinity"}.get(str(self.kind), "a nan or an infinity")
         if self.op is None:
             begins = f"is there from the start, in {self.source}" if self.source else "was made"
             return f"{article.capitalize()} {begins}"

@@ -235,4 +235,4 @@ def looked_into(
 
 
 def _unknown(reaches: tuple[str, ...], example: tuple[int, ...], problem: str) -> NonFinite:
-    return replace(NonFinite(kind="nan", reaches=reaches), example=example, problem=problem)
+    return replace(NonFinite("nan or inf", reaches), example=example, problem=problem)

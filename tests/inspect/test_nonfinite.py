@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -392,6 +393,16 @@ def test_an_equinox_model():
     assert line_of(root) in str(found.where)
 
 
+def test_a_function_that_cannot_be_traced_is_reported_without_a_place():
+    def loss(x: Any) -> Any:
+        return root(x).sum() if x[0] > 0 else x[0]
+
+    assert not nonfinite(loss, ONES)
+    found = nonfinite(loss, at(ONES, 2, 0.0))
+    assert (found.kind, found.op, found.reaches) == ("nan or inf", None, ("the gradient by x",))
+    assert "TracerBoolConversionError" in str(found)
+
+
 # --- inside a running step
 
 
@@ -450,6 +461,35 @@ def test_the_example_under_vmap():
         run(batched, at(xs, (1, 3, 2), 0.0), ONES)
     assert re.search(r"example: +3, 1\n", str(raised.value))
     assert "inf at index [2]" in str(raised.value)
+
+
+def test_on_a_part_of_a_mesh_the_step_raises_too():
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("i")
+
+    def per_device(x: Any) -> Any:
+        loss = lambda x: lax.psum(root(x).sum(), "i")
+        return funcgrad.grad(loss, debug_nans=True)(x)
+
+    step = jax.jit(jax.shard_map(per_device, mesh=mesh, in_specs=spec, out_specs=spec))
+    run(step, ONES)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="must be finite"):
+        run(step, at(ONES, 2, 0.0))
+
+
+def test_threads_have_reports_of_their_own():
+    step = jax.jit(funcgrad.grad(lambda x: root(x).sum(), debug_nans=True))
+    run(step, ONES)
+
+    def index_of(i: int) -> str:
+        try:
+            jax.block_until_ready(step(at(ONES, i % 4, 0.0)))
+        except jax.errors.JaxRuntimeError as error:
+            return str(re.findall(r"inf at index \[(\d)\]", str(error)))
+        return "finite"
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(index_of, range(16))) == [f"['{i % 4}']" for i in range(16)]
 
 
 def test_a_step_in_a_scan_over_batches():
