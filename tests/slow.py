@@ -89,6 +89,13 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_repeats_stay_within_the_binomial_bound": ("4",),
     },
     "calls/test_wrapped.py": {"test_what_jax_grad_refuses": ("alone", "scan")},
+    "inspect/test_nonfinite.py": {
+        "test_a_fault_on_the_way_forward": ("plain", "jit", "scan", "vmap", "cond", "remat"),
+        "test_a_fault_on_the_way_back": ("root-plain", "root-jit of scan", "root-cond"),
+        "test_a_known_cause": ("0/0", "norm", "bfloat16"),
+        "test_threads_have_reports_of_their_own": (),
+        "test_a_second_derivative": (),
+    },
     "partition/test_budget.py": {"test_gradient": ()},
     "rules/test_rows.py": {"test_values_that_are_not_finite": ()},
     "rules/test_sparse.py": {

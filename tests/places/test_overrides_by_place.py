@@ -138,6 +138,25 @@ def test_a_function_in_one_scope(wrap, inside):
     assert_same(found, jax.grad(lambda x: softmax_model(x, second=times(10.0)))(X), rtol=1e-5)
 
 
+def relu_model(x, first=jax.nn.relu, second=jax.nn.relu):
+    """Calls of a function with a custom derivative: the function that is caught is inside of that."""
+    return plain(x - 0.7, lambda x: first(x) * 3, lambda x: second(jnp.sin(5 * x)))
+
+
+@pytest.mark.parametrize("inside", [lambda f: f, jax.jit, jax.checkpoint], ids=["", "jit", "remat"])
+def test_a_function_with_a_custom_derivative_in_one_scope(inside):
+    leaky_vjp = lambda ct, x, **_: jnp.where(x > 0, ct, 0.25 * ct)
+    rules = DEFAULT.override({jax.nn.relu: leaky_vjp}, at=at("second"))
+
+    @jax.custom_vjp
+    def leaky(x):
+        return jax.nn.relu(x)
+
+    leaky.defvjp(lambda x: (jax.nn.relu(x), x), lambda x, ct: (jnp.where(x > 0, ct, 0.25 * ct),))
+    found = funcgrad.grad(inside(relu_model), rules=rules)(X)
+    assert_same(found, jax.grad(lambda x: relu_model(x, second=leaky))(X), rtol=1e-5)
+
+
 def test_a_function_with_rules_for_several_places():
     rules = (
         DEFAULT.override({jax.nn.softmax: times_vjp(2.0)})
