@@ -67,7 +67,7 @@ def walk(
             continue
         try:
             with (
-                anywhere if eager else _jax.at_line_of(node.source),
+                anywhere if eager else _jax.pulling_back(node.op, node.source),
                 anywhere if node.mesh is mesh else _jax.within_explicit_mesh(node.mesh),
                 anywhere
                 if node.annotations is annotations
@@ -113,7 +113,20 @@ def not_finite(problem: Exception, node: Node, cts: Sequence[Cotangent]) -> Exce
     except Exception:  # what was found stands, whether or not it can be found again
         found = None
     op, place = found or (node.op, None)
-    return errors.NotFiniteError(problem, op, place or _jax.where(node.source))
+    return found_by_jax(problem, op, place or _jax.where(node.source))
+
+
+def found_by_jax(found: Exception, op: Any, where: str | None) -> errors.NotFiniteError:
+    """The error for a backward pass in which JAX found a NaN or an infinity."""
+    kind, setting = ("inf", "infs") if "inf)" in str(found) else ("nan", "nans")
+    known = str(found) if "encountered" in str(found) else ""
+    jax_says = known or f"invalid value ({kind}) encountered in {op}"
+    return errors.NotFiniteError(
+        f"A gradient became {kind} in the backward pass of {where or '<unknown line>'}, at `{op}`; "
+        f"jax_debug_{setting} looks for that. The derivative is infinite or undefined at the value "
+        "there, or a cotangent overflowed. Keep such values out of the operation: with jnp.where "
+        f"around its operand, not around its result. (JAX: {jax_says.rstrip('.')}.)"
+    )
 
 
 class Pending:

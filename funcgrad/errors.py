@@ -364,17 +364,22 @@ class CheckpointEffectError(FuncgradError, NotImplementedError):
 
 
 class NotFiniteError(FuncgradError, FloatingPointError):
-    """A backward pass made a NaN or an infinity, and JAX was told to look for them."""
+    """A value or a gradient is not finite, and somebody looks for that.
 
-    def __init__(self, found: Exception, op: Any, where: str | None):
-        kind, setting = ("inf", "infs") if "inf)" in str(found) else ("nan", "nans")
-        known = str(found) if "encountered" in str(found) else ""
-        jax_says = known or f"invalid value ({kind}) encountered in {op}"
-        super().__init__(
-            f"A gradient became {kind} in the backward pass of {where or '<unknown line>'}, at `{op}`; "
-            f"jax_debug_{setting} looks for that. The derivative is infinite or undefined at the value "
-            "there, or a cotangent overflowed. Keep such values out of the operation: with jnp.where "
-            f"around its operand, not around its result. (JAX: {jax_says.rstrip('.')}.)"
+    Attributes:
+      report: a :class:`funcgrad.inspect.NonFinite`, which says where it begins; None under
+        ``jax_debug_nans``.
+    """
+
+    def __init__(self, message: str, report: Any = None):
+        super().__init__(message)
+        self.report = report
+
+    @classmethod
+    def of(cls, report: Any) -> NotFiniteError:
+        """The error with what is known of the place in its message."""
+        return cls(
+            f"Under debug_nans=True the value and the gradient must be finite.\n{report}", report
         )
 
 

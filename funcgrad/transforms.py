@@ -26,6 +26,7 @@ from funcgrad.arguments import (
 from funcgrad.backward import walk
 from funcgrad.calls.references import Contents
 from funcgrad.default import DEFAULT
+from funcgrad.faults import raising
 from funcgrad.places.asked import Asked, Collector
 from funcgrad.places.selectors import Edit, Selector
 from funcgrad.places.taps import Tapped
@@ -53,6 +54,7 @@ def grad(
     strict: bool = False,
     taps: Mapping[str, Selector] | None = None,
     edit: Edit | Sequence[Edit] | None = None,
+    debug_nans: bool = False,
 ) -> Callable[P, Any]:
     """Return a function that computes the gradient of a scalar-valued `fun`.
 
@@ -71,6 +73,8 @@ def grad(
         :class:`funcgrad.places.Tapped`.
       edit: changes of values or cotangents in `fun`: ``at(...).value(change)``,
         ``at(...).cotangent(change)``, or several of them.
+      debug_nans: where the value or the gradient is not finite, raise an error that says where that
+        begins; under ``jit``, when the program runs (see :func:`funcgrad.inspect.nonfinite`).
 
     Returns:
       A function with `fun`'s arguments that returns a pytree like the argument (a tuple of them
@@ -83,6 +87,8 @@ def grad(
       errors.MissingRuleError: an op between argument and output has no rule.
       errors.SelectorError: a tap or an edit means no place in `fun`.
       errors.EditError: a tap or an edit cannot be made at its place.
+      errors.NotFiniteError: with `debug_nans`; in a jitted function of the user's, the
+        ``jax.errors.JaxRuntimeError`` that JAX makes of it, with the same message.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -102,6 +108,7 @@ def grad(
         strict=strict,
         taps=taps,
         edit=edit,
+        debug_nans=debug_nans,
     )
 
     aux = ", and the auxiliary data" if has_aux else ""
@@ -127,6 +134,7 @@ def value_and_grad(
     strict: bool = False,
     taps: None = None,
     edit: Edit | Sequence[Edit] | None = None,
+    debug_nans: bool = False,
 ) -> Callable[P, tuple[R, Any]]: ...
 @overload
 def value_and_grad(
@@ -140,6 +148,7 @@ def value_and_grad(
     strict: bool = False,
     taps: Mapping[str, Selector],
     edit: Edit | Sequence[Edit] | None = None,
+    debug_nans: bool = False,
 ) -> Callable[P, tuple[R, Any, dict[str, Tapped]]]: ...
 @public
 def value_and_grad(
@@ -153,6 +162,7 @@ def value_and_grad(
     strict: bool = False,
     taps: Mapping[str, Selector] | None = None,
     edit: Edit | Sequence[Edit] | None = None,
+    debug_nans: bool = False,
 ) -> Callable[P, tuple[R, *tuple[Any, ...]]]:
     """Return a function that computes both a scalar-valued `fun` and its gradient.
 
@@ -197,7 +207,7 @@ def value_and_grad(
         both = ((value, run.aux) if has_aux else value), ct_args
         return both if taps is None else (*both, run.tapped(cts))
 
-    return value_and_gradient
+    return raising(value_and_gradient, fun, argnums, rules) if debug_nans else value_and_gradient
 
 
 @public

@@ -137,6 +137,13 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_wrong_rule_stops_the_script": ("1.01",),
         "test_the_seed_fixes_the_run": (),
     },
+    "inspect/test_nonfinite.py": {
+        "test_a_fault_on_the_way_forward": ("plain", "jit", "scan", "vmap", "cond", "remat"),
+        "test_a_fault_on_the_way_back": ("root-plain", "root-jit of scan", "root-cond"),
+        "test_a_known_cause": ("0/0", "norm", "bfloat16"),
+        "test_threads_have_reports_of_their_own": (),
+        "test_a_second_derivative": (),
+    },
     "partition/test_budget.py": {
         "test_gradient": (),
         "test_xla_allocates_less_with_less_budget": (),
@@ -186,15 +193,15 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
         "test_functions_of_two_arguments_of_jax_scipy": ("gammainc-gammainc", "beta-beta"),
     },
+    "surgery/test_kinks.py": {
+        "test_elsewhere_the_values_are_jaxs": ("ordering",),
+        "test_values_under_jit": ("grad-zero", "grad(vmap)-torch"),
+    },
     "test_composition.py": {
         "test_equals_jax": ("jit(grad)", "grad(vmap(jit))"),
         "test_gradient_of_gradient": ("conv-ours-ours-inner",),
         "test_third_order": ("jit",),
         "test_pullback_out_of_jit_called_twice": ("conv",),
-    },
-    "surgery/test_kinks.py": {
-        "test_elsewhere_the_values_are_jaxs": ("ordering",),
-        "test_values_under_jit": ("grad-zero", "grad(vmap)-torch"),
     },
     "test_drop_in.py": {
         "test_names_that_were_imported_before_are_ours_too": (),

@@ -109,7 +109,7 @@ FLOORS = [
     {"arguments", "accumulation"},
     {"places"},
     {"recording"},
-    {"surface"},
+    {"surface", "faults"},
     {"transforms"},
     {"jacobians"},
     {"drop_in"},

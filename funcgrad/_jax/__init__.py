@@ -4,14 +4,17 @@ Everything here is a thin name for something of JAX's that the rest of funcgrad 
 machinery, jaxprs, source information, and primitives that only some versions have.
 """
 
+from funcgrad._jax.alarms import *  # noqa: F403
 from funcgrad._jax.annotations import *  # noqa: F403
 from funcgrad._jax.calls import *  # noqa: F403
 from funcgrad._jax.debugging import *  # noqa: F403
 from funcgrad._jax.derivatives import *  # noqa: F403
 from funcgrad._jax.drop_in import *  # noqa: F403
 from funcgrad._jax.effects import *  # noqa: F403
+from funcgrad._jax.faults import *  # noqa: F403
 from funcgrad._jax.hijax import *  # noqa: F403
 from funcgrad._jax.jaxprs import *  # noqa: F403
+from funcgrad._jax.marks import *  # noqa: F403
 from funcgrad._jax.ops import *  # noqa: F403
 from funcgrad._jax.places import *  # noqa: F403
 from funcgrad._jax.policies import *  # noqa: F403

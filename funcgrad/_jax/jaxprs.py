@@ -19,9 +19,9 @@ from jax._src.interpreters.ad import custom_lin_p
 from jax._src.pjit import jit_p
 from jax._src.state.discharge import discharge_state
 from jax._src.state.types import AbstractRef
-from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
 
+from funcgrad._jax.places import bind_equation, in_place_of
 from funcgrad._jax.types import Atom, Aval, Equation, Value, Var
 
 if TYPE_CHECKING:
@@ -114,13 +114,11 @@ def values_of(eqns: Sequence[Equation], known: MutableMapping[Var, Value]) -> di
     everything = ChainMap(found, known)
     for eqn in eqns:
         args = read(eqn.invars, everything)
-        line = source_info_util.user_context(eqn.source_info.traceback)
-        with line, eqn.ctx.manager:
+        with in_place_of(eqn):
             if eqn.primitive is _core.closed_call_p:
-                out = eval_closed_jaxpr(eqn.params["call_jaxpr"], args)
+                outs = eval_closed_jaxpr(eqn.params["call_jaxpr"], args)
             else:
-                out = eqn.primitive.bind(*args, **eqn.primitive.get_bind_params(eqn.params))
-        outs = out if eqn.primitive.multiple_results else [out]
+                outs = bind_equation(eqn, args)
         found.update(zip(eqn.outvars, outs, strict=True))
     return found
 
@@ -146,7 +144,7 @@ def convert_consts(closed: ClosedJaxpr) -> Jaxpr:
     return partial_eval.convert_constvars_jaxpr(closed.jaxpr)
 
 
-def close(jaxpr: Jaxpr) -> ClosedJaxpr:
+def close(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
     """A jaxpr without constants as a closed one (one and the same from JAX 0.11)."""
     return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
 
@@ -183,11 +181,16 @@ def function_carried(prim: Any) -> ClosedJaxpr | None:
     return found if isinstance(found, ClosedJaxpr) else None
 
 
-def inner_jaxprs(params: dict[str, Any]) -> list[Jaxpr]:
-    """The jaxprs among an operation's params."""
+def carried_functions(params: dict[str, Any]) -> list[Jaxpr | ClosedJaxpr]:
+    """The jaxprs among an operation's params, with their constants where they have some."""
     values = [function_carried(params["_prim"])] if "_prim" in params else params.values()
     groups = [v if isinstance(v, (tuple, list)) else (v,) for v in values]
-    found = [v for group in groups for v in group if isinstance(v, (Jaxpr, ClosedJaxpr))]
+    return [v for group in groups for v in group if isinstance(v, (Jaxpr, ClosedJaxpr))]
+
+
+def inner_jaxprs(params: dict[str, Any]) -> list[Jaxpr]:
+    """The jaxprs among an operation's params."""
+    found = carried_functions(params)
     return [v.jaxpr if isinstance(v, ClosedJaxpr) else v for v in found]
 
 

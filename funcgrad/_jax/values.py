@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax._src import ad_util, dtypes, linear_util
 from jax._src import core as _core
@@ -264,6 +265,11 @@ def zero_cotangent(x: Any) -> Any:
     if getattr(aval, "dtype", None) == dtypes.float0:
         return np.zeros(aval.shape, dtypes.float0)
     return zeros(cotangent_aval(aval))
+
+
+def seed_like(y: Any) -> Any:
+    """Ones for the cotangent of an output; of dtype float0 for integers."""
+    return jnp.ones_like(y) if is_inexact(typeof(y)) else zero_cotangent(y)
 
 
 def blank(aval: Any, *leading: int) -> Any:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from funcgrad import _jax
 from funcgrad.calls.checkpoint import RematProgram
@@ -81,7 +80,7 @@ def memory(fun: Callable[..., Any], *args: Any, rules: Rules = DEFAULT) -> Memor
 
     def gradient(*args: Any) -> Any:
         out, pullback = vjp(fun, *args, rules=rules)
-        return pullback(jax.tree.map(_one, out))
+        return pullback(jax.tree.map(_jax.seed_like, out))
 
     tape = tape_of(fun, *args, rules=rules.quietly())  # the gradient reports
     compiled = jax.jit(gradient).lower(*args).compile()
@@ -90,11 +89,6 @@ def memory(fun: Callable[..., Any], *args: Any, rules: Rules = DEFAULT) -> Memor
         tuple(_regions(tape)),
         None if analysis is None else analysis.temp_size_in_bytes,
     )
-
-
-def _one(y: Any) -> Any:
-    aval = _jax.typeof(y)
-    return jnp.ones_like(y) if _jax.is_inexact(aval) else _jax.zero_cotangent(y)
 
 
 def _regions(tape: FrozenTape) -> Iterator[Region]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcgrad.inspect.blame import origin_of_nonfinite
+from funcgrad.inspect.nonfinite import report_of
 from funcgrad.testing import compare
 from funcgrad.testing.compare import Index, as_double, show
 from funcgrad.testing.numerical import (
@@ -109,13 +109,13 @@ def check_numerical(problem: Problem, name: str, gradient: Sequence[Any]) -> lis
 def _where_it_begins(problem: Problem) -> str:
     """The op at which a gradient ceases to be finite, and its line, in words; nothing if unknown."""
     try:
-        origin = origin_of_nonfinite(problem.fun, problem.xs, problem.cts, problem.rules)
+        found = report_of(problem.fun, tuple(problem.xs), problem.cts, False, problem.rules)
     except Exception:  # the gradient is wrong whether or not its origin can be found
         return ""
-    if origin is None:
+    if found.op is None:
         return ""
-    op, place = origin
-    return f"; it begins at `{op}` ({place or 'of unknown place'})"
+    op = found.pulls_back or found.op
+    return f"; it begins at `{op}` ({found.where or 'of unknown place'})"
 
 
 def _check_leaf(
