@@ -176,6 +176,11 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
         "test_functions_of_two_arguments_of_jax_scipy": ("gammainc-gammainc", "beta-beta"),
     },
+    "surgery/methods/test_per_example.py": {
+        "test_dense": ("(4,)-jit", "(6, 4)-jit"),
+        "test_flax_convolutions": (),
+        "test_flax_transformer": (),
+    },
     "test_composition.py": {
         "test_equals_jax": ("jit(grad)", "grad(vmap(jit))"),
         "test_gradient_of_gradient": ("conv-ours-ours-inner",),
