@@ -2,10 +2,20 @@
 
 from funcgrad.surgery.methods.cotangent_edits import clipped_at, norm_clipped_at, reversed_at
 from funcgrad.surgery.methods.per_example import squared_norms
+from funcgrad.surgery.methods.straight_through import (
+    identity_vjp,
+    saturating_vjp,
+    softmax_vjp,
+    straight_through,
+)
 
 __all__ = [
     "clipped_at",
+    "identity_vjp",
     "norm_clipped_at",
     "reversed_at",
+    "saturating_vjp",
+    "softmax_vjp",
     "squared_norms",
+    "straight_through",
 ]
