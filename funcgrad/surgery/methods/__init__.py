@@ -1,6 +1,7 @@
 """Methods from papers, each a few lines on selectors, taps, edits and overrides by place."""
 
 from funcgrad.surgery.methods.cotangent_edits import clipped_at, norm_clipped_at, reversed_at
+from funcgrad.surgery.methods.low_precision import low_precision_products, rounded
 from funcgrad.surgery.methods.per_example import squared_norms
 from funcgrad.surgery.methods.straight_through import (
     identity_vjp,
@@ -12,8 +13,10 @@ from funcgrad.surgery.methods.straight_through import (
 __all__ = [
     "clipped_at",
     "identity_vjp",
+    "low_precision_products",
     "norm_clipped_at",
     "reversed_at",
+    "rounded",
     "saturating_vjp",
     "softmax_vjp",
     "squared_norms",
