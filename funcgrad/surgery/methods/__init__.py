@@ -5,6 +5,7 @@ from funcgrad.surgery.methods.feedback_alignment import (
     direct_feedback_alignment,
     feedback_alignment,
 )
+from funcgrad.surgery.methods.kfac import KroneckerFactors, kronecker_factors
 from funcgrad.surgery.methods.low_precision import low_precision_products, rounded
 from funcgrad.surgery.methods.per_example import squared_norms
 from funcgrad.surgery.methods.straight_through import (
@@ -15,10 +16,12 @@ from funcgrad.surgery.methods.straight_through import (
 )
 
 __all__ = [
+    "KroneckerFactors",
     "clipped_at",
     "direct_feedback_alignment",
     "feedback_alignment",
     "identity_vjp",
+    "kronecker_factors",
     "low_precision_products",
     "norm_clipped_at",
     "reversed_at",
