@@ -106,6 +106,41 @@ def test_a_scan_in_a_scan():
     assert_equal(loss, {"w": 0.5 * drawn(4, 3, 4, 4), "v": 0.5 * drawn(5, 2, 4, 4)}, drawn(7, 5, 4))
 
 
+def test_a_scan_from_the_last_layer_to_the_first():
+    def loss(params, x):
+        layer = lambda h, w: (jnp.tanh(h @ w), None)
+        return jnp.sum(jax.lax.scan(layer, x, params, reverse=True)[0] ** 2)
+
+    assert_equal(loss, LAYERS["w"], drawn(7, 5, 4))
+
+
+def test_matrices_side_by_side():
+    def loss(params, x):
+        return jnp.sum(jnp.tanh(jax.vmap(lambda w: w @ x)(params)) ** 2)
+
+    assert_equal(loss, LAYERS["w"], drawn(7, 5, 4))
+
+
+def test_a_traced_value_that_the_loss_closes_over():
+    @jax.jit
+    def norms(scale):
+        of_example = lambda params, x: mlp(params, scale * x)
+        return jax.vmap(squared_norms(of_example), (None, 0))(MLP, drawn(3, 5, 4))
+
+    wanted = expected(lambda params, x: mlp(params, 2 * x), MLP, drawn(3, 5, 4))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), norms(2.0), wanted)
+
+
+def test_a_norm_has_a_gradient():
+    def penalty(squared):
+        return lambda params: sum(jax.tree.leaves(squared(params, drawn(3, 4))))
+
+    squares = lambda params, x: jax.tree.map(lambda g: jnp.sum(g**2), jax.grad(mlp)(params, x))
+    wanted = jax.grad(penalty(squares))(MLP)
+    found = jax.jit(funcgrad.grad(penalty(squared_norms(mlp))))(MLP)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, wanted)
+
+
 def test_branches():
     def loss(w, x):
         return jnp.sum(jax.lax.cond(x[0] > 0, lambda: jnp.tanh(x @ w), lambda: x @ w @ w) ** 2)
@@ -231,6 +266,29 @@ def test_flax_transformer():
         return -jnp.mean(jax.nn.log_softmax(model.apply(params, tokens))[:, 1])
 
     assert_equal(loss, params, tokens)
+
+
+def test_flax_nnx():
+    nnx = pytest.importorskip("flax.nnx", reason="flax is not installed: pip install flax")
+
+    class Net(nnx.Module):
+        def __init__(self):
+            self.hidden = nnx.Linear(4, 6, rngs=nnx.Rngs(0))
+            self.out = nnx.Linear(6, 2, rngs=nnx.Rngs(1))
+
+        def __call__(self, x):
+            return self.out(nnx.relu(self.hidden(x)))
+
+    definition, params = nnx.split(Net())
+    loss = lambda params, x: jnp.sum(nnx.merge(definition, params)(x) ** 2)
+    assert_equal(loss, params, drawn(3, 5, 4))
+
+
+def test_haiku():
+    hk = pytest.importorskip("haiku", reason="haiku is not installed: pip install dm-haiku")
+    net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([6, 2])(x)))
+    params = net.init(KEYS[0], jnp.ones(4))
+    assert_equal(lambda params, x: jnp.sum(net.apply(params, x) ** 2), params, drawn(3, 5, 4))
 
 
 def test_equinox():
