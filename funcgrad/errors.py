@@ -63,6 +63,10 @@ class EditError(FuncgradError, TypeError):
     """A tap, an edit or an override by place that cannot be made at the place that is meant."""
 
 
+class FactorError(FuncgradError, ValueError):
+    """A large parameter's gradient is not known as a sum of outer products."""
+
+
 class RuleError(FuncgradError):
     """A rule could not be called with an op's cotangent, operands and params, or it raised."""
 

@@ -128,6 +128,10 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_what_jax_cannot_batch": ("linear_call",),
         "test_batched_gradient": ("custom",),
     },
+    "examples/test_backward_methods.py": {
+        "test_feedback_alignment": (),
+        "test_straight_through": (),
+    },
     "examples/test_check_gradients.py": {
         "test_each_is_found_by_the_check_that_sees_it": (),
     },
@@ -192,6 +196,18 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "igamma",
         ),
         "test_functions_of_two_arguments_of_jax_scipy": ("gammainc-gammainc", "beta-beta"),
+    },
+    "surgery/methods/test_cotangent_edits.py": {
+        "test_equals_the_definition": (
+            "norm-flax-jit",
+            "reversed-plain-eager",
+            "clipped-equinox-jit",
+        ),
+    },
+    "surgery/methods/test_per_example.py": {
+        "test_dense": ("(4,)-jit", "(6, 4)-jit"),
+        "test_flax_convolutions": (),
+        "test_flax_transformer": (),
     },
     "surgery/test_kinks.py": {
         "test_elsewhere_the_values_are_jaxs": ("ordering",),

@@ -52,3 +52,20 @@ def test_the_rule_in_contributing_is_right():
     ours = funcgrad.grad(lax.atan2, (0, 1), rules=rules)(0.3, -1.7)
     expected = jax.grad(lax.atan2, (0, 1))(0.3, -1.7)
     assert [float(ct) for ct in ours] == pytest.approx([float(ct) for ct in expected])
+
+
+def test_what_the_page_of_backward_methods_shows_runs(capsys):
+    text = (ROOT / "docs" / "methods_backward.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    exec(
+        compile("\n".join(blocks), "methods_backward.md", "exec"), {"__name__": "methods_backward"}
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "(16,) (16,)",
+        "True",
+        "8.0",
+        "[-0.333  0.     0.333]",
+        "True",
+        "True False",
+        "{\"['hidden']\": ((1, 4, 4), (1, 8, 8)), \"['out']\": ((1, 8, 8), (1, 2, 2))}",
+    ]

@@ -83,7 +83,7 @@ class Editor:
     def concerns(self, block: Block) -> bool:
         """Whether anything is changed in a block, or in one inside it."""
         if block not in self.concerned:
-            own = any((block, v) in self.actions for p in block.places for v in p.equation.outvars)
+            own = any((block, v) in self.actions for v in block.variables)
             places = any(p in self.placed or p in self.opened for p in block.places)
             inner = any(self.concerns(b) for blocks in block.inner.values() for b in blocks)
             self.concerned[block] = own or places or inner
@@ -93,8 +93,7 @@ class Editor:
         """The keys of all inputs that are read in a block."""
         own = [
             key
-            for place in block.places
-            for v in place.equation.outvars
+            for v in block.variables
             for action in self.actions.get((block, v), ())
             for key in action.keys
         ]
@@ -106,16 +105,22 @@ class Editor:
         known = dict(zip(jaxpr.constvars, block.consts, strict=True))
         known |= dict(zip(jaxpr.invars, args, strict=True))
         found: Found = {}
+        for v in block.given:
+            known[v] = self.acted(block, v, known[v], inputs, found)
         for i, place in enumerate(block.places):
             operands = _jax.read(place.equation.invars, known)
             with _jax.in_place_of(place.equation):
                 outs, inside = self.apply(place, block.inner.get(i, []), operands, inputs)
                 found |= inside
                 for v, y in zip(place.equation.outvars, outs, strict=True):
-                    for action in self.actions.get((block, v), ()):
-                        y = act(action, y, inputs, found)
-                    known[v] = y
+                    known[v] = self.acted(block, v, y, inputs, found)
         return _jax.read(jaxpr.outvars, known), found
+
+    def acted(self, block: Block, v: Var, y: Value, inputs: Inputs, found: Found) -> Value:
+        """A variable's value, once everything is done with it that was asked for."""
+        for action in self.actions.get((block, v), ()):
+            y = act(action, y, inputs, found)
+        return y
 
     def apply(
         self, place: Place, blocks: Sequence[Block], operands: Sequence[Value], inputs: Inputs
@@ -131,8 +136,8 @@ class Editor:
         return _jax.bind_equation(place.equation, operands), {}
 
     def inputs_of(self, block: Block, inputs: Inputs) -> dict[Key, Value]:
-        """The inputs that are read in a block."""
-        return {key: inputs[key] for key in self.keys(block)}
+        """The inputs that are read in a block; a tapped integer has none."""
+        return {key: inputs[key] for key in self.keys(block) if key in inputs}
 
 
 def act(action: Action, y: Value, inputs: Inputs, found: Found) -> Value:

@@ -129,6 +129,16 @@ class Block:
                 yield from block.walk()
 
     @property
+    def given(self) -> list[Var]:
+        """The variables that no place of the block computes: its constants and arguments."""
+        return [*self.jaxpr.constvars, *self.jaxpr.invars]
+
+    @property
+    def variables(self) -> list[Var]:
+        """All variables of the block: those that are given and those that its places compute."""
+        return [*self.given, *(v for place in self.places for v in place.equation.outvars)]
+
+    @property
     def path(self) -> tuple[str, ...]:
         """The kinds of the blocks around this one, and its own."""
         return () if self.call is None else (*self.call.block.path, self.kind)

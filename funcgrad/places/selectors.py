@@ -34,9 +34,9 @@ class Site:
 
     @property
     def position(self) -> int:
-        """The number of the operation after which all values are known."""
+        """The number of the operation after which all values are known, or that reads them."""
         made = [p for p in self.places if any(v in self.variables for v in p.equation.outvars)]
-        return made[-1].position
+        return (made or self.places)[-1].position
 
     def __str__(self) -> str:
         types = ", ".join(v.aval.str_short() for v in self.variables)

@@ -1,0 +1,94 @@
+"""The factors of K-FAC, from the operations that read the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcgrad.surface import public
+from funcgrad.surgery.methods.per_example import factored
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KroneckerFactors:
+    """The two factors of one parameter's block of the Fisher matrix, ``A ⊗ G``.
+
+    Attributes:
+      a: ``E[a a^T]`` of what a layer reads, of shape (parts, m, m).
+      g: ``E[d d^T]`` of the cotangents of what the layer returns, of shape (parts, n, n).
+    """
+
+    a: Any
+    g: Any
+
+
+@public
+def kronecker_factors(
+    fun: Callable[..., Any],
+    argnums: int = 0,
+    *,
+    in_axes: int | Sequence[Any] | None,
+    materialise: bool = False,
+) -> Callable[..., Any]:
+    """Return a function that computes K-FAC's factors of each dense layer and convolution.
+
+    Martens and Grosse (2015), "Optimizing Neural Networks with Kronecker-factored Approximate
+    Curvature": ``A = E[a a^T]`` and ``G = E[d d^T]``, over the examples. A layer with several
+    positions (a sequence, a convolution's patches) has the mean over positions in A and their sum
+    in G, as in Grosse and Martens (2016), "A Kronecker-factored approximate Fisher matrix for
+    convolution layers".
+
+    Args:
+      fun: the loss of one example: maps pytrees of arrays to a scalar of real dtype. For the Fisher
+        matrix its labels are drawn from the model; with those of the data it is the empirical one.
+      argnums: the argument with the parameters.
+      in_axes: which axes of the arguments are those of the examples, as in ``jax.vmap``.
+      materialise: compute gradients of large parameters, too, of which no factors are known,
+        instead of an error.
+
+    Returns:
+      A function with `fun`'s arguments, of a batch, that returns a mapping from a parameter's path
+      to its :class:`KroneckerFactors`. Parts are the layers of a scan, and the groups of a
+      convolution. A bias has
+      none: append a 1 to `a`.
+
+    Raises:
+      errors.FactorError: the factors of a large parameter are not known, without `materialise`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from funcgrad.surgery.methods import kronecker_factors
+      >>> loss = lambda w, x: jnp.sum((x @ w) ** 2) / 2
+      >>> x = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+      >>> factors = kronecker_factors(loss, in_axes=(None, 0))(jnp.eye(2), x)
+      >>> print(factors[""].a[0])
+      [[0.5 0. ]
+       [0.  2. ]]
+    """
+
+    def of_batch(*args: Any) -> dict[str, KroneckerFactors]:
+        names: list[str] = []
+
+        def of_example(*args: Any) -> list[tuple[Any, Any]]:
+            found = factored(fun, argnums, args, materialise)
+            names[:] = [found.paths[i] for i in found.factors]
+            written = [f.written_out for f in found.factors.values()]
+            return [(f.a, f.d) for f in written]
+
+        pairs = jax.vmap(of_example, in_axes)(*args)
+        return {name: _of_layer(a, d) for name, (a, d) in zip(names, pairs, strict=True)}
+
+    return of_batch
+
+
+def _of_layer(a: Any, d: Any) -> KroneckerFactors:
+    """A = E_n[mean_t a a^T] and G = E_n[sum_t d d^T], from arrays of shape (examples, parts, t, ...)."""
+    examples, _, positions, _ = a.shape
+    a_by_a = jnp.einsum("nptm,nptk->pmk", a, a.conj(), precision="highest")
+    d_by_d = jnp.einsum("nptm,nptk->pmk", d, d.conj(), precision="highest")
+    return KroneckerFactors(a_by_a / (examples * positions), d_by_d / examples)
