@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+
+from funcgrad import messages
 
 
 class FuncgradError(Exception):
@@ -139,7 +140,7 @@ class MissingRuleError(FuncgradError, NotImplementedError):
             f"    def {identifier}_vjp(ct, {xs}, *, out, **params):{names}\n"
             f"        return {returns}\n\n"
             f"    funcgrad.grad(f, rules=funcgrad.DEFAULT.override({{op: {identifier}_vjp}}))\n\n"
-            f"where `op` is {_found_as(op)}. To treat its result as a constant, wrap it in "
+            f"where `op` is {messages.found_as(op)}. To treat its result as a constant, wrap it in "
             "jax.lax.stop_gradient."
         )
 
@@ -148,7 +149,7 @@ class OpaqueOpError(MissingRuleError, ValueError):
     """An op on the way runs code of the user's that cannot be differentiated."""
 
     def __init__(self, op: Any, target: str, where: str):
-        Exception.__init__(self, _ask_for_a_function(op, target, where))
+        Exception.__init__(self, messages.ask_for_a_function(op, target, where))
 
 
 class KinkError(FuncgradError, FloatingPointError):
@@ -164,7 +165,7 @@ class KinkError(FuncgradError, FloatingPointError):
 
 def missing_rule(op: Any, operands: int, params: Any, target: str) -> Unlocated:
     """The error for an op that has no rule; `target` is the foreign function that it calls."""
-    if str(op) in OPAQUE:
+    if str(op) in messages.OPAQUE:
         return Unlocated(OpaqueOpError, op, target)
     return Unlocated(MissingRuleError, op, operands, params)
 
@@ -209,58 +210,6 @@ class MutableValueError(FuncgradError, NotImplementedError):
             "and returns nothing, so that no gradient could follow it. Give it jax.lax.stop_gradient of "
             "the value, or return the value itself."
         )
-
-
-def _found_as(op: Any) -> str:
-    """Where an op can be imported from: the shortest public name, or else the shortest."""
-    places = [
-        (any(part.startswith("_") for part in module.split(".")), len(module), module, name)
-        for module, content in list(sys.modules.items())
-        for name, value in list(getattr(content, "__dict__", {}).items())
-        if value is op and module != "__main__" and name.isidentifier()
-    ]
-    if not places:
-        return f"the `{op}` primitive or function"
-    *_, module, name = min(places)
-    return f"the `{op}` primitive: from {module} import {name}"
-
-
-OPAQUE = {
-    "pure_callback": "jax.pure_callback",
-    "io_callback": "jax.experimental.io_callback",
-    "buffer_callback": "jax.experimental.buffer_callback.buffer_callback",
-    "ffi_call": "jax.ffi.ffi_call",
-    "pallas_call": "jax.experimental.pallas.pallas_call",
-}
-"""Ops that stand for whatever code the user has them run, so that no rule could hold for them all."""
-
-
-REFUSALS = {
-    "pure_callback": "Pure callbacks do not support JVP. Please use `jax.custom_jvp` to use callbacks "
-    "while taking gradients.",
-    "io_callback": "IO callbacks do not support JVP.",
-    "buffer_callback": "Buffer callbacks do not support JVP. Please use `jax.custom_jvp` to use "
-    "callbacks while taking gradients.",
-    "ffi_call": "The FFI call to `{target}` cannot be differentiated.",
-}
-"""What JAX says when it is asked for their derivative; of a kernel it says many things."""
-
-
-def _ask_for_a_function(op: Any, target: str, where: str) -> str:
-    refusal = REFUSALS.get(str(op), "").format(target=target)
-    jax_says = f" (JAX: {refusal})" if refusal else ""
-    return (
-        f"A gradient was asked for through op `{op}`, used at {where}. It runs code that cannot be "
-        f"differentiated. Give the function that calls {OPAQUE[str(op)]} a rule of its own:\n\n"
-        "    @funcgrad.op\n"
-        "    def f(x): ...  # calls it\n\n"
-        "    @f.defvjp\n"
-        "    def f_vjp(ct, x, *, out):\n"
-        "        return ct_x\n\n"
-        "(jax.custom_vjp does too). Without editing it: make it a jax.jit function and pass "
-        "rules=funcgrad.DEFAULT.override({f: f_vjp}). To treat its result as a constant, wrap it in "
-        f"jax.lax.stop_gradient.{jax_says}"
-    )
 
 
 class RuleResultError(FuncgradError, TypeError, ValueError):
@@ -470,25 +419,8 @@ def call_rule(rule: Any, op: Any, args: Any, kwargs: Any) -> Any:
         words = f"raised {type(problem).__name__}: {problem}"
         if isinstance(problem, TypeError):
             words = _misfit(rule.fn, args, kwargs) or words
-        words = words.removesuffix(".") + _own_arithmetic(args)
+        words = words.removesuffix(".") + messages.own_arithmetic(args)
         raise Unlocated(_error_like(problem), rule, op, words, cause=problem) from problem
-
-
-def _own_arithmetic(args: Any) -> str:
-    """What to do where a rule met values of an extended dtype; nothing where it met none."""
-    dtypes = [x.dtype for x in jax.tree.leaves(args) if hasattr(x, "dtype")]
-    own = [
-        dtype
-        for dtype in dtypes
-        if jax.numpy.issubdtype(dtype, jax.dtypes.extended)
-        and not jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
-    ]
-    if not own:
-        return ""
-    return (
-        f". The extended dtype {own[0]} has no arithmetic but its own rules: convert to another dtype "
-        "before this op, or give the function that holds it a custom_vjp."
-    )
 
 
 def _misfit(fn: Any, args: Any, kwargs: Any) -> str | None:

@@ -42,7 +42,7 @@ def opened(entry: CallRule) -> CallRule:
         name, mark = unmarked(_jax.function_of(closed))
         function, caught = FunctionId(name), trace.rules.functions
         known = function in POINTS or trace.rules.find(function) is not None
-        if mark or known or any(op.description == name for _, op in caught):
+        if mark or known or any(op.description == name for op, *_ in caught):
             return entry.fn(trace, primitive, tracers, params)
         of_user = any(_jax.where(eqn.source_info) for eqn in closed.eqns)
         with _jax.set_current_trace(trace):
