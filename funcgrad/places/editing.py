@@ -90,6 +90,7 @@ class Replacement:
             outs = [known[v] for v in variables]
             return outs[0] if len(outs) == 1 else outs
 
+        original.__name__ = str(self.site)
         outs = self.by(original, *(known[v] for v in self.site.entering))
         several = outs if isinstance(outs, (list, tuple)) else [outs]
         if len(several) != len(variables):

@@ -127,7 +127,8 @@ class Selector:
         Args:
           by: a function ``(original, *operands)``: `operands` are the arrays that enter the scope, the
             call or the operation, in the order in which they are read, and ``original(*operands)``
-            computes what leaves it: one array, or a list. `by` returns values of the same types.
+            computes what leaves it: one array, or a list. `by` returns values of the same types. The
+            name of `original` says where it is.
           optional: say nothing where the selector means no place.
 
         Example:
