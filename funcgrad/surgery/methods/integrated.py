@@ -49,11 +49,10 @@ def integrated_gradients(
     points, weights = np.polynomial.legendre.leggauss(steps)
     points, weights = (points + 1) / 2, weights / 2
 
-    def of_input(x: Any, baseline: Any) -> Any:
-        return _integral(grad(fun), x, baseline, points, weights)
+    if layer is None:
+        return lambda x, baseline: _integral(grad(fun), x, baseline, points, weights)
 
     def of_layer(x: Any, baseline: Any) -> Any:
-        assert layer is not None
         run = activations(fun, layer)
 
         def cts(values: Sequence[Any]) -> list[Any]:
@@ -62,7 +61,7 @@ def integrated_gradients(
 
         return _integral(cts, run(x).values, run(baseline).values, points, weights)
 
-    return of_input if layer is None else of_layer
+    return of_layer
 
 
 def _integral(

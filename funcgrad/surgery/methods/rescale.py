@@ -74,7 +74,7 @@ def deep_lift(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from funcgrad.surgery.methods.deep_lift import deep_lift
+      >>> from funcgrad.surgery.methods.rescale import deep_lift
       >>> model = lambda x: jax.nn.relu(x[0] + x[1] - 1)
       >>> print(deep_lift(model)(jnp.array([2.0, 1.0]), jnp.zeros(2)))
       [1.3333334 0.6666667]

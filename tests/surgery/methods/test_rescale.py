@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from funcgrad import errors
-from funcgrad.surgery.methods.deep_lift import deep_lift
+from funcgrad.surgery.methods.rescale import deep_lift
 from tests.surgery.methods import networks
 from tests.surgery.methods.networks import BASELINE, IMAGE, TARGET, logit
 
