@@ -89,6 +89,11 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_repeats_stay_within_the_binomial_bound": ("4",),
     },
     "calls/test_wrapped.py": {"test_what_jax_grad_refuses": ("alone", "scan")},
+    "examples/test_methods.py": {
+        "test_guided_backpropagation_is_on_the_ink": (),
+        "test_relevances_sum_to_about_the_logit": (),
+        "test_one_head_carries_the_answer": (),
+    },
     "partition/test_budget.py": {"test_gradient": ()},
     "rules/test_rows.py": {"test_values_that_are_not_finite": ()},
     "rules/test_sparse.py": {
