@@ -156,6 +156,7 @@ def _layers(program: Block) -> list[Site]:
         for block in _blocks(program)
         for place in block.places
         if place.sealed is None and _is_layer(place, found)
+        if not any(map(is_product, place.calls))
     ]
     return sorted(sites, key=lambda site: site.position)
 
@@ -166,7 +167,24 @@ def dependent_operands(place: Place, found: Dependent) -> list[Var]:
 
 
 def _is_layer(place: Place, found: Dependent) -> bool:
-    return place.op in PRODUCTS and len(dependent_operands(place, found)) == 1
+    return is_product(place) and len(dependent_operands(place, found)) == 1
+
+
+def is_product(place: Place) -> bool:
+    """Whether an operation is a product, or a call of a jitted function that is one of its operands."""
+    if place.op is not _jax.jit_p:
+        return place.op in PRODUCTS
+    (inner,) = place.block.inner[place.block.places.index(place)]
+    others = [p for p in inner.places if not is_product(p)]
+    if inner.consts:  # a weight that is hidden in the call
+        return False
+    return len(inner.places) - len(others) == 1 and all(p.op in MOVES for p in others)
+
+
+def _with_those_inside(place: Place) -> list[Place]:
+    """An operation, and what is in it if the operation is a call."""
+    inner = place.block.inner.get(place.block.places.index(place), [])
+    return [place, *(p for block in inner for p in block.walk())]
 
 
 def _layer(product: Place, found: Dependent) -> Site:
@@ -174,11 +192,27 @@ def _layer(product: Place, found: Dependent) -> Site:
     block = product.block
     (x,) = dependent_operands(product, found)
     places = [product, *_until_bias(product, found)]
+    if len(places) == 1:
+        _check_no_bias_outside(product, found)
     (y,) = places[-1].equation.outvars
     ordered = tuple(dict.fromkeys((x, *block.entering(places))))
     scope = f"{product.scope}: " if product.scope else ""
     label = f"{scope}layer of {product.op}" + (f" ({product.where})" if product.where else "")
-    return Site(tuple(places), block, (y,), label, ordered)
+    everything = [p for place in places for p in _with_those_inside(place)]
+    return Site(tuple(everything), block, (y,), label, ordered)
+
+
+def _check_no_bias_outside(product: Place, found: Dependent) -> None:
+    """A bias that is added to a jitted function's result would not be seen to belong to a layer."""
+    call = product.block.call
+    if call is None or call.op is not _jax.jit_p or len(call.outputs) != 1:
+        return
+    bias = _until_bias(call, found)
+    if bias:
+        raise errors.EditError(
+            f"A rule was asked for of the layer {product}. Its bias is added outside of the jitted "
+            f"function that computes the product: {bias[-1]}. Jit both together, or neither."
+        )
 
 
 def _until_bias(product: Place, found: Dependent) -> list[Place]:

@@ -151,6 +151,23 @@ def test_relevance_is_conserved_without_biases():
         np.testing.assert_allclose(jnp.sum(lrp(model, rule)(x)), model(x), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_a_bias_that_is_added_to_a_jitted_product_belongs_to_the_layer(name):
+    w, b = np.random.default_rng(0).normal(size=(5, 4)), np.linspace(-0.5, 0.5, 5)
+    x = np.linspace(-1, 2, 4)
+    jitted = jax.jit(lambda w, x: (w @ x[:, None]).T)
+    model = lambda x: (jitted(w.astype(np.float32), x).reshape(-1) + b.astype(np.float32))[3]
+    ours = lrp(model, RULES[name][0])(x.astype(np.float32))
+    assert_close(ours, by_definition([RULES[name][1]], [(w, b)], x, 3))
+
+
+def test_a_bias_apart_from_a_weight_that_a_jitted_function_hides_is_an_error():
+    w, b = np.eye(3, dtype=np.float32), jnp.ones(3)
+    hidden = jax.jit(lambda x: w @ x)
+    with pytest.raises(errors.EditError, match="outside of the jitted function"):
+        lrp(lambda x: jnp.sum(hidden(x) + b))(jnp.ones(3))
+
+
 def test_what_cannot_be_meant_is_an_error():
     with pytest.raises(errors.SelectorError, match="where there is none"):
         lrp(logit, composite=[(at("conv7"), z_plus())])(IMAGE)
