@@ -19,8 +19,9 @@ from funcgrad.broadcasting import unbroadcast
 from funcgrad.tape import Node, Tape
 
 LATE_STEPS = 3
-"""How many elementwise rules a broadcast cotangent may pass before it is summed. Enough for softmax and
-layer norm; after eight, the XLA of JAX 0.12 made arrays of the broadcasts for its larger fusions."""
+"""How many elementwise rules a broadcast cotangent may pass before it is summed, none of which reads an
+array (``RuleProgram.late``). Enough for softmax and layer norm; after eight, the XLA of JAX 0.12 made
+arrays of the broadcasts for its larger fusions."""
 
 _compiled_add = jax.jit(_jax.add_cotangents)
 

@@ -43,20 +43,23 @@ class Caught:
     first: int | None = None
     marked: tuple[Any, ...] = ()
 
-    def rule_of(self, function: Any, agrees: Callable[[FunctionId], bool]) -> tuple[Any, Any, Any]:
+    def rule_of(
+        self, function: Any, agrees: Callable[[FunctionId], bool]
+    ) -> tuple[Any, Any, Any, bool]:
         """The op of a call, its rule, and what is caught inside the function; Nones without a rule.
 
-        Inside a function whose rule holds at some places alone, its other rules wait for its other
-        places.
+        Last, whether the rule holds at some places alone. The function's other rules are for its other
+        places: inside, the call is caught again, by these.
         """
         level: Caught | None = self
         while level is not None:
             functions = level.rules.functions[: level.first]
             for i, (op, rule, somewhere) in reversed([*enumerate(functions)]):
                 if op.function is function and agrees(op):
-                    return op, rule, replace(level, first=i) if somewhere else level.outer
+                    inside = replace(level, first=i) if somewhere else level.outer
+                    return op, rule, inside, somewhere
             level = level.outer
-        return None, None, None
+        return None, None, None, False
 
     def marks(self, function: Any) -> bool:
         """Whether a function's calls are put into a name scope."""
@@ -200,12 +203,15 @@ def dispatch(function: Any, original: Any, args: Any, kwargs: Any) -> Any:
 def call_with_rule(now: Caught, function: Any, original: Any, args: Any, kwargs: Any) -> Any:
     """Make a call one node, if a rule for it is in use."""
     call = Call.of(original, args, kwargs)
-    op, rule, outer = now.rule_of(function, call.agrees)
+    op, rule, inside, somewhere = now.rule_of(function, call.agrees)
     if not isinstance(rule, Rule):
         return original(*args, **kwargs)
 
+    def again(*args: Any, **kwargs: Any) -> Any:
+        return call_with_rule(inside, function, original, args, kwargs)
+
     def run(call: Call) -> Any:
-        with _jax.caught_functions(outer):
-            return call.run(original)
+        with _jax.caught_functions(inside):
+            return call.run(again if somewhere else original)
 
     return node_of(op, rule, call, run)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from funcgrad import _jax, errors
-from funcgrad.catching import caught
+from funcgrad.catching import Caught, caught
 from funcgrad.functions import Call, Form, custom_vjp_of, node_of
 from funcgrad.keys import FunctionId, op_key
 from funcgrad.registry import Rule
@@ -100,12 +100,7 @@ class Op:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = Call.of(self.__wrapped__, args, kwargs, is_operand)
         self._check_params(call)
-        now = caught()
-        if now is not None:
-            op, rule, outer = now.rule_of(self, call.agrees)
-            if isinstance(rule, Rule):
-                return node_of(op, rule, call, functools.partial(self._run, outer))
-        return self._with_own_rule(call)
+        return self._applied(call, caught())
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """As a method, the op's first argument is the object."""
@@ -114,9 +109,19 @@ class Op:
     def __repr__(self) -> str:
         return f"<funcgrad op {getattr(self, '__name__', '?')}>"
 
-    def _run(self, outer: Any, call: Call) -> Any:
-        with _jax.caught_functions(outer):
-            return call.run(self.__wrapped__)
+    def _applied(self, call: Call, now: Caught | None) -> Any:
+        """The call as one node, by an override if one is in use."""
+        if now is None:
+            return self._with_own_rule(call)
+        op, rule, inside, somewhere = now.rule_of(self, call.agrees)
+        if not isinstance(rule, Rule):
+            return self._with_own_rule(call)
+
+        def run(call: Call) -> Any:
+            with _jax.caught_functions(inside):
+                return self._applied(call, inside) if somewhere else call.run(self.__wrapped__)
+
+        return node_of(op, rule, call, run)
 
     def _with_own_rule(self, call: Call) -> Any:
         key = FunctionId(op_key(self).description)

@@ -69,7 +69,7 @@ class Run:
     def tapped(self, cts: Sequence[Cotangent]) -> dict[str, Tapped]:
         """What is returned for taps, from the cotangents of all inputs."""
         assert self.edited is not None
-        return self.edited.collected(self.found, cts[len(self.tape_inputs) :])
+        return self.edited.collector(self.found, cts[len(self.tape_inputs) :])
 
 
 def run_recorded(

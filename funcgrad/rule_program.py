@@ -204,10 +204,16 @@ class RuleProgram:
 
     @cached_property
     def is_late(self) -> bool:
-        """The same: declared for the rule, and checked, once."""
-        rule = self.signature.rule
-        if not (rule.late and rule.elementwise):
-            return rule.late
+        """The same: declared for the rule, and checked, once.
+
+        A rule that reads arrays is given the sum. It multiplies by their elements, which is less work
+        on the sum than on the copies, and for the copies XLA may make arrays of the broadcast factors.
+        """
+        rule, values = self.signature.rule, (*self.signature.operands, *self.signature.outputs)
+        if not rule.late or any(values[i].shape != () for i in self.reads):
+            return False
+        if not rule.elementwise:
+            return True
         program = next(
             iter(self.patterns.values())
         )  # for the case in which every cotangent arrives

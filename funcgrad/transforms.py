@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar, overload
 
 import jax
 from jax.tree_util import keystr, tree_leaves_with_path, tree_structure, tree_unflatten
@@ -26,8 +26,9 @@ from funcgrad.arguments import (
 from funcgrad.backward import walk
 from funcgrad.calls.references import Contents
 from funcgrad.default import DEFAULT
-from funcgrad.places.asked import Asked
+from funcgrad.places.asked import Asked, Collector
 from funcgrad.places.selectors import Edit, Selector
+from funcgrad.places.taps import Tapped
 from funcgrad.printing import shown_pullback
 from funcgrad.recording import filled, on_arguments, run_recorded
 from funcgrad.registry import Rules, check_rules
@@ -36,6 +37,7 @@ from funcgrad.surface import derivative_of, public
 from funcgrad.tape import FrozenTape, freeze
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @public
@@ -63,6 +65,11 @@ def grad(
       rules: the backward rules to chain.
       strict: refuse primitives of third-party packages that have no rule in `rules`, instead of
         asking JAX for their derivative.
+      taps: from names of yours to selectors made with :func:`funcgrad.at`, of values in `fun` to
+        return with their cotangents. The function then also returns, last, a dict from the names to
+        :class:`funcgrad.places.Tapped`.
+      edit: changes of values or cotangents in `fun`: ``at(...).value(change)``,
+        ``at(...).cotangent(change)``, or several of them.
 
     Returns:
       A function with `fun`'s arguments that returns a pytree like the argument (a tuple of them
@@ -73,6 +80,8 @@ def grad(
       errors.InputError: an argument's leaf has no gradient.
       errors.OutputError: the output is not a scalar.
       errors.MissingRuleError: an op between argument and output has no rule.
+      errors.SelectorError: a tap or an edit means no place in `fun`.
+      errors.EditError: a tap or an edit cannot be made at its place.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -105,9 +114,35 @@ def grad(
     return gradient
 
 
+@overload
+def value_and_grad(
+    fun: Callable[P, R],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    rules: Rules = DEFAULT,
+    strict: bool = False,
+    taps: None = None,
+    edit: Edit | Sequence[Edit] | None = None,
+) -> Callable[P, tuple[R, Any]]: ...
+@overload
+def value_and_grad(
+    fun: Callable[P, R],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    rules: Rules = DEFAULT,
+    strict: bool = False,
+    taps: Mapping[str, Selector],
+    edit: Edit | Sequence[Edit] | None = None,
+) -> Callable[P, tuple[R, Any, dict[str, Tapped]]]: ...
 @public
 def value_and_grad(
-    fun: Callable[P, Any],
+    fun: Callable[P, R],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
@@ -117,7 +152,7 @@ def value_and_grad(
     strict: bool = False,
     taps: Mapping[str, Selector] | None = None,
     edit: Edit | Sequence[Edit] | None = None,
-) -> Callable[P, Any]:
+) -> Callable[P, tuple[R, *tuple[Any, ...]]]:
     """Return a function that computes both a scalar-valued `fun` and its gradient.
 
     Arguments and errors are those of :func:`grad`; the function returns ``(value, gradient)``,
@@ -176,6 +211,8 @@ def vjp(
     in_nzs: Any = None,
     rules: Rules = DEFAULT,
     strict: bool = False,
+    taps: Mapping[str, Selector] | None = None,
+    edit: Edit | Sequence[Edit] | None = None,
 ) -> Any:
     """Run `fun` and return its output with the pullback, from output to input cotangents.
 
@@ -193,6 +230,9 @@ def vjp(
       rules: the backward rules to chain.
       strict: refuse primitives of third-party packages that have no rule in `rules`, instead of
         asking JAX for their derivative.
+      taps: as for :func:`grad`; the pullback then returns a pair: the input cotangents, and what is
+        tapped.
+      edit: as for :func:`grad`.
 
     Returns:
       ``(output, pullback)``, or ``(output, pullback, aux)`` with `has_aux`. The :class:`Pullback`
@@ -227,8 +267,8 @@ def vjp(
         return fun(*tree_unflatten(in_tree, contents.entering(leaves)))
 
     leaves = contents.leaves
-    name = name_of(fun)
-    run = run_recorded(on_leaves, leaves, has_aux, rules, strict, name, wanted, contents)
+    name, asked = name_of(fun), Asked.of(taps, edit)
+    run = run_recorded(on_leaves, leaves, has_aux, rules, strict, name, wanted, contents, asked)
     frozen, residuals = freeze(run.tape)
     out_avals = tuple(_jax.typeof(_jax.canonicalize(y)) for y in run.outs)
     in_avals = tuple(_jax.typeof(x) for x in leaves)
@@ -247,7 +287,9 @@ def vjp(
         dict(zip(contents.places, run.content_slots, strict=True)),
     )
     out = tree_unflatten(run.out_tree, run.outs)
-    pullback = Pullback(static, *_divided(static, residuals, saveable))
+    pullback: Any = Pullback(static, *_divided(static, residuals, saveable))
+    if taps is not None and run.edited is not None:
+        pullback = TappedPullback(pullback, run.found, run.edited.collector)
     return (out, pullback, run.aux) if has_aux else (out, pullback)
 
 
@@ -346,9 +388,16 @@ class Pullback:
         flat = check_entries(entries, static.in_tree, static.in_avals, static.name)
         return jax.tree_util.Partial(_into, self, flat)
 
-    @with_room
     def _pull_back(self, ct: Any, entries: Sequence[Any] | None) -> tuple[Any, ...]:
+        return self._pull_back_with(ct, entries, 0)[0]
+
+    @with_room
+    def _pull_back_with(
+        self, ct: Any, entries: Sequence[Any] | None, num_sinks: int
+    ) -> tuple[tuple[Any, ...], list[Any]]:
+        """The arguments' cotangents, and those of the sinks of taps."""
         static = self._static
+        num_inputs = len(static.tape_inputs)
         leaves = check_cotangents(ct, static.out_tree, static.out_avals, static.name)
         tape = static.tape.thaw(self.residuals)
         seeds = [*zip(static.slots, leaves, strict=True)]
@@ -356,15 +405,15 @@ class Pullback:
         given = [(slot, entries[i]) for i, slot in static.contents.items()]
         seeds += [(slot, _jax.read_all(ref)) for slot, ref in given if _jax.is_mutable(ref)]
         with errors.at_worst_unknown():
-            found = walk(tape, seeds, range(len(static.tape_inputs)), consume=True)
-        arrived = dict(zip(static.tape_inputs, found, strict=True))
+            found = walk(tape, seeds, range(num_inputs + num_sinks), consume=True)
+        arrived = dict(zip(static.tape_inputs, found[:num_inputs], strict=True))
         results = [
             deliver_content(entry, arrived.get(i), aval, static.name)
             if i in static.contents
             else deliver(entry, arrived.get(i), aval)
             for i, (entry, aval) in enumerate(zip(entries, static.in_avals, strict=True))
         ]
-        return tree_unflatten(static.in_tree, results)
+        return tree_unflatten(static.in_tree, results), found[num_inputs:]
 
     @property
     def residuals(self) -> list[Any]:
@@ -395,6 +444,39 @@ class Pullback:
     @classmethod
     def tree_unflatten(cls, static: _Static, residuals: Sequence[Any]) -> Pullback:
         return cls(static, *residuals)
+
+
+@dataclass(frozen=True)
+class TappedPullback:
+    """A pullback of a function with taps: from output cotangents to input cotangents and tapped values.
+
+    Attributes:
+      pullback: the pullback without the taps.
+      found: the tapped values.
+      collector: makes the result of these and their cotangents.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> y, pullback = funcgrad.vjp(lambda x: 3 * jnp.exp(x), 0.0, taps={"e": funcgrad.at(op="exp")})
+      >>> (ct_x,), tapped = pullback(1.0)
+      >>> print(ct_x, tapped["e"].value, tapped["e"].cotangent)
+      3.0 1.0 3.0
+    """
+
+    pullback: Pullback
+    found: Any
+    collector: Collector
+
+    @_jax.boundary
+    def __call__(self, *cts: Any) -> tuple[tuple[Any, ...], dict[str, Tapped]]:
+        ct = the_cotangent(cts, self.pullback._static.name)
+        results, ct_sinks = self.pullback._pull_back_with(ct, None, len(self.collector.sinks))
+        return results, self.collector(self.found, ct_sinks)
+
+
+jax.tree_util.register_dataclass(
+    TappedPullback, data_fields=["pullback", "found"], meta_fields=["collector"]
+)
 
 
 @_jax.boundary

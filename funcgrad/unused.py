@@ -21,6 +21,12 @@ from funcgrad.tape import Tape, walk_nodes
 _used: contextvars.ContextVar[tuple[set[Op], ...]] = contextvars.ContextVar("used", default=())
 
 
+def mark_used(op: Op) -> None:
+    """Say of an override that it has been used by another way than as a node's op."""
+    for inside in _used.get()[-1:]:
+        inside.add(op)
+
+
 @contextlib.contextmanager
 def reporting(rules: Rules, name: str, strict: bool) -> Iterator[list[Tape]]:
     """Report the overrides in `rules` that no node of the tapes put into the list has used.

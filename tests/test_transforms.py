@@ -185,7 +185,7 @@ def x64(request: pytest.FixtureRequest) -> Any:
 def test_signature_is_that_of_jax(name):
     def of(transform: Any) -> list[tuple[str, Any, Any]]:
         parameters = inspect.signature(transform).parameters.values()
-        own = ("rules", "strict", "reduce_axes", "saveable_args", "in_nzs")
+        own = ("rules", "strict", "reduce_axes", "saveable_args", "in_nzs", "taps", "edit")
         return [(p.name, p.kind, p.default) for p in parameters if p.name not in own]
 
     assert of(getattr(funcgrad, name)) == of(getattr(jax, name))

@@ -119,14 +119,13 @@ def call_custom_vjp_backward(
 ) -> list[Any]:
     """A custom_vjp's input cotangents, None for a zero.
 
-    JAX from 0.11 makes zeros itself of cotangents that did not arrive, and returns a log as well.
+    JAX from 0.11 returns a log as well. JAX from 0.12 makes zeros itself of cotangents that did not
+    arrive, and must be told which these are.
     """
-    since_11 = jax.__version_info__ >= (0, 11)
-    given = [
-        instantiate(ct, aval, symbolic or since_11) for ct, aval in zip(cts, avals, strict=True)
-    ]
+    symbolic = symbolic or jax.__version_info__ >= (0, 12)
+    given = [instantiate(ct, aval, symbolic) for ct, aval in zip(cts, avals, strict=True)]
     results = bwd.call_wrapped(*residuals, *given)
-    if since_11:
+    if jax.__version_info__ >= (0, 11):
         results, _ = results
     return [None if ct is None or isinstance(ct, Zero) else as_array(ct) for ct in results]
 

@@ -2,5 +2,6 @@
 
 from funcgrad.inspect.coverage import Coverage, Row, coverage
 from funcgrad.inspect.memory import Memory, Region, memory
+from funcgrad.inspect.places import Places, places
 
-__all__ = ["Coverage", "Memory", "Region", "Row", "coverage", "memory"]
+__all__ = ["Coverage", "Memory", "Places", "Region", "Row", "coverage", "memory", "places"]

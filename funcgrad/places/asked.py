@@ -17,7 +17,7 @@ from funcgrad.places.program import Block, Place, program_of
 from funcgrad.places.selectors import Edit, Selector, Site
 from funcgrad.places.taps import Tapped, sink_for
 from funcgrad.registry import Placed, Rule, Rules, with_original
-from funcgrad.unused import report
+from funcgrad.unused import mark_used, report
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,23 +91,43 @@ class Edited:
         given = {**self.inputs, **dict(zip(self.sinks, sinks, strict=True))}
         return self.editor.run(self.program, args, given)
 
-    def collected(self, found: Any, cts: Sequence[Value | None]) -> dict[str, Tapped]:
-        """What is returned for taps: values with their cotangents."""
-        ct_of = dict(zip(self.sinks, cts, strict=True))
+    @property
+    def collector(self) -> Collector:
+        """What makes the results of the taps."""
+        tapped = {
+            name: tuple((str(site), key) for site, keys in sites for key in keys)
+            for name, sites in self.tapped.items()
+        }
+        return Collector(tapped, {key: _jax.typeof(self.inputs[key]) for key in self.sinks})
+
+
+@dataclass(frozen=True, eq=False)
+class Collector:
+    """Makes what is returned for taps of what was found, without arrays of its own.
+
+    Attributes:
+      tapped: by the user's name, the places that are tapped, each with the key of its value.
+      sinks: the types of the sinks, in their order.
+    """
+
+    tapped: dict[str, tuple[tuple[str, Key], ...]]
+    sinks: dict[Key, Any]
+
+    def __call__(self, found: Any, cts: Sequence[Value | None]) -> dict[str, Tapped]:
+        """The values that were found, with the cotangents of the sinks."""
+        arrived = dict(zip(self.sinks, cts, strict=True))
 
         def ct(key: Key) -> Any:
-            if key not in ct_of:
+            if key not in arrived:
                 return None
-            arrived = ct_of[key]
-            return _jax.zero_cotangent(self.inputs[key]) if arrived is None else arrived
+            return _jax.zeros(self.sinks[key]) if arrived[key] is None else arrived[key]
 
-        def of_sites(sites: Sequence[tuple[Site, list[Key]]]) -> Tapped:
-            keys = [key for _, of_site in sites for key in of_site]
-            places = tuple(str(site) for site, of_site in sites for _ in of_site)
-            values, present = [found[key][0] for key in keys], [found[key][1] for key in keys]
-            return Tapped(values, [ct(key) for key in keys], present, places)
+        def of(places: Sequence[tuple[str, Key]]) -> Tapped:
+            values, present = ([found[key][i] for _, key in places] for i in (0, 1))
+            cts = [ct(key) for _, key in places]
+            return Tapped(values, cts, present, tuple(place for place, _ in places))
 
-        return {name: of_sites(sites) for name, sites in self.tapped.items()}
+        return {name: of(places) for name, places in self.tapped.items()}
 
 
 def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = False) -> Edited:
@@ -146,7 +166,7 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
                 actions[site.block, v].append(Action(key, tapped=True))
                 if _jax.is_inexact(v.aval):
                     inputs[key] = sink_for(v.aval, lengths_around(site.block))
-    _cotangents_last(actions)
+    actions = {where: _in_order(of_value) for where, of_value in actions.items()}
     taps = frozenset(key for sites in found.tapped.values() for _, keys in sites for key in keys)
     for replacement in replaced.values():
         _check_nothing_inside(replacement, actions, name)
@@ -159,10 +179,15 @@ def _action_of_edit(edit: Edit, key: Key, site: Site) -> Action:
     return Action(key, False, *changes, asked=str(site))
 
 
-def _cotangents_last(actions: dict[tuple[Block, Var], list[Action]]) -> None:
-    """Values are changed first; a tap has the changed value, and the cotangent before its change."""
-    for of_value in actions.values():
-        of_value.sort(key=lambda action: (action.of_cotangent is not None, action.tapped))
+def _in_order(actions: Sequence[Action]) -> list[Action]:
+    """Changes of values, then changes of cotangents, and taps last, in the order of the operations.
+
+    So a tap has the changed value, and the cotangent as it arrives. The walk back meets the operations
+    from the last to the first, so the first of several changes of the cotangent comes last.
+    """
+    of_value = [a for a in actions if a.of_value is not None]
+    of_cotangent = [a for a in actions if a.of_cotangent is not None]
+    return [*of_value, *reversed(of_cotangent), *(a for a in actions if a.tapped)]
 
 
 def lengths_around(block: Block) -> list[int]:
@@ -268,6 +293,8 @@ def _editor(program: Block, actions: Any, rules: Rules, name: str, strict: bool)
             used = _open_elsewhere(override, program, set(meant), opened)
         else:
             fitting = [p for p in meant if p.op is override.op and p.sealed is None]
+            if fitting:
+                mark_used(override.op)
             for place in fitting:
                 old = by.get(place) or rules.find(override.op)
                 by[place] = with_original(override.rule, old, override.op)

@@ -181,7 +181,8 @@ class Editor:
         if place in self.opened:
             return self.run(blocks[0], operands, inputs)
         if any(map(self.concerns, blocks)):
-            return CALLS[place.op](self, place, blocks, operands, inputs)
+            run = CALLS.get(place.op, custom_edited)
+            return run(self, place, blocks, operands, inputs)
         return _jax.bind_equation(place.equation, operands), {}
 
     def inputs_of(self, block: Block, inputs: Inputs) -> dict[Key, Value]:
@@ -366,6 +367,32 @@ def cond_edited(
     platforms = place.params.get("branches_platforms")
     outs, found = _jax.switch(index, [filled(block) for block in blocks], (args, given), platforms)
     return [*outs], found
+
+
+def custom_edited(
+    editor: Editor, place: Place, blocks: Sequence[Block], operands: Sequence[Value], inputs: Inputs
+) -> tuple[list[Value], Found]:
+    """A function with a derivative of its own, which leads to a call that is opened here."""
+    if place.op not in _jax.FUNCTIONS:
+        raise errors.EditError(
+            f"An override by place was asked for inside `{place.op}` ({place.where}), which is not "
+            "entered. Override the function that is called there."
+        )
+    (block,) = blocks
+
+    def run(*args: Value) -> list[Value]:
+        return editor.run(block, args, inputs)[0]
+
+    name = _jax.FUNCTIONS[place.op]
+    avals = [v.aval for v in block.jaxpr.invars]
+    closed = _jax.stage_closed(run, avals, unnamed(place.function))
+    params = {**place.params, name: closed}
+    return _jax.bind_equation(place.equation.replace(params=params), operands), {}
+
+
+def unnamed(function: str | None) -> str:
+    """A function's name without its place."""
+    return (function or "edited").split(" at ")[0]
 
 
 CALLS: dict[Any, Callable[..., tuple[list[Value], Found]]] = {

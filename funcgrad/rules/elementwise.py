@@ -20,9 +20,6 @@ EXPONENTIALS = partials(
     {
         lax.exp_p: lambda x, y: y,
         lax.exp2_p: lambda x, y: math.log(2) * y,
-        lax.log_p: lambda x, y: 1 / x,
-        lax.log1p_p: lambda x, y: 1 / (1 + x),
-        _jax.log2_p: lambda x, y: 1 / (math.log(2) * x),
     }
 )
 
@@ -31,7 +28,6 @@ TRIGONOMETRIC = partials(
         lax.tan_p: lambda x, y: 1 + y * y,
         lax.asin_p: lambda x, y: lax.rsqrt((1 - x) * (1 + x)),
         lax.acos_p: lambda x, y: -lax.rsqrt((1 - x) * (1 + x)),
-        lax.atan_p: lambda x, y: 1 / (1 + x * x),
     }
 )
 
@@ -41,11 +37,37 @@ HYPERBOLIC = partials(
         lax.cosh_p: lambda x, y: lax.sinh(x),
         lax.asinh_p: lambda x, y: lax.rsqrt(1 + x * x),
         lax.acosh_p: lambda x, y: lax.rsqrt(x - 1) * lax.rsqrt(x + 1),
-        lax.atanh_p: lambda x, y: 1 / ((1 - x) * (1 + x)),
     }
 )
 
 POLYNOMIALS = partials({_jax.one_minus_square_p: lambda x, y: -2 * x})
+
+# ct / (dx/dy) is one operation where ct * dy/dx would be two
+
+
+@defvjp(lax.log_p, elementwise=True)
+def log_vjp(ct: Array, x: Array, **_: Any) -> Array:
+    return ct / x
+
+
+@defvjp(lax.log1p_p, elementwise=True)
+def log1p_vjp(ct: Array, x: Array, **_: Any) -> Array:
+    return ct / (1 + x)
+
+
+@defvjp(_jax.log2_p, elementwise=True)
+def log2_vjp(ct: Array, x: Array, **_: Any) -> Array:
+    return ct / (math.log(2) * x)
+
+
+@defvjp(lax.atan_p, elementwise=True)
+def atan_vjp(ct: Array, x: Array, **_: Any) -> Array:
+    return ct / (1 + x * x)
+
+
+@defvjp(lax.atanh_p, elementwise=True)
+def atanh_vjp(ct: Array, x: Array, **_: Any) -> Array:
+    return ct / ((1 - x) * (1 + x))
 
 
 @defvjp(lax.sin_p, elementwise=True)
