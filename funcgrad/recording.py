@@ -147,17 +147,17 @@ def _edited(
 ) -> tuple[Callable[..., list[Value]], Edited, list[Value]]:
     """The function traced, with what was asked for: to be run on its leaves and on sinks."""
     try:
-        jaxpr, consts = _jax.stage(flat, [_jax.typeof(x) for x in leaves], name)
+        closed = _jax.stage_closed(flat, [_jax.typeof(x) for x in leaves], name)
     except jax.errors.ConcretizationTypeError as problem:
         raise errors.EditError(
             f"Taps, edits and overrides by place trace `{name}`, as jax.jit does, and the function "
             f"reads a traced value in Python. {problem}"
         ) from problem
-    program = edited(_jax.close(jaxpr), asked, rules, name, strict)
+    program = edited(closed, asked, rules, name, strict)
     count = len(leaves)
 
     def run(*args: Value) -> list[Value]:
-        results, found = program.run([*consts, *args[:count]], args[count:])
+        results, found = program.run(args[:count], args[count:])
         more, trees["found"] = tree_flatten(found)
         return [*results, *more]
 

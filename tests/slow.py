@@ -135,6 +135,11 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "examples/test_check_gradients.py": {
         "test_each_is_found_by_the_check_that_sees_it": (),
     },
+    "examples/test_methods.py": {
+        "test_guided_backpropagation_is_on_the_ink": (),
+        "test_relevances_sum_to_about_the_logit": (),
+        "test_one_head_carries_the_answer": (),
+    },
     "examples/test_train_digits.py": {
         "test_defaults_reach_97_percent_with_a_right_gradient": ("mlp",),
         "test_each_option_changes_the_run": ("options0",),
@@ -208,6 +213,14 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_dense": ("(4,)-jit", "(6, 4)-jit"),
         "test_flax_convolutions": (),
         "test_flax_transformer": (),
+    },
+    "surgery/methods/test_relevance.py": {
+        "test_equals_the_definition": ("epsilon-plain", "z-plus-jit"),
+        "test_flax_and_equinox_models": ("z-plus",),
+        "test_a_bias_that_is_added_to_a_jitted_product_belongs_to_the_layer": ("gamma",),
+    },
+    "surgery/methods/test_rescale.py": {
+        "test_equals_the_definition": ("relu-plain", "tanh-jit"),
     },
     "surgery/test_kinks.py": {
         "test_elsewhere_the_values_are_jaxs": ("ordering",),

@@ -12,7 +12,7 @@ from funcgrad import _jax, errors
 from funcgrad._jax import Value, Var
 from funcgrad.functions import Form, custom_vjp_of, mark_of, unmarked
 from funcgrad.keys import FunctionId
-from funcgrad.places.editing import Action, Editor, Key
+from funcgrad.places.editing import Action, Editor, Key, Replacement
 from funcgrad.places.program import Block, Place, program_of
 from funcgrad.places.selectors import Edit, Selector, Site
 from funcgrad.places.taps import Tapped, sink_for
@@ -142,8 +142,14 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
     inputs: dict[Key, Value] = {}
     found = Edited(program, _editor(program, actions, rules, name, strict), inputs)
     count = 0
+    replaced: dict[Place, Replacement] = {}
     for edit in asked.edits:
-        for site in _sites(edit.selector, program, name, "An edit"):
+        for site in _sites(edit.selector, program, name, "An edit", edit.optional):
+            if edit.by is not None:
+                replacement = Replacement(site, edit.by)
+                _check_replaced(replacement, replaced, found.editor, name)
+                replaced[replacement.last] = replacement
+                continue
             for v in site.variables:
                 action = _action_of_edit(edit, (count,), site)
                 count += 1
@@ -162,7 +168,9 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
                     inputs[key] = sink_for(v.aval, lengths_around(site.block))
     actions = {where: _in_order(of_value) for where, of_value in actions.items()}
     taps = frozenset(key for sites in found.tapped.values() for _, keys in sites for key in keys)
-    editor = Editor(actions, found.editor.placed, found.editor.opened, taps)
+    for replacement in replaced.values():
+        _check_nothing_inside(replacement, actions, name)
+    editor = Editor(actions, found.editor.placed, found.editor.opened, taps, replaced)
     return Edited(program, editor, inputs, found.tapped)
 
 
@@ -190,9 +198,48 @@ def lengths_around(block: Block) -> list[int]:
     return [*around, block.call.params["length"]] if block.kind == "scan" else around
 
 
-def _sites(selector: Selector, program: Block, name: str, what: str) -> list[Site]:
+def _check_replaced(
+    replacement: Replacement, others: Mapping[Place, Replacement], editor: Editor, name: str
+) -> None:
+    """A region is replaced as one operation: once, and nothing else is done with its operations."""
+    site = replacement.site
+    places = set(site.places)
+    overlapping = [other.site for other in others.values() if places & set(other.site.places)]
+    if overlapping:
+        raise errors.EditError(
+            f"`{name}` was differentiated with {site} replaced, of which operations are replaced "
+            f"already, by an edit of {overlapping[0]}. Narrow one of the selectors."
+        )
+    if any(place in editor.placed or place in editor.opened for place in places):
+        raise errors.EditError(
+            f"`{name}` was differentiated with {site} replaced, and an override by place means an "
+            "operation in it. Narrow one of the selectors."
+        )
+    block, left = site.block, set(site.block.read_outside(site.own))
+    early = [p for p in block.places if p.position < site.position and p not in places]
+    if left != set(site.variables) or any(left.intersection(p.reads) for p in early):
+        raise errors.EditError(
+            f"`{name}` was differentiated with {site} replaced. Its values cannot be computed at once: "
+            "one of them is an integer, or is read before the last is known. Select less."
+        )
+
+
+def _check_nothing_inside(replacement: Replacement, actions: Any, name: str) -> None:
+    site = replacement.site
+    made = ((p, v) for p in site.places for v in p.equation.outvars if v not in site.variables)
+    inside = next((place for place, v in made if actions.get((place.block, v))), None)
+    if inside is not None:
+        raise errors.EditError(
+            f"`{name}` was differentiated with {site} replaced, and a tap or an edit means {inside}, "
+            "which is inside it and is not computed. Narrow one of the selectors."
+        )
+
+
+def _sites(
+    selector: Selector, program: Block, name: str, what: str, optional: bool = False
+) -> list[Site]:
     sites = selector.sites(program)
-    if not sites:
+    if not sites and not optional:
         raise errors.SelectorError(_no_place(selector, program, name, what))
     for site in sites:
         call = next((place.sealed for place in site.places if place.block is site.block), None)

@@ -26,6 +26,7 @@ from funcgrad import _jax, errors
 from funcgrad._jax import Value, Var
 from funcgrad.calls.scan import ScanSettings
 from funcgrad.places.program import Block, Place
+from funcgrad.places.selectors import Site
 from funcgrad.places.taps import sink_of_step, tap, with_cotangent_changed
 
 Key = tuple[int, ...]
@@ -58,6 +59,49 @@ class Action:
         return [self.key] if self.tapped else [(*self.key, i) for i in range(self.operands)]
 
 
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """Operations of one block that are computed in another way."""
+
+    site: Site
+    by: Callable[..., Any]
+
+    @property
+    def last(self) -> Place:
+        """The operation in whose place all of them are computed."""
+        return self.site.own[-1]
+
+    @property
+    def skipped(self) -> list[Place]:
+        """The operations before it, which are not run."""
+        return self.site.own[:-1]
+
+    def __call__(self, known: Mapping[Var, Value]) -> dict[Var, Value]:
+        """The values that leave, by the function of those that enter."""
+        variables, around = self.site.variables, known
+
+        def original(*operands: Value) -> Any:
+            known = {**around, **dict(zip(self.site.entering, operands, strict=True))}
+            for place in self.site.own:
+                with _jax.in_place_of(place.equation):
+                    read = _jax.read(place.equation.invars, known)
+                    outs = _jax.bind_equation(place.equation, read)
+                known.update(zip(place.equation.outvars, outs, strict=True))
+            outs = [known[v] for v in variables]
+            return outs[0] if len(outs) == 1 else outs
+
+        original.__name__ = str(self.site)
+        outs = self.by(original, *(known[v] for v in self.site.entering))
+        several = outs if isinstance(outs, (list, tuple)) else [outs]
+        if len(several) != len(variables):
+            raise errors.EditError(
+                f"The replacement of {self.site} returned {len(several)} value(s). Return one for each "
+                f"of the {len(variables)} that leave it."
+            )
+        asked = f"The replacement of {self.site} must return"
+        return {v: of_type(v.aval, y, asked) for v, y in zip(variables, several, strict=True)}
+
+
 Inputs = Mapping[Key, Value]
 Found = dict[Key, tuple[Value, Value]]
 """Of each tap, the value, and whether it is present."""
@@ -72,19 +116,22 @@ class Editor:
       placed: by place, how the operation is run with another rule.
       opened: places whose call is replaced by the operations of its function.
       taps: the keys of all taps.
+      replaced: what is computed in another way, by the last place of it.
     """
 
     actions: Mapping[tuple[Block, Var], list[Action]]
     placed: Mapping[Place, Callable[..., list[Value]]]
     opened: frozenset[Place]
     taps: frozenset[Key]
+    replaced: Mapping[Place, Replacement] = field(default_factory=dict)
     concerned: dict[Block, bool] = field(default_factory=dict)
 
     def concerns(self, block: Block) -> bool:
         """Whether anything is changed in a block, or in one inside it."""
         if block not in self.concerned:
             own = any((block, v) in self.actions for v in block.variables)
-            places = any(p in self.placed or p in self.opened for p in block.places)
+            changed = (self.placed, self.opened, self.replaced)
+            places = any(p in where for p in block.places for where in changed)
             inner = any(self.concerns(b) for blocks in block.inner.values() for b in blocks)
             self.concerned[block] = own or places or inner
         return self.concerned[block]
@@ -107,12 +154,20 @@ class Editor:
         found: Found = {}
         for v in block.given:
             known[v] = self.acted(block, v, known[v], inputs, found)
+        replaced = [self.replaced[place] for place in block.places if place in self.replaced]
+        skipped = {place for replacement in replaced for place in replacement.skipped}
         for i, place in enumerate(block.places):
-            operands = _jax.read(place.equation.invars, known)
+            if place in skipped:
+                continue
             with _jax.in_place_of(place.equation):
-                outs, inside = self.apply(place, block.inner.get(i, []), operands, inputs)
-                found |= inside
-                for v, y in zip(place.equation.outvars, outs, strict=True):
+                if place in self.replaced:
+                    made = self.replaced[place](known)
+                else:
+                    operands = _jax.read(place.equation.invars, known)
+                    outs, inside = self.apply(place, block.inner.get(i, []), operands, inputs)
+                    made = dict(zip(place.equation.outvars, outs, strict=True))
+                    found |= inside
+                for v, y in made.items():
                     known[v] = self.acted(block, v, y, inputs, found)
         return _jax.read(jaxpr.outvars, known), found
 
@@ -158,17 +213,25 @@ def checked(action: Action, change: Callable[..., Any], of: str) -> Callable[...
 
     def run(x: Value, *others: Value) -> Value:
         aval = _jax.typeof(x)
-        y = change(x, *others)
-        found = _jax.typeof(_jax.canonicalize(y)) if _jax.is_array_type(y) else None
-        if found is None or (found.shape, found.dtype) != (aval.shape, aval.dtype):
-            shown = "no array" if found is None else found.str_short()
-            raise errors.EditError(
-                f"The edit of a {of} at {action.asked} was given {aval.str_short()} and returned "
-                f"{shown}. Return an array of the same shape and dtype."
-            )
-        return _jax.as_array(y)
+        return of_type(aval, change(x, *others), f"The edit of a {of} at {action.asked} was given")
 
     return run
+
+
+def of_type(aval: Any, y: Any, asked: str) -> Value:
+    """What a user's function returned in the place of a value of this type.
+
+    Raises:
+      errors.EditError: it has another type.
+    """
+    found = _jax.typeof(_jax.canonicalize(y)) if _jax.is_array_type(y) else None
+    if found is None or (found.shape, found.dtype) != (aval.shape, aval.dtype):
+        shown = "no array" if found is None else found.str_short()
+        raise errors.EditError(
+            f"{asked} {aval.str_short()} and returned {shown}. Return an array of the same shape and "
+            "dtype."
+        )
+    return _jax.as_array(y)
 
 
 def _number_of_parameters(change: Callable[..., Any]) -> int:

@@ -148,12 +148,23 @@ class Block:
 
         If some of them are floating-point, only those: the others are indices and masks.
         """
+        found = self.read_outside(places)
+        return tuple(v for v in found if _jax.is_inexact(v.aval)) or found
+
+    def read_outside(self, places: Iterable[Place]) -> tuple[Var, ...]:
+        """All values that some of the block's places compute, and others read or the block returns."""
         inside = set(places)
         made = [v for place in self.places if place in inside for v in place.equation.outvars]
         reads = {v for place in self.places if place not in inside for v in place.reads}
         reads.update(_jax.variables(self.jaxpr.outvars))
-        found = tuple(v for v in made if v in reads)
-        return tuple(v for v in found if _jax.is_inexact(v.aval)) or found
+        return tuple(v for v in made if v in reads)
+
+    def entering(self, places: Iterable[Place]) -> tuple[Var, ...]:
+        """The values that some of the block's places read and none of them computes, in that order."""
+        inside = set(places)
+        own = [place for place in self.places if place in inside]
+        made = {v for place in own for v in place.equation.outvars}
+        return tuple(dict.fromkeys(v for place in own for v in place.reads if v not in made))
 
 
 Carried = Callable[[dict[str, Any]], Sequence[tuple[str, Any]]]

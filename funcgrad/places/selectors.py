@@ -25,12 +25,24 @@ class Site:
       block: the jaxpr in which the values are computed.
       variables: the values.
       label: where the site is, in words.
+      ordered: the values that enter, if a selector has an order for them.
     """
 
     places: tuple[Place, ...]
     block: Block
     variables: tuple[Var, ...]
     label: str
+    ordered: tuple[Var, ...] = ()
+
+    @property
+    def own(self) -> list[Place]:
+        """The operations of the region that stand in the block itself."""
+        return [place for place in self.places if place.block is self.block]
+
+    @property
+    def entering(self) -> tuple[Var, ...]:
+        """The values that the operations read and do not compute."""
+        return self.ordered or self.block.entering(self.own)
 
     @property
     def position(self) -> int:
@@ -109,15 +121,37 @@ class Selector:
         """
         return Edit(self, None, change)
 
+    def replaced(self, by: Callable[..., Any], *, optional: bool = False) -> Edit:
+        """Compute what is meant in another way, and differentiate that.
+
+        Args:
+          by: a function ``(original, *operands)``: `operands` are the arrays that enter the scope, the
+            call or the operation, in the order in which they are read, and ``original(*operands)``
+            computes what leaves it: one array, or a list. `by` returns values of the same types. The
+            name of `original` says where it is.
+          optional: say nothing where the selector means no place.
+
+        Example:
+          >>> import jax, jax.numpy as jnp, funcgrad
+          >>> def straight_through(original, x):
+          ...     return x + jax.lax.stop_gradient(original(x) - x)
+          >>> edit = [funcgrad.at(op="round").replaced(straight_through)]
+          >>> print(funcgrad.value_and_grad(jnp.round, edit=edit)(1.7))
+          (Array(2., dtype=float32, weak_type=True), Array(1., dtype=float32, weak_type=True))
+        """
+        return Edit(self, None, None, by=by, optional=optional)
+
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A change of values or of cotangents at the places of a selector."""
+    """A change of values or of cotangents at the places of a selector, or another way to compute."""
 
     selector: Selector
     of_value: Callable[..., Any] | None
     of_cotangent: Callable[..., Any] | None
     operands: tuple[Any, ...] = ()
+    by: Callable[..., Any] | None = None
+    optional: bool = False
 
 
 # --- single operations
