@@ -42,6 +42,8 @@ def shown_rules(rules: Any, fallback: Any) -> str:
         )
     if fallback is not None:
         lines.append("  primitives of third-party packages: the derivative that they told JAX")
+    for placed in rules.placed:
+        lines.append(f"  at {placed.selector}: {_name(placed.op)} by {placed.rule.name}")
     return "\n".join(lines) + ">"
 
 

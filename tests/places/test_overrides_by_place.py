@@ -199,6 +199,12 @@ def norm_of(x):
     return jnp.sqrt(jnp.sum(x**2))
 
 
+def test_rules_show_the_overrides_by_place():
+    rules = DEFAULT.override({lax.sin_p: scaled_vjp(2.0)}, at=at("first"))
+    assert "at 'first': sin by sin_vjp" in repr(rules)
+    assert "'first'" not in repr(DEFAULT)
+
+
 def test_rules_with_places_are_compared_and_cached_by_them():
     vjp = scaled_vjp(2.0)
     first, again, second = (
