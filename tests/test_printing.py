@@ -15,7 +15,7 @@ import pytest
 from jax import lax
 
 import funcgrad
-from funcgrad import DEFAULT
+from funcgrad import DEFAULT, errors
 from funcgrad.registry import CallRule, Rule, ZeroRule
 from funcgrad.rules import elementwise, special
 
@@ -156,7 +156,9 @@ def test_a_tangent_has_no_value_to_print_or_to_branch_on():
 
     same.defjvp(rule)
     seen.clear()
-    with pytest.raises(jax.errors.TracerBoolConversionError):
+    with pytest.raises(
+        errors.InputError, match="asked whether something computed from its tangents"
+    ):
         funcgrad.grad(same)(1.0)
     assert seen == [("float32[] (traced for a gradient)",) * 2 + ("",)]
 
