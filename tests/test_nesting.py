@@ -1,6 +1,6 @@
 """Random nestings of loops, branches, jit, checkpoints, vmap and custom rules against jax.grad.
 
-200 of them; FUNCGRAD_NESTINGS=500 in the environment runs as many, which a release asks for.
+100 of them; FUNCGRAD_NESTINGS=500 in the environment runs as many, which a release asks for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from funcgrad.testing.fuzz.one import check
 from funcgrad.testing.fuzz.tastes import LOOPED, NESTED
 
 PART = 25
-PARTS = int(os.environ.get("FUNCGRAD_NESTINGS", "200")) // PART
+PARTS = int(os.environ.get("FUNCGRAD_NESTINGS", "100")) // PART
 RTOL = 1e-12
 
 
