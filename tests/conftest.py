@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from funcgrad._jax import QUICK_COMPILATION
-from tests.slow import is_slow
+from tests.slow import is_for_releases, is_slow
 
 # The programs are tiny and many: compiling them is the cost. Optimising them less takes no check away.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -61,6 +62,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             row = item.callspec.id if hasattr(item, "callspec") else ""
             if is_slow(item.path.relative_to(TESTS).as_posix(), item.originalname, row):
                 item.add_marker("slow")
+    tables: dict[tuple[Path, str], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("slow"):
+            tables[item.path, item.originalname].append(item)
+    for rows in tables.values():
+        for number, item in enumerate(rows):
+            if is_for_releases(number, len(rows)):
+                item.add_marker("release")
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

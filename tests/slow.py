@@ -65,6 +65,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_householder_product": ("(4, 1)",),
         "test_ormqr": ("True-False",),
         "test_windows_that_jax_differentiates_forward_only": ("dilated",),
+        "test_rule": ("reduce-one", "reduce-ties", "reduce-axes", "reduce-empty"),
     },
     "calls/test_hijax.py": {
         "test_gradient_is_by_the_primitives_rule": ("plain", "jit", "scan", "remat"),
@@ -91,6 +92,10 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_straight_program": ("accumulated",),
         "test_call": ("jit",),
         "test_while_loop": (),
+        "test_calls_that_store_keep_the_derivatives_of_what_they_call": (
+            "ByVjp-checkpoint",
+            "custom_jvp-jit",
+        ),
     },
     "calls/test_scan.py": {
         "test_gradient": ("rnn", "fori_loop", "map", "integer ys"),
@@ -112,7 +117,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_outputs_without_and_with_a_gradient": ("unchecked",),
     },
     "calls/test_sharding.py": {
-        "test_gradient": ("jit",),
+        "test_gradient": ("rows-jit",),
     },
     "calls/test_while_loop.py": {
         "test_equals_a_bounded_scan_for_any_number_of_trips": ("3",),
@@ -121,12 +126,20 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_nested_in_everything": (),
         "test_repeats_stay_within_the_binomial_bound": ("4",),
         "test_newton_to_a_tolerance": (),
+        "test_jvp_over_the_gradient": (),
     },
     "calls/test_wrapped.py": {
         "test_what_jax_grad_refuses": ("alone",),
         "test_batched_gradient_is_that_of_the_batching_rule": ("0-in_axes0",),
         "test_what_jax_cannot_batch": ("linear_call",),
         "test_batched_gradient": ("custom",),
+    },
+    "docs/test_methods.py": {
+        "test_the_snippets_run_from_top_to_bottom": (),
+    },
+    "ecosystem/test_optax.py": {
+        "test_loss": ("ctc_loss", "huber_loss", "softmax_cross_entropy", "sigmoid_focal_loss"),
+        "test_line_search_with_our_value_and_gradient": (),
     },
     "examples/test_backward_methods.py": {
         "test_feedback_alignment": (),
@@ -171,6 +184,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "rules/test_functions.py": {
         "test_eigenvalues_of_a_tridiagonal_matrix": ("4-4",),
         "test_the_largest_eigenvalues": (),
+        "test_eigenvectors_of_a_tridiagonal_matrix": (),
     },
     "rules/test_ragged.py": {
         "test_both_orders_where_jax_has_fewer": ("sums", "rows"),
@@ -202,6 +216,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
         "test_functions_of_two_arguments_of_jax_scipy": ("gammainc-gammainc", "beta-beta"),
     },
+    "surgery/methods/test_attn_lrp.py": {
+        "test_equals_the_definition": ("jit",),
+    },
     "surgery/methods/test_cotangent_edits.py": {
         "test_equals_the_definition": (
             "norm-flax-jit",
@@ -225,6 +242,22 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "surgery/test_kinks.py": {
         "test_elsewhere_the_values_are_jaxs": ("ordering",),
         "test_values_under_jit": ("grad-zero", "grad(vmap)-torch"),
+        "test_values": (
+            "jnp.abs(x) at 0",
+            "jnp.clip(x, 0.0, 1.0) at 0",
+            "jax.nn.leaky_relu(x) at 0",
+            "jax.nn.celu(x) at 0",
+            "jnp.cbrt(x) at 0",
+            "1 / x at 0",
+            "x**y at 0, 1",
+            "jnp.log1p(x) at -1",
+            "jnp.arccos(x) at 1",
+            "lax.digamma(x) at 0",
+            "jnp.sort(x) at [1, 1, 0]",
+            "segment_max(x) at [1, 1, 0]",
+        ),
+        "test_a_branch_that_was_not_selected_adds_nothing": ("zero-in_scan", "raise-in_jit"),
+        "test_errors_in_loops_and_under_jit": ("jit",),
     },
     "test_composition.py": {
         "test_equals_jax": ("jit(grad)", "grad(vmap(jit))"),
@@ -262,6 +295,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_variable_that_jax_missed_is_named": (),
         "test_without_the_plugin_they_are_jax_s": (),
     },
+    "test_readme.py": {
+        "test_what_the_page_of_backward_methods_shows_runs": (),
+    },
     "test_settings.py": {
         "test_gradient": ("double", "softmax"),
     },
@@ -270,7 +306,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "test_state.py": {
         "test_chain_of_100000_operations": (),
-        "test_a_cached_custom_jvp_rule_keeps_no_recorded_value": ("scan",),
+        "test_a_cached_custom_jvp_rule_keeps_no_recorded_value": (),
     },
     "test_symbolic.py": {
         "test_exported_gradient": ("scan", "cond", "map", "scatter-add", "pooling"),
@@ -308,3 +344,15 @@ def is_slow(file: str, test: str, row: str) -> bool:
     """Whether a test is slow; `row` is the id of its parameters, empty where there are none."""
     kept = SLOW.get(file, {}).get(test)
     return kept is not None and not any(f"-{name}-" in f"-{row}-" for name in kept)
+
+
+LONG = 6
+"""From how many slow rows on a table is run by ``.ci/run`` only in part."""
+
+
+def is_for_releases(number: int, count: int) -> bool:
+    """Whether ``.ci/run`` leaves out the slow row of this number, of so many in its table.
+
+    Of a long table it runs each third slow row. `pytest -m ""` runs all of them.
+    """
+    return count >= LONG and number % 3 != 0

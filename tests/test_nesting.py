@@ -15,7 +15,7 @@ from funcgrad.testing.fuzz.many import shrunk
 from funcgrad.testing.fuzz.one import check
 from funcgrad.testing.fuzz.tastes import LOOPED, NESTED
 
-PART = 25
+PART = 10
 PARTS = int(os.environ.get("FUNCGRAD_NESTINGS", "100")) // PART
 RTOL = 1e-12
 
