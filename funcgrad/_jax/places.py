@@ -9,9 +9,7 @@ from typing import Any
 from jax._src import source_info_util as _source_info
 from jax._src.ad_checkpoint import name_p
 from jax._src.core import DropVar
-from jax._src.interpreters import partial_eval
 from jax.extend import source_info_util
-from jax.extend.core import Jaxpr
 
 from funcgrad._jax.types import Equation, Var
 
@@ -48,8 +46,3 @@ def bind_equation(eqn: Equation, operands: Sequence[Any]) -> list[Any]:
     """Run an equation's operation on other operands."""
     out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return out if eqn.primitive.multiple_results else [out]
-
-
-def without_dead_code(jaxpr: Jaxpr) -> Jaxpr:
-    """A jaxpr without the equations that no output needs; it keeps all inputs."""
-    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]

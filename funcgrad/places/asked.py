@@ -140,14 +140,15 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
     program = program_of(closed)
     actions: dict[tuple[Block, Var], list[Action]] = defaultdict(list)
     inputs: dict[Key, Value] = {}
-    found = Edited(program, _editor(program, actions, rules, name, strict), inputs)
+    tapped: dict[str, list[tuple[Site, list[Key]]]] = {}
+    placed, opened = _overrides(program, rules, name, strict)
     count = 0
     replaced: dict[Place, Replacement] = {}
     for edit in asked.edits:
         for site in _sites(edit.selector, program, name, "An edit", edit.optional):
             if edit.by is not None:
                 replacement = Replacement(site, edit.by)
-                _check_replaced(replacement, replaced, found.editor, name)
+                _check_replaced(replacement, replaced, {*placed, *opened}, name)
                 replaced[replacement.last] = replacement
                 continue
             for v in site.variables:
@@ -157,8 +158,8 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
                 actions[site.block, v].append(action)
     for of_user, selector in asked.taps.items():
         sites = _sites(selector, program, name, f"The tap {of_user!r}")
-        found.tapped[of_user] = [(site, []) for site in sites]
-        for site, keys in found.tapped[of_user]:
+        tapped[of_user] = [(site, []) for site in sites]
+        for site, keys in tapped[of_user]:
             for v in site.variables:
                 key = (count,)
                 count += 1
@@ -167,11 +168,10 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
                 if _jax.is_inexact(v.aval):
                     inputs[key] = sink_for(v.aval, lengths_around(site.block))
     actions = {where: _in_order(of_value) for where, of_value in actions.items()}
-    taps = frozenset(key for sites in found.tapped.values() for _, keys in sites for key in keys)
+    taps = frozenset(key for sites in tapped.values() for _, keys in sites for key in keys)
     for replacement in replaced.values():
         _check_nothing_inside(replacement, actions, name)
-    editor = Editor(actions, found.editor.placed, found.editor.opened, taps, replaced)
-    return Edited(program, editor, inputs, found.tapped)
+    return Edited(program, Editor(actions, placed, opened, taps, replaced), inputs, tapped)
 
 
 def _action_of_edit(edit: Edit, key: Key, site: Site) -> Action:
@@ -199,7 +199,7 @@ def lengths_around(block: Block) -> list[int]:
 
 
 def _check_replaced(
-    replacement: Replacement, others: Mapping[Place, Replacement], editor: Editor, name: str
+    replacement: Replacement, others: Mapping[Place, Replacement], overridden: set[Place], name: str
 ) -> None:
     """A region is replaced as one operation: once, and nothing else is done with its operations."""
     site = replacement.site
@@ -210,7 +210,7 @@ def _check_replaced(
             f"`{name}` was differentiated with {site} replaced, of which operations are replaced "
             f"already, by an edit of {overlapping[0]}. Narrow one of the selectors."
         )
-    if any(place in editor.placed or place in editor.opened for place in places):
+    if places & overridden:
         raise errors.EditError(
             f"`{name}` was differentiated with {site} replaced, and an override by place means an "
             "operation in it. Narrow one of the selectors."
@@ -278,8 +278,10 @@ def _nearest(wanted: str, names: Iterable[str], most: int = 6) -> list[str]:
 # --- overrides by place
 
 
-def _editor(program: Block, actions: Any, rules: Rules, name: str, strict: bool) -> Editor:
-    """An editor with the overrides by place of these rules."""
+def _overrides(
+    program: Block, rules: Rules, name: str, strict: bool
+) -> tuple[dict[Place, Callable[..., list[Value]]], frozenset[Place]]:
+    """The places whose operations these rules override, and those whose calls are opened."""
     by: dict[Place, Rule] = {}
     opened: set[Place] = set()
     unused: list[Placed] = []
@@ -304,8 +306,7 @@ def _editor(program: Block, actions: Any, rules: Rules, name: str, strict: bool)
     if unused:
         occurred = {place.op for place in program.walk()}
         report_unused({override.op: override.rule for override in unused}, occurred, name, strict)
-    placed = {place: by_rule(place, rule) for place, rule in by.items()}
-    return Editor(actions, placed, frozenset(opened), frozenset())
+    return {place: by_rule(place, rule) for place, rule in by.items()}, frozenset(opened)
 
 
 def _open_elsewhere(

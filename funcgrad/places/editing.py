@@ -82,12 +82,8 @@ class Replacement:
 
         def original(*operands: Value) -> Any:
             known = {**around, **dict(zip(self.site.entering, operands, strict=True))}
-            for place in self.site.own:
-                with _jax.in_place_of(place.equation):
-                    read = _jax.read(place.equation.invars, known)
-                    outs = _jax.bind_equation(place.equation, read)
-                known.update(zip(place.equation.outvars, outs, strict=True))
-            outs = [known[v] for v in variables]
+            eqns = [place.equation for place in self.site.own]
+            outs = _jax.eval_equations(eqns, known, variables)
             return outs[0] if len(outs) == 1 else outs
 
         original.__name__ = str(self.site)

@@ -108,7 +108,6 @@ class Block:
       consts: the values of the jaxpr's constants.
       call: the operation that carries the jaxpr; None for the function itself.
       kind: what the operation does with the jaxpr: ``"scan"``, ``"branch 1"``.
-      depth: how many name scopes are around the block.
       places: the places in it.
       inner: the blocks of each of its places that carries jaxprs, by the place's index.
     """
@@ -117,7 +116,6 @@ class Block:
     consts: Sequence[Value]
     call: Place | None = None
     kind: str = ""
-    depth: int = 0
     places: list[Place] = field(default_factory=list)
     inner: dict[int, list[Block]] = field(default_factory=dict)
 
@@ -137,11 +135,6 @@ class Block:
     def variables(self) -> list[Var]:
         """All variables of the block: those that are given and those that its places compute."""
         return [*self.given, *(v for place in self.places for v in place.equation.outvars)]
-
-    @property
-    def path(self) -> tuple[str, ...]:
-        """The kinds of the blocks around this one, and its own."""
-        return () if self.call is None else (*self.call.block.path, self.kind)
 
     def leaving(self, places: Iterable[Place]) -> tuple[Var, ...]:
         """The values that some of the block's places compute and others read, or that leave the block.
@@ -219,4 +212,4 @@ def program_of(closed: Any) -> Block:
 def block_of(jaxpr: Any, call: Place, kind: str) -> Block:
     """The block, still without places, of a jaxpr that an operation carries."""
     closed = _jax.close(jaxpr)
-    return Block(closed.jaxpr, closed.consts, call, kind, len(call.scopes))
+    return Block(closed.jaxpr, closed.consts, call, kind)

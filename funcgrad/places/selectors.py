@@ -223,11 +223,19 @@ class Regions(Selector):
 
 
 @dataclass(frozen=True)
-class Both(Selector):
-    """Places that two selectors mean."""
+class Pair(Selector):
+    """Two selectors that are combined."""
 
     left: Selector
     right: Selector
+
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        return (*self.left.functions, *self.right.functions)
+
+
+class Both(Pair):
+    """Places that two selectors mean."""
 
     def places(self, program: Block) -> list[Place]:
         right = set(self.right.places(program))
@@ -243,20 +251,12 @@ class Both(Selector):
         ]
         return _in_order(within)
 
-    @property
-    def functions(self) -> tuple[Callable[..., Any], ...]:
-        return (*self.left.functions, *self.right.functions)
-
     def __str__(self) -> str:
         return f"({self.left} & {self.right})"
 
 
-@dataclass(frozen=True)
-class Either(Selector):
+class Either(Pair):
     """Places that one of two selectors means."""
-
-    left: Selector
-    right: Selector
 
     def places(self, program: Block) -> list[Place]:
         both = {*self.left.places(program), *self.right.places(program)}
@@ -264,10 +264,6 @@ class Either(Selector):
 
     def sites(self, program: Block) -> list[Site]:
         return _in_order([*self.left.sites(program), *self.right.sites(program)])
-
-    @property
-    def functions(self) -> tuple[Callable[..., Any], ...]:
-        return (*self.left.functions, *self.right.functions)
 
     def __str__(self) -> str:
         return f"({self.left} | {self.right})"
