@@ -1,0 +1,223 @@
+"""The graph's classes: a `TensorNode` for a value, an `OpNode` for an operation, an `Op` for its kind.
+
+The graph is bipartite: an operation reads values and makes values. An operation that carries a function
+(`jit`, `scan`, `cond`, `while`, `checkpoint`, a custom derivative) holds a graph for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from funcgrad import _jax
+from funcgrad.places.program import Place
+from funcgrad.printing import source_text
+from funcgrad.registry import Entry, Rule
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One kind of operation, shared by all its nodes.
+
+    Attributes:
+      name: the primitive's name, or the function's that is overridden.
+      primitive: the primitive.
+      entry: what the rules have for it: a rule, a mark that its derivative is zero, or how the function
+        that it carries is differentiated; None if nothing is known.
+    """
+
+    name: str
+    primitive: Any
+    entry: Entry | None
+
+    def forward(self, *operands: Any, **params: Any) -> Any:
+        """Apply the operation."""
+        return self.primitive.bind(*operands, **params)
+
+    @property
+    def backward(self) -> Callable[..., Any] | None:
+        """The rule: from output cotangents to operand cotangents; None where there is none."""
+        return self.entry if isinstance(self.entry, Rule) else None
+
+    @property
+    def formula(self) -> str:
+        """The source of the rule; empty where there is none."""
+        fn = getattr(self.entry, "fn", None)
+        return "" if fn is None else source_text(fn)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """What one reader of a value adds to the value's gradient.
+
+    Attributes:
+      reader: the operation that reads the value; None where the graph returns the value.
+      operand: which of the reader's operands the value is.
+      gradient: the cotangent that the reader's rule gave; None where none arrived or none is known.
+    """
+
+    reader: OpNode | None
+    operand: int
+    gradient: Any
+
+
+@dataclass(eq=False, repr=False)
+class TensorNode:
+    """One value of a function.
+
+    Attributes:
+      index: its number among the values of the whole graph, those inside operations included.
+      name: an argument's name, the user's variable, or a letter.
+      aval: its type.
+      kind: ``"argument"``, ``"constant"``, ``"literal"`` or ``"value"``.
+      maker: the operation that made it; None for what the graph is given.
+      readers: the operations that read it, each with the number of the operand.
+      value: the value in the run that the graph was made of; None where it is not known.
+      gradient: the cotangent, of the value's shape and dtype; None where none arrived or none is known.
+      contributions: what each reader added to the gradient.
+      is_result: whether the graph returns it.
+      steps: how many leading axes of `value` and `gradient` are steps of the scans around the value.
+    """
+
+    index: int
+    name: str
+    aval: Any
+    kind: str = "value"
+    maker: OpNode | None = None
+    readers: list[tuple[OpNode, int]] = field(default_factory=list)
+    value: Any = None
+    gradient: Any = None
+    contributions: list[Contribution] = field(default_factory=list)
+    is_result: bool = False
+    steps: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, without steps."""
+        return tuple(getattr(self.aval, "shape", ()))
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype; None for a value that is no array."""
+        return getattr(self.aval, "dtype", None)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether a gradient of it exists."""
+        return _jax.is_inexact(self.aval)
+
+    def __repr__(self) -> str:
+        return f"<value {self.name}: {self.aval.str_short(short_dtypes=True)}>"
+
+
+@dataclass(eq=False, repr=False)
+class OpNode:
+    """One operation of a function.
+
+    Attributes:
+      index: its number among the operations of the whole graph, in the order in which they run.
+      op: its kind.
+      place: where it stands in the traced function.
+      inputs: the values that it reads, one for each operand.
+      outputs: the values that it makes.
+      context: what the rule reads on the way back: values, each with ``"operand 0"`` or ``"output 1"``.
+      graphs: the graphs of the functions that it carries.
+    """
+
+    index: int
+    op: Op
+    place: Place
+    inputs: list[TensorNode]
+    outputs: list[TensorNode]
+    context: list[tuple[TensorNode, str]] = field(default_factory=list)
+    graphs: list[Graph] = field(default_factory=list)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The operation's static parameters."""
+        return self.place.params
+
+    @property
+    def where(self) -> str | None:
+        """``file:line (function)`` in the user's source."""
+        return self.place.where
+
+    @property
+    def scope(self) -> str:
+        """The name scopes around the operation: ``encoder/layer_0``."""
+        return self.place.scope
+
+    @property
+    def function(self) -> str | None:
+        """The function that the operation calls, ``name at file:line``; None if it calls none."""
+        return self.place.function
+
+    def __repr__(self) -> str:
+        read = ", ".join(tensor.name for tensor in self.inputs)
+        made = ", ".join(tensor.name for tensor in self.outputs)
+        return f"<{made} = {self.op.name}({read})>"
+
+
+@dataclass(eq=False, repr=False)
+class Graph:
+    """The graph of a function, or of one that an operation carries.
+
+    Attributes:
+      name: the function's name.
+      kind: ``"function"``, or what the operation does with it: ``"scan"``, ``"branch 1"``.
+      tensors: the values, those that are given first, then in the order in which they are made.
+      nodes: the operations, in the order in which they run.
+      inputs: the values that it is given.
+      results: the values that it returns.
+      call: the operation that carries it; None for the whole function.
+    """
+
+    name: str
+    kind: str
+    tensors: list[TensorNode]
+    nodes: list[OpNode]
+    inputs: list[TensorNode]
+    results: list[TensorNode]
+    call: OpNode | None = None
+
+    def walk(self) -> Iterator[OpNode]:
+        """All operations, each followed by those inside it."""
+        for node in self.nodes:
+            yield node
+            for inner in node.graphs:
+                yield from inner.walk()
+
+    def all_tensors(self) -> Iterator[TensorNode]:
+        """All values, those inside operations included."""
+        yield from self.tensors
+        for node in self.nodes:
+            for inner in node.graphs:
+                yield from inner.all_tensors()
+
+    @property
+    def ops(self) -> list[Op]:
+        """The kinds of operations, each once, in the order in which they first occur."""
+        return list(dict.fromkeys(node.op for node in self.walk()))
+
+    def entering(self) -> Sequence[tuple[TensorNode, TensorNode]]:
+        """Of each value that a carried graph is given, the operand that it is; the operand comes first.
+
+        Empty where the two do not correspond one to one.
+        """
+        if self.call is None:
+            return []
+        operands, params = self.call.inputs, self.call.params
+        if self.kind == "while":
+            operands = operands[params["cond_nconsts"] :]
+        elif self.kind.startswith("branch"):
+            operands = operands[1:]
+        if len(operands) != len(self.inputs):
+            return []
+        return [*zip(operands, self.inputs, strict=True)]
+
+    def __repr__(self) -> str:
+        return f"<graph of {self.name}: {len(self.nodes)} operations, {len(self.tensors)} values>"
