@@ -309,10 +309,10 @@ class TapeTrace(_jax.Trace):
             return primitive.bind_with_trace(self.parent_trace, primals, avals, params)
 
     def evaluate(
-        self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any]
+        self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any], by: Any = None
     ) -> Sequence[Value]:
-        """Run an operation on primals and return the list of its outputs."""
-        outs = self.bind_in_parent(primitive, primals, params)
+        """Run an operation on primals, or `by` in its place, and return the list of its outputs."""
+        outs = by(*primals, **params) if by else self.bind_in_parent(primitive, primals, params)
         return outs if primitive.multiple_results else [outs]
 
     def carries_gradient(self, outs: Sequence[Value]) -> list[bool]:
@@ -345,13 +345,10 @@ class TapeTrace(_jax.Trace):
                 return entry.fn(self, primitive, tracers, params)
             if "subfuns" in params:
                 raise errors.UnknownCallError(primitive, _jax.here())
-            forward = self.forward_of(entry) if isinstance(entry, Rule) else None
-            multiple, saved = primitive.multiple_results, 0
-            if forward is not None:
-                outs = forward(*primals, **params)
-                outs, saved = outs if multiple else [outs], entry.saves
-            else:
-                outs = self.evaluate(primitive, primals, params)
+            rule = entry if isinstance(entry, Rule) else None
+            forward = None if rule is None else self.forward_of(rule)
+            outs = self.evaluate(primitive, primals, params, forward)
+            multiple, saved = primitive.multiple_results, rule.saves if rule and forward else 0
             if not isinstance(entry, ZeroRule):
                 outs = self.record_rule(primitive, params, primals, slots, outs, entry, multiple)
         return outs[: len(outs) - saved] if multiple else outs[0]
