@@ -132,6 +132,12 @@ class Block:
         return [*self.jaxpr.constvars, *self.jaxpr.invars]
 
     @property
+    def scans(self) -> int:
+        """How many scans there are around the block."""
+        around = 0 if self.call is None else self.call.block.scans
+        return around + (self.kind == "scan")
+
+    @property
     def variables(self) -> list[Var]:
         """All variables of the block: those that are given and those that its places compute."""
         return [*self.given, *(v for place in self.places for v in place.equation.outvars)]

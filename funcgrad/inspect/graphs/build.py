@@ -14,6 +14,7 @@ from funcgrad.arguments import name_of
 from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
 from funcgrad.inspect.graphs.nodes import Graph, Op, OpNode, TensorNode
+from funcgrad.inspect.graphs.reach import mark
 from funcgrad.places.program import Block, Place, program_of
 from funcgrad.registry import Rules
 from funcgrad.surface import public
@@ -40,7 +41,9 @@ def graph(fun: Callable[..., Any], *args: Any, rules: Rules = DEFAULT) -> Graph:
     with catching(rules):
         closed = jax.make_jaxpr(fun)(*args)
     names = [name for name, _ in _arguments(fun, args)]
-    return Builder(rules).graph_of(program_of(closed), name_of(fun), names)
+    found = Builder(rules).graph_of(program_of(closed), name_of(fun).split(" at ")[0], names)
+    mark(found, found.inputs)
+    return found
 
 
 def _arguments(fun: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
@@ -106,7 +109,7 @@ class Builder:
 
     def tensor(self, graph: Graph, block: Block, v: Any, kind: str, name: str) -> TensorNode:
         """A new value."""
-        made = TensorNode(next(self.numbers), name, v.aval, kind)
+        made = TensorNode(next(self.numbers), name, v.aval, kind, steps=block.scans)
         self.where[block, v] = made
         graph.tensors.append(made)
         return made
@@ -115,7 +118,9 @@ class Builder:
         """The value that an operation reads: one that is known, or a literal."""
         if not _jax.is_literal(v):
             return self.where[block, v]
-        literal = TensorNode(next(self.numbers), str(v.val), v.aval, "literal", value=v.val)
+        literal = TensorNode(
+            next(self.numbers), _jax.shown_literal(v), v.aval, "literal", value=v.val
+        )
         graph.tensors.append(literal)
         return literal
 
