@@ -17,8 +17,8 @@ MARGIN = 12
 LANE = 3.5
 """How far forward and backward are from the middle between them."""
 
-APART = 15
-"""How far apart the edges are that enter or leave a node on the same side."""
+APART, WIDEST = 15, 60
+"""How far apart edges are that enter or leave a node on the same side, and how far all of them."""
 
 Node = Shown | Item
 
@@ -123,12 +123,11 @@ class Picture:
 
     def _edges(self) -> Iterator[str]:
         for edge, curve in zip(self.view.edges, self.curves, strict=True):
-            ends = edge.source, edge.target
+            down, up = (edge.source, edge.target), (edge.target, edge.source)
             lane = LANE if edge.is_back else 0
-            yield self._edge("forward", ends, edge.operand, _beside(curve, -lane))
+            yield self._edge("forward", down, edge.operand, _beside(curve, -lane))
             if edge.is_back:
-                back = _beside(curve, lane)[::-1]
-                yield self._edge("backward", ends[::-1], edge.operand, back)
+                yield self._edge("backward", up, edge.operand, _beside(curve, lane)[::-1])
 
     def _edge(
         self, way: str, ends: tuple[str, str], operand: int | None, curve: list[Point]
@@ -192,7 +191,7 @@ def _spread(
             meeting.setdefault(getattr(edge, end), []).append(curve)
         for key, several in meeting.items():
             box = boxes[key]
-            apart = min(APART, (box.width - 16) / len(several))
+            apart = min(APART, (box.width - 16) / len(several), WIDEST / len(several))
             for i, curve in enumerate(sorted(several, key=lambda curve: curve[before][0])):
                 shift = (i - (len(several) - 1) / 2) * apart
                 curve[last] = curve[last][0] + shift, box.y + side * box.height
