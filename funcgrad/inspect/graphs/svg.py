@@ -169,15 +169,23 @@ class Picture:
 
 
 def _home(view: View, node: Node) -> Frame | None:
-    """The innermost frame around a node; a value is in a frame if all that it leads from and to is."""
+    """The innermost frame around a node.
+
+    A value that the operations in a frame make is there if one of them reads it: it cannot be outside,
+    since the frame would be above it and below it. An argument is there if nothing else reads it.
+    """
+    frames = view.frames[::-1]
     if not isinstance(node, Shown):
-        return next((frame for frame in view.frames[::-1] if node in frame.items), None)
-    ends = [*node.readers, *([] if node.maker is None else [node.maker])]
-    if node.is_entering or node.is_leaving:
-        return None
-    if node.values[0].is_result or not ends:
-        return next((f for f in view.frames if f.group.graph is node.values[0].graph), None)
-    return next((f for f in view.frames[::-1] if all(holds(f, end) for end in ends)), None)
+        return next((frame for frame in frames if node in frame.items), None)
+    value, maker, readers = node.values[0], node.maker, node.readers
+    if maker is not None:
+        around = [f for f in frames if holds(f, maker) and any(holds(f, r) for r in readers)]
+    elif node.is_entering or not readers:
+        around = []
+    else:
+        around = [f for f in frames if all(holds(f, reader) for reader in readers)]
+    own = [frame for frame in frames if frame.group.graph is value.graph]
+    return next(iter(around or own), None)
 
 
 def _spread(
