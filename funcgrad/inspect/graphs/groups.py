@@ -131,7 +131,8 @@ def _name(node: OpNode) -> str:
     called = node.function
     if called is None and node.op.name in BODY:
         called = _jax.function_of(node.params[BODY[node.op.name]])
-    return (called or node.op.name).split(" at ")[0].lstrip("_") or node.op.name
+    unnamed = node.graphs[0].kind if len(node.graphs) == 1 else node.op.name
+    return (called or unnamed).split(" at ")[0].lstrip("_") or unnamed
 
 
 def _joined(group: Group) -> Group:

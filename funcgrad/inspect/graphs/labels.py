@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from funcgrad.inspect.graphs import text
@@ -112,9 +112,9 @@ def of_values(shown: Shown, inside: Collection[str]) -> Label:
     return label
 
 
-def of_item(item: Item) -> Label:
-    """The label of an operation or of a group."""
-    return _of_op(item) if isinstance(item, OpNode) else _of_group(item)
+def of_item(item: Item, numbers: Mapping[TensorNode, TensorNode]) -> Label:
+    """The label of an operation or of a group; `numbers` are those in the code around a call."""
+    return _of_op(item, numbers) if isinstance(item, OpNode) else _of_group(item)
 
 
 def heading(group: Group) -> str:
@@ -156,9 +156,9 @@ def _add_numbers(label: Label, tables: list[tuple[str, list[list[str]]]]) -> Non
     label.height = HEAD + ROW * deepest + FOOT
 
 
-def _of_op(node: OpNode) -> Label:
+def _of_op(node: OpNode, numbers: Mapping[TensorNode, TensorNode]) -> Label:
     is_quiet = node.op.name in PLUMBING
-    note = _literals(node) or _param(node)
+    note = _literals([numbers.get(t, t) for t in node.inputs]) or _param(node)
     parts = [Part("name", text.clipped(node.op.name), NAME - is_quiet)]
     parts += [Part("note", note, SMALL_PRINT)] if note else []
     label = _label("op quiet" if is_quiet else "op", *parts)
@@ -205,9 +205,9 @@ def _label(kind: str, *parts: Part) -> Label:
     return Label(kind, max(30.0, across + 2 * PADDING), HEAD + 3, [parts])
 
 
-def _literals(node: OpNode) -> str:
+def _literals(operands: Sequence[TensorNode]) -> str:
     """The numbers among an operation's operands: ``(1.0, ·)``; empty if there are none."""
-    shown = [_literal(t) if t.kind == "literal" and not t.shape else "·" for t in node.inputs]
+    shown = [_literal(t) if t.kind == "literal" and not t.shape else "·" for t in operands]
     return f"({', '.join(shown)})" if any(one != "·" for one in shown) else ""
 
 

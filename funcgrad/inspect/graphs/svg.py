@@ -67,7 +67,7 @@ class Picture:
     def _label(self, key: str) -> labels.Label:
         node, home = self.nodes[key], self.homes[key]
         if not isinstance(node, Shown):
-            return labels.of_item(node)
+            return labels.of_item(node, self.view.numbers)
         around = [frame.group.name for frame in self.view.frames if frame is home]
         around += [view.name for view in self.view.path]
         return labels.of_values(node, {part for name in around for part in name.split("/")})

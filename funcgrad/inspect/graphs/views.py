@@ -8,7 +8,7 @@ which it is read: a layer's weights are inside the layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TypeGuard
@@ -109,6 +109,7 @@ class View:
       shown: the values.
       edges: what leads from where to where.
       views: of each group that is drawn as a box, its view.
+      numbers: of a value inside a call that is a number in the code around it, that number.
     """
 
     index: int
@@ -118,6 +119,7 @@ class View:
     shown: list[Shown] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     views: dict[Group, View] = field(default_factory=dict)
+    numbers: Mapping[TensorNode, TensorNode] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -190,6 +192,7 @@ class Views:
         self.reads: dict[OpNode, list[Value]] = {}
         self.makes: dict[OpNode, list[Value]] = {}
         self.idle: dict[Graph, list[Value]] = {}
+        self.numbers: dict[TensorNode, TensorNode] = {}
         self._learn(graph)
         self._add(tree(graph), None)
 
@@ -198,6 +201,7 @@ class Views:
         idle = self.idle[graph] = []
         for value in values_of(graph):
             if value.is_literal:
+                self.numbers |= dict.fromkeys(value.inside, value.tensor)
                 continue
             if value.maker is not None:
                 self.makes.setdefault(value.maker, []).append(value)
@@ -211,7 +215,7 @@ class Views:
         for inner in _graphs(group, *group.items):
             if inner not in self.idle:
                 self._learn(inner)
-        view = View(len(self.views), group, parent)
+        view = View(len(self.views), group, parent, numbers=self.numbers)
         self.views.append(view)
         view.items, view.shown = self._framed(group, *self._fitting(group))
         for item in view.drawn:

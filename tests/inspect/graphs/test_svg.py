@@ -251,6 +251,14 @@ def test_both_operands_of_a_square_are_drawn():
     assert len([e for e in edges_of(picture, "backward") if e.get("data-to") == f"t{x.index}"]) == 2
 
 
+def test_numbers_in_the_code_stand_in_the_operations_that_read_them():
+    times = jax.jit(jax.lax.mul)
+    graph = funcgrad.inspect.graph(lambda x: times(2.5 - x, 7.5), np.float32(1))
+    nodes = nodes_of(parsed(graph.views()[0])).values()
+    ops = {tuple(node.itertext()) for node in nodes if node.get("class") == "op"}
+    assert {text[1:] for text in ops} == {("sub", "(2.5, ·)"), ("mul", "(·, 7.5)")}
+
+
 def test_what_differs_looks_different():
     graph = funcgrad.inspect.graph(
         lambda x: (x * pictured.VECTOR).sum().astype("bfloat16"), pictured.VECTOR
