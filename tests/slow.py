@@ -162,6 +162,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_wrong_rule_stops_the_script": ("1.01",),
         "test_the_seed_fixes_the_run": (),
     },
+    "inspect/graphs/test_views.py": {
+        "test_50_000_operations_take_seconds": (),
+    },
     "inspect/test_nonfinite.py": {
         "test_a_fault_on_the_way_forward": ("plain", "jit", "scan", "vmap", "cond", "remat"),
         "test_a_fault_on_the_way_back": ("root-plain", "root-jit of scan", "root-cond"),

@@ -6,14 +6,26 @@ The graph is bipartite: an operation reads values and makes values. An operation
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from funcgrad import _jax
+from funcgrad.inspect.graphs.context import context_of, reads_by_rule
+from funcgrad.inspect.graphs.mathematics import notation_of
+from funcgrad.inspect.graphs.search import Found, find
+from funcgrad.inspect.graphs.steps import Step, backward, forward
+from funcgrad.inspect.graphs.table import table
+from funcgrad.inspect.graphs.trace import Traced
 from funcgrad.places.program import Place
+from funcgrad.places.selectors import Selector
 from funcgrad.printing import source_text
 from funcgrad.registry import Entry, Rule
+
+if TYPE_CHECKING:
+    from funcgrad.inspect.graphs.views import View
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +35,17 @@ class Op:
     Attributes:
       name: the primitive's name, or the function's that is overridden.
       primitive: the primitive.
+      key: what its rule is filed under: the primitive, or a function.
       entry: what the rules have for it: a rule, a mark that its derivative is zero, or how the function
         that it carries is differentiated; None if nothing is known.
+      is_caught: whether it is a function whose calls are caught, since a rule overrides it.
     """
 
     name: str
     primitive: Any
+    key: Any
     entry: Entry | None
+    is_caught: bool = False
 
     def forward(self, *operands: Any, **params: Any) -> Any:
         """Apply the operation."""
@@ -45,6 +61,11 @@ class Op:
         """The source of the rule; empty where there is none."""
         fn = getattr(self.entry, "fn", None)
         return "" if fn is None else source_text(fn)
+
+    @property
+    def mathematics(self) -> str:
+        """``y = tanh(x);  x̄ = ȳ (1 - y²)``; empty where none is written down, or the rule is another."""
+        return notation_of(self.key, self.entry)
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -81,6 +102,9 @@ class TensorNode:
       contributions: what each reader added to the gradient.
       is_result: whether the graph returns it.
       steps: how many leading axes of `value` and `gradient` are steps of the scans around the value.
+      present: where there are branches or loops around the value, whether it was computed: a bool array
+        with an element for each step. Elsewhere value and gradient are zeros that mean nothing.
+      is_active: whether the value is on a way from a differentiated argument to a result.
     """
 
     index: int
@@ -94,6 +118,8 @@ class TensorNode:
     contributions: list[Contribution] = field(default_factory=list)
     is_result: bool = False
     steps: int = 0
+    present: Any = None
+    is_active: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,8 +150,8 @@ class OpNode:
       place: where it stands in the traced function.
       inputs: the values that it reads, one for each operand.
       outputs: the values that it makes.
-      context: what the rule reads on the way back: values, each with ``"operand 0"`` or ``"output 1"``.
       graphs: the graphs of the functions that it carries.
+      is_entered: whether these are differentiated operation by operation, so that they have numbers.
     """
 
     index: int
@@ -133,8 +159,17 @@ class OpNode:
     place: Place
     inputs: list[TensorNode]
     outputs: list[TensorNode]
-    context: list[tuple[TensorNode, str]] = field(default_factory=list)
     graphs: list[Graph] = field(default_factory=list)
+    is_entered: bool = False
+
+    @cached_property
+    def context(self) -> list[tuple[TensorNode, str]]:
+        """The values that its rule reads on the way back, each with ``"operand 0"`` or ``"output 1"``.
+
+        Empty where no cotangent arrives, and for a call, of which `residuals_inside` is true: its way
+        back reads values inside it.
+        """
+        return context_of(self)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -152,9 +187,39 @@ class OpNode:
         return self.place.scope
 
     @property
+    def where_in_short(self) -> str:
+        """``model.py:42 (f)``: the same without folders; empty where it is not known."""
+        if not self.place.lines:
+            return ""
+        file, line, function = self.place.lines[0]
+        return f"{os.path.basename(file)}:{line} ({function.split('.')[-1]})"
+
+    @property
     def function(self) -> str | None:
         """The function that the operation calls, ``name at file:line``; None if it calls none."""
         return self.place.function
+
+    @property
+    def all_outputs(self) -> list[TensorNode | None]:
+        """The operation's outputs by position; None for one that nothing reads."""
+        made = iter(self.outputs)
+        equation = self.place.equation
+        return [None if _jax.is_dropped(v) else next(made) for v in equation.outvars]
+
+    @property
+    def carries(self) -> list[str]:
+        """The names of the params that are functions."""
+        return [name for name, value in self.params.items() if _jax.inner_jaxprs({name: value})]
+
+    @property
+    def is_pulled(self) -> bool:
+        """Whether a cotangent arrives at it on the way back."""
+        return any(tensor.is_active for tensor in self.outputs)
+
+    @property
+    def residuals_inside(self) -> bool:
+        """Whether the way back reads values inside it, not its operands and outputs alone."""
+        return self.is_pulled and self.op.entry is not None and not reads_by_rule(self)
 
     def __repr__(self) -> str:
         read = ", ".join(tensor.name for tensor in self.inputs)
@@ -173,7 +238,9 @@ class Graph:
       nodes: the operations, in the order in which they run.
       inputs: the values that it is given.
       results: the values that it returns.
+      function: the traced function.
       call: the operation that carries it; None for the whole function.
+      note: why numbers are left out, in words; empty if none is.
     """
 
     name: str
@@ -182,7 +249,9 @@ class Graph:
     nodes: list[OpNode]
     inputs: list[TensorNode]
     results: list[TensorNode]
+    function: Traced
     call: OpNode | None = None
+    note: str = ""
 
     def walk(self) -> Iterator[OpNode]:
         """All operations, each followed by those inside it."""
@@ -191,12 +260,17 @@ class Graph:
             for inner in node.graphs:
                 yield from inner.walk()
 
-    def all_tensors(self) -> Iterator[TensorNode]:
-        """All values, those inside operations included."""
-        yield from self.tensors
+    def graphs(self) -> Iterator[Graph]:
+        """This graph and those inside its operations, each before those inside it."""
+        yield self
         for node in self.nodes:
             for inner in node.graphs:
-                yield from inner.all_tensors()
+                yield from inner.graphs()
+
+    def all_tensors(self) -> Iterator[TensorNode]:
+        """All values, those inside operations included."""
+        for graph in self.graphs():
+            yield from graph.tensors
 
     @property
     def ops(self) -> list[Op]:
@@ -218,6 +292,120 @@ class Graph:
         if len(operands) != len(self.inputs):
             return []
         return [*zip(operands, self.inputs, strict=True)]
+
+    def leaving(self) -> Sequence[tuple[TensorNode, TensorNode]]:
+        """Of each result of a carried graph, the operation's output that it is; the result comes first.
+
+        Empty where the two do not correspond one to one. An output that nothing reads is left out.
+        """
+        if self.call is None:
+            return []
+        outputs = self.call.all_outputs
+        if len(outputs) != len(self.results):
+            return []
+        pairs = zip(self.results, outputs, strict=True)
+        return [(result, output) for result, output in pairs if output is not None]
+
+    def carried(self) -> Sequence[tuple[TensorNode, TensorNode]]:
+        """Of each result that a loop's next step is given, the input that it is there."""
+        if self.call is None or self.kind not in ("scan", "while"):
+            return []
+        params = self.call.params
+        if self.kind == "scan":
+            first, count = _jax.scan_settings(params)[:2]
+        else:
+            first, count = params["body_nconsts"], len(self.results)
+        return [*zip(self.results[:count], self.inputs[first : first + count], strict=True)]
+
+    def forward(self, inside: bool = False) -> Iterator[Step]:
+        """The run, step by step; with `inside`, through the operations of each call after the call."""
+        return forward(self, inside)
+
+    def backward(self, inside: bool = False) -> Iterator[Step]:
+        """The walk back, step by step: the operations at which a cotangent arrives, the last first."""
+        return backward(self, inside)
+
+    def find(self, selector: Selector) -> Found:
+        """The operations and values that a selector means.
+
+        Args:
+          selector: made with :func:`funcgrad.at`.
+
+        Returns:
+          A :class:`Found`, with `nodes` and `values`.
+
+        Raises:
+          errors.SelectorError: it means none; the message has near misses.
+
+        Example:
+          >>> import jax.numpy as jnp, funcgrad
+          >>> found = funcgrad.inspect.graph(lambda x: jnp.sin(x) * x, 2.0)
+          >>> found.find(funcgrad.at(op="sin")).nodes
+          [<a = sin(x)>]
+        """
+        return find(self, self.function, selector)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The graph as lists, dictionaries, strings and numbers."""
+        from funcgrad.inspect.graphs.export.json import as_dict
+
+        return as_dict(self)
+
+    def views(self) -> list[View]:
+        """Return the pictures of the graph: that of the whole, then those that its groups lead to."""
+        from funcgrad.inspect.graphs.views import views_of
+
+        return views_of(self)
+
+    def to_svg(self, path: str | os.PathLike[str] | None = None, view: int | str = 0) -> str:
+        """Draw the graph: forward runs downwards, and cotangents run upwards beside it.
+
+        Args:
+          path: the file that the picture is written to; None writes none.
+          view: the number of the view, or its name: ``"layer_0"``. Nought is the whole graph.
+
+        Returns:
+          The picture as SVG.
+
+        Raises:
+          MissingPackageError: ``pygraphviz`` is not installed (``pip install "funcgrad[pictures]"``).
+          SelectorError: there is no such view, or there are several.
+
+        Example:
+          >>> import jax.numpy as jnp, funcgrad
+          >>> found = funcgrad.inspect.graph(lambda x: jnp.sin(x) * x, 2.0)
+          >>> found.to_svg().count('class="op"')
+          2
+        """
+        from funcgrad.inspect.graphs.display import to_svg
+
+        return to_svg(self, path, view)
+
+    def _repr_html_(self) -> str:
+        from funcgrad.inspect.graphs.display import html_of
+
+        return html_of(self.views()[0])
+
+    def to_json(self) -> str:
+        """The graph as JSON."""
+        from funcgrad.inspect.graphs.export.json import to_json
+
+        return to_json(self)
+
+    def to_dot(self) -> str:
+        """The graph in the language of Graphviz, with a cluster for each call and name scope."""
+        from funcgrad.inspect.graphs.export.dot import to_dot
+
+        return to_dot(self)
+
+    def to_model_explorer(self) -> str:
+        """The graph as JSON for Google's Model Explorer: the text of a file that it opens."""
+        from funcgrad.inspect.graphs.export.model_explorer import to_model_explorer
+
+        return to_model_explorer(self)
+
+    def __str__(self) -> str:
+        return table(self)
 
     def __repr__(self) -> str:
         return f"<graph of {self.name}: {len(self.nodes)} operations, {len(self.tensors)} values>"
