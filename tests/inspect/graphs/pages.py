@@ -18,7 +18,8 @@ def tensor(index, name, kind, value, gradient, maker=None, readers=(), given=(),
         "maker": maker, "readers": [list(one) for one in readers], "value": number(value),
         "gradient": number(gradient), "steps": 0, "graph": 0,
         "contributions": [
-            {"reader": reader, "operand": operand, "gradient": number(ct)} for reader, operand, ct in given
+            {"reader": reader, "operand": operand, "gradient": number(ct)}
+            for reader, operand, ct in given
         ],
     }  # fmt: skip
 
@@ -51,7 +52,8 @@ def small(name: str = "f", line: str = "y = x**2") -> dict[str, Any]:
         ],
         "ops": [op(0, "square", [0], [1], line), op(1, "sin", [0], [2], "s = sin(x)", "waves"),
                 op(2, "add", [1, 2], [3], "z = y + s")],
-        "kinds": {"square": kind("square_vjp", "y = x²;  x̄ = 2 x ȳ"), "sin": kind("sin_vjp"), "add": kind("add_vjp")},
+        "kinds": {"square": kind("square_vjp", "y = x²;  x̄ = 2 x ȳ"), "sin": kind("sin_vjp"),
+                  "add": kind("add_vjp")},
         "graphs": [{"name": name, "kind": "function", "call": None, "inputs": [0], "results": [3],
                     "tensors": [0, 1, 2, 3], "ops": [0, 1, 2], "entering": []}],
         "forward": [0, 1, 2], "backward": [2, 1, 0],
@@ -67,11 +69,13 @@ PLACES = {
 def thing(key: str) -> str:
     x, y, name = PLACES[key]
     css, data = {"t": ("tensor", "tensor"), "o": ("op", "op"), "v": ("group", "view")}[key[0]]
-    numbers = '<text class="value" x="{0}" y="{1}">1</text><text class="gradient" x="{0}" y="{1}">1</text>'
+    numbers = "".join(
+        f'<text class="{way}" x="{x + 5}" y="{y + 28}">1</text>' for way in ("value", "gradient")
+    )
     return (
         f'<g class="{css}" data-{data}="{key[1:]}"><rect x="{x}" y="{y}" width="60" height="34" '
         f'fill="white" stroke="currentColor"/><text x="{x + 5}" y="{y + 12}">{html.escape(name)}</text>'
-        + (numbers.format(x + 5, y + 28) if key[0] == "t" else "")
+        + (numbers if key[0] == "t" else "")
         + "</g>"
     )
 
@@ -80,7 +84,7 @@ def edge(start: str, end: str) -> str:
     (x, y, _), (to_x, to_y, _) = PLACES[start], PLACES[end]
     line = f"M{x + 30} {y + 34}L{to_x + 30} {to_y}"
     return "".join(
-        f'<path class="edge {way}" data-from="{start}" data-to="{end}" d="{line}" stroke="currentColor"/>'
+        f'<path class="edge {way}" data-from="{start}" data-to="{end}" d="{line}"/>'
         for way in ("forward", "backward")
     )
 

@@ -98,12 +98,12 @@ def test_a_sum_is_added_up(page):
     for _ in range(6):
         page.keyboard.press("ArrowRight")
     told = page.inner_text("#panel .sum")
-    assert "−0.99" in told
+    assert "\u22120.99" in told
     assert "1 more to come" in told
     page.keyboard.press("ArrowRight")
     terms = page.locator("#panel .sum .term").all_inner_texts()
     assert [" ".join(term.split()) for term in terms] == [
-        "from sin −0.99", "+ from square 6", "= ct_x, whole 5.01",
+        "from sin \u22120.99", "+ from square 6", "= ct_x, whole 5.01",
     ]  # fmt: skip
 
 

@@ -11,6 +11,9 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** An argument's name as its path: params.dense.kernel. */
+const plain = (name) => name.replace(/\[['"](.*?)['"]\]/g, ".$1");
+
 /** A number in about four digits, as a person writes it. */
 function short(number) {
   if (typeof number !== "number") return String(number);
@@ -22,18 +25,17 @@ function short(number) {
 
 const minus = (text) => text.replace(/-/g, "−");
 
-/** A value in one line: its numbers if they are few, else its size. */
-function brief(data, room = 22) {
-  if (!data) return "";
-  if (data.numbers !== undefined) {
-    const text = nested(data.numbers);
-    if (text.length <= room) return text;
-  }
-  return data.norm === null || data.norm === undefined ? "…" : `‖ ‖ = ${short(data.norm)}`;
+/** Small data as lines of text, a matrix row by row, as the picture has them: three digits a number. */
+function lines(data) {
+  if (!data || data.numbers === undefined) return [];
+  let rows = Array.isArray(data.numbers) ? data.numbers : [data.numbers];
+  if (!Array.isArray(rows[0])) rows = [rows];
+  if (rows.flat(Infinity).length > 9 || rows[0].length > 4 || Array.isArray(rows[0][0])) return [];
+  const texts = rows.map((row) => row.map((number) =>
+    typeof number === "number" ? minus(String(Number(number.toPrecision(3)))) : String(number)));
+  const widest = Math.max(...texts.flat().map((text) => text.length));
+  return texts.map((row) => row.map((text) => text.padStart(widest)).join("  "));
 }
-
-const nested = (numbers) =>
-  Array.isArray(numbers) ? `[${numbers.map(nested).join(", ")}]` : short(numbers);
 
 /** The sum of data whose numbers are known one by one; null where they are not. */
 function summed(all) {
@@ -57,16 +59,20 @@ function described(data) {
   };
 }
 
-/** One step of a scan's data; the data itself where it has no steps. */
+/** How many steps of a loop the data tells of, and the number of each. */
+function stepsOf(data, steps) {
+  if (data.each) return data.each.map((one) => one.step);
+  const count = data.shape.slice(0, steps).reduce((a, b) => a * b, 1);
+  return data.numbers === undefined ? [] : Array.from({ length: count }, (_, i) => i);
+}
+
+/** One step of a loop's data; the data itself where it has no steps. */
 function atStep(data, steps, chosen) {
-  if (!data || !steps) return data;
-  if (data.steps) return data.steps[Math.min(chosen, data.steps.length - 1)];
-  if (data.numbers === undefined) return data;
-  let numbers = data.numbers;
-  for (let axis = 0; axis < steps; axis++) {
-    numbers = numbers[axis === 0 ? Math.min(chosen, numbers.length - 1) : numbers.length - 1];
-  }
-  return described({ shape: data.shape.slice(steps), numbers });
+  const last = data && steps ? stepsOf(data, steps).length - 1 : -1;
+  if (last < 0) return data;
+  const position = Math.min(chosen, last);
+  if (data.each) return data.each[position];
+  return described({ shape: data.shape.slice(steps), numbers: data.numbers.flat(steps - 1)[position] });
 }
 
 /** Between blue for negative and red for positive, by way of the paper. */

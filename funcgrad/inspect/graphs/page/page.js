@@ -16,7 +16,7 @@ class Page {
   constructor({ graph, views }) {
     this.timeline = new Timeline(graph);
     this.chosen = { step: 0, watchers: [] };
-    this.picture = new Picture(at("picture"), this.timeline, views, this.chosen);
+    this.picture = new Picture(at("picture"), this.timeline, views);
     this.panel = new Panel(at("panel"), this.timeline, this.picture, this.chosen, this);
     this.index = 0;
     this.key = null;
@@ -43,11 +43,11 @@ class Page {
     const stays = group !== null;
     if (!stays) this.picture.show(op ? this.picture.home(op) : 0, (key) => this.choose(key));
     this.refresh();
-    this.picture.reveal(stays ? [`v${group}`] : this.keysOf(op));
+    this.picture.reveal(stays ? [`v${group}`] : this.placesOf(op));
     history.replaceState(null, "", `#step=${this.index}`);
   }
 
-  keysOf(op) {
+  placesOf(op) {
     if (!op) return [];
     const group = this.picture.groupOfCall.get(op.id);
     return [`o${op.id}`, ...(group === undefined ? [] : [`v${group}`]), ...op.outputs.map((id) => `t${id}`)];
@@ -116,7 +116,7 @@ class Page {
     }
     this.key = key;
     this.refresh();
-    this.picture.reveal(key[0] === "o" ? this.keysOf(this.timeline.ops.get(number)) : [key]);
+    this.picture.reveal(key[0] === "o" ? this.placesOf(this.timeline.ops.get(number)) : [key]);
   }
 
   unchoose() {
@@ -127,7 +127,6 @@ class Page {
   /** Another step of a loop is chosen: the numbers change and nothing else. */
   loopStep() {
     this.chosen.watchers.forEach((fill) => fill());
-    this.picture.update(this.index, this.key);
   }
 
   refresh() {

@@ -80,7 +80,7 @@ class Panel {
   /** What a cotangent is made of: what came before, what comes now, and what they add up to. */
   sum(tensor, { before, now, later }) {
     const many = before.length + now.length + later.length > 1;
-    const ct = `ct_${tensor.name}`;
+    const ct = `ct_${plain(tensor.name)}`;
     if (!many) return this.numbers(tensor, now[0].gradient, ct);
     const line = (one, word) => element("div", { class: "term" },
       element("span", { class: "sign" }, word), element("span", { class: "from" }, "from ", this.readerName(one)),
@@ -88,7 +88,7 @@ class Panel {
     const whole = later.length === 0;
     const total = whole && tensor.gradient ? tensor.gradient : summed([...before, ...now].map((one) => one.gradient));
     return element("div", { class: "sum" },
-      element("h4", {}, `${ct} is added up: `, `${tensor.name} is used ${before.length + now.length + later.length} times`),
+      element("h4", {}, `${ct} is added up: `, `${plain(tensor.name)} is used ${before.length + now.length + later.length} times`),
       before.map((one) => line(one, "")), now.map((one) => { const made = line(one, "+"); made.classList.add("now"); return made; }),
       element("div", { class: `term total ${whole ? "whole" : "partial"}` },
         element("span", { class: "sign" }, "="), element("span", { class: "from" }, whole ? `${ct}, whole` : `so far; ${later.length} more to come`),
@@ -107,7 +107,7 @@ class Panel {
       this.title(this.timeline.graph.name, "The walk back begins", "backward"),
       element("p", {}, "The forward pass is over. The derivative of the result by itself is 1; from here each rule turns the cotangent of what its operation made into cotangents of what it read."),
       element("h3", {}, "Result"), [...new Set(results)].map((tensor) => [this.value(tensor),
-        this.timeline.sumAt(tensor, index).now.map((one) => this.numbers(tensor, one.gradient, `ct_${tensor.name}`))]),
+        this.timeline.sumAt(tensor, index).now.map((one) => this.numbers(tensor, one.gradient, `ct_${plain(tensor.name)}`))]),
     ];
   }
 
@@ -184,7 +184,7 @@ class Panel {
     const maker = tensor.maker === null ? null : this.timeline.ops.get(tensor.maker);
     const word = { argument: "Argument", constant: "Constant", literal: "Number in the program", value: "Value" }[tensor.kind];
     return [
-      this.title(tensor.name, tensor.result ? `${word}, result` : word, "chosen"),
+      this.title(plain(tensor.name), tensor.result ? `${word}, result` : word, "chosen"),
       element("p", {}, maker ? ["Made by ", this.linkTo(`o${maker.id}`, this.nameOf(maker)), ". "] : "",
         tensor.readers.length ? ["Read by ", tensor.readers.map(([id], i) => [i ? ", " : "", this.linkTo(`o${id}`, this.nameOf(this.timeline.ops.get(id)))]).flat(), "."] : ""),
       element("p", { class: "go" }, this.stepButton(maker ? this.timeline.ranAt.get(maker.id) : 0, "made"), this.stepButton(this.timeline.gradientAt(tensor), "its cotangent")),
@@ -217,7 +217,7 @@ class Panel {
   }
 
   link(tensor) {
-    return tensor.kind === "literal" ? tensor.name : this.linkTo(`t${tensor.id}`, tensor.name);
+    return tensor.kind === "literal" ? tensor.name : this.linkTo(`t${tensor.id}`, plain(tensor.name));
   }
 
   linkTo(key, text) {
@@ -262,12 +262,12 @@ class Panel {
   }
 
   value(tensor, what = "") {
-    return this.numbers(tensor, tensor.value, tensor.name, what, "value");
+    return this.numbers(tensor, tensor.value, plain(tensor.name), what, "value");
   }
 
   cotangent(tensor) {
     if (this.timeline.gradientAt(tensor) === Infinity) return element("p", { class: "quiet" }, "No cotangent arrives at ", this.link(tensor), ".");
-    return this.numbers(tensor, tensor.gradient, `ct_${tensor.name}`);
+    return this.numbers(tensor, tensor.gradient, `ct_${plain(tensor.name)}`);
   }
 
   /** A name with its type and its numbers. */
@@ -283,16 +283,18 @@ class Panel {
   drawn(data, tensor, label) {
     if (!data) return this.timeline.measured ? element("p", { class: "absent" }, "not known") : null;
     if (!tensor.steps) return shown(data, label);
-    const count = data.steps?.length ?? data.shape[0];
+    const numbers = stepsOf(data, tensor.steps);
+    if (!numbers.length) return shown(data, label);
+    const total = data.shape.slice(0, tensor.steps).reduce((a, b) => a * b, 1);
     const place = element("div");
     const number = element("output", {}, "");
     const fill = () => {
-      const at = Math.min(this.chosen.step, count - 1);
-      number.textContent = `step ${at + 1} of ${count}`;
-      slider.value = at;
-      place.replaceChildren(shown(atStep(data, tensor.steps, at), label));
+      const position = Math.min(this.chosen.step, numbers.length - 1);
+      number.textContent = `step ${numbers[position] + 1} of ${total}`;
+      slider.value = position;
+      place.replaceChildren(shown(atStep(data, tensor.steps, position), label));
     };
-    const slider = element("input", { type: "range", min: 0, max: count - 1, "aria-label": `step of the loop, ${label}` });
+    const slider = element("input", { type: "range", min: 0, max: numbers.length - 1, "aria-label": `step of the loop, ${label}` });
     slider.addEventListener("input", () => { this.chosen.step = Number(slider.value); this.go.loopStep(); });
     this.chosen.watchers.push(fill);
     fill();

@@ -5,8 +5,8 @@
  * are entered. Each drawn thing is told, step by step, whether it is not yet known, just now, or known.
  */
 class Picture {
-  constructor(place, timeline, views, chosen) {
-    Object.assign(this, { place, timeline, views, chosen });
+  constructor(place, timeline, views) {
+    Object.assign(this, { place, timeline, views });
     this.viewOf = new Map();
     this.children = views.map(() => []);
     this.groupOfCall = new Map();
@@ -54,13 +54,14 @@ class Picture {
     this.shown = view;
     const parsed = new DOMParser().parseFromString(this.views[view].svg, "image/svg+xml");
     this.svg = document.importNode(parsed.documentElement, true);
-    this.things = [...this.svg.querySelectorAll("g.tensor, g.op, g.group")];
+    this.things = [...this.svg.querySelectorAll("g.tensor, g.op, g.group")].filter((thing) => this.keysOf(thing).length);
     this.edges = [...this.svg.querySelectorAll("path.edge")];
     this.by = new Map();
     for (const thing of this.things) {
-      const key = this.keyOf(thing);
-      if (!this.by.has(key)) this.by.set(key, []);
-      this.by.get(key).push(thing);
+      for (const key of this.keysOf(thing)) {
+        if (!this.by.has(key)) this.by.set(key, []);
+        this.by.get(key).push(thing);
+      }
       thing.setAttribute("tabindex", "0");
       thing.setAttribute("role", "button");
       thing.setAttribute("aria-label", this.label(thing));
@@ -73,17 +74,21 @@ class Picture {
       thing.addEventListener("keydown", (event) => {
         if (event.key === "Enter" || event.key === " ") choose(event);
       });
-      for (const text of thing.querySelectorAll("text.value, text.gradient")) {
-        if (text.closest("g.tensor, g.op, g.group") === thing) text.dataset.drawn = text.textContent;
-      }
     }
     this.place.replaceChildren(this.svg);
     this.resize();
   }
 
+  /** The names of what a thing is: the first of several values, then the others. */
+  keysOf(thing) {
+    const { tensor, op, view, also } = thing.dataset;
+    if (view !== undefined) return [`v${view}`];
+    if (op !== undefined) return [`o${op}`];
+    return [tensor, ...(also ?? "").split(" ")].filter((one) => this.timeline.tensors.has(Number(one || NaN))).map((one) => `t${one}`);
+  }
+
   keyOf(thing) {
-    const { tensor, op, view } = thing.dataset;
-    return tensor !== undefined ? `t${tensor}` : op !== undefined ? `o${op}` : `v${view}`;
+    return this.keysOf(thing)[0];
   }
 
   label(thing) {
@@ -107,11 +112,10 @@ class Picture {
 
   /** Tell every drawn thing how it stands after a step. */
   update(step, chosen) {
-    const time = this.timeline;
     for (const thing of this.things) {
       const key = this.keyOf(thing);
       const number = Number(key.slice(1));
-      const states = key[0] === "t" ? this.ofTensor(time.tensors.get(number), step, thing)
+      const states = key[0] === "t" ? this.ofTensors(thing, step)
         : this.ofOps(key[0] === "o" ? [number] : this.members(number), step);
       states.chosen = key === chosen;
       for (const [name, on] of Object.entries(states)) thing.classList.toggle(name, on);
@@ -123,26 +127,32 @@ class Picture {
     }
   }
 
-  ofTensor(tensor, step, thing) {
-    const valueAt = this.timeline.valueAt(tensor);
-    const sum = this.timeline.sumAt(tensor, step);
-    const came = [...sum.before, ...sum.now];
-    for (const text of thing.querySelectorAll("text.value")) {
-      if (tensor.steps) text.textContent = brief(atStep(tensor.value, tensor.steps, this.chosen.step));
-    }
-    for (const text of thing.querySelectorAll("text.gradient")) {
-      if (!came.length) continue;
-      const total = sum.later.length ? summed(came.map((one) => one.gradient)) : tensor.gradient;
-      if (tensor.steps) text.textContent = brief(atStep(total, tensor.steps, this.chosen.step));
-      else text.textContent = sum.later.length ? brief(total) || "…" : text.dataset.drawn;
-    }
+  ofTensors(thing, step) {
+    const tensors = this.keysOf(thing).map((key) => this.timeline.tensors.get(Number(key.slice(1))));
+    const sums = tensors.map((tensor) => this.timeline.sumAt(tensor, step));
+    const valuesAt = tensors.map((tensor) => this.timeline.valueAt(tensor));
+    const came = sums.filter(({ before, now }) => before.length + now.length);
+    const partial = came.length > 0 && sums.some(({ later }) => later.length);
+    if (tensors.length === 1) this.writeSum(thing, partial ? sums[0] : null);
     return {
-      unknown: valueAt > step,
-      now: valueAt === step && step > 0,
+      unknown: valuesAt.every((at) => at > step),
+      now: step > 0 && valuesAt.includes(step),
       "ct-unknown": !came.length,
-      "ct-now": sum.now.length > 0,
-      "ct-partial": came.length > 0 && sum.later.length > 0,
+      "ct-now": sums.some(({ now }) => now.length),
+      "ct-partial": partial,
     };
+  }
+
+  /** Write what has arrived of a cotangent into its place in the picture, which has room for the whole. */
+  writeSum(thing, partial) {
+    const text = thing.querySelector("text.gradient");
+    if (!text) return;
+    const rows = text.children.length ? [...text.children] : [text];
+    const sum = partial && lines(summed([...partial.before, ...partial.now].map((one) => one.gradient)));
+    rows.forEach((row, i) => {
+      row.dataset.whole ??= row.textContent;
+      row.textContent = sum ? sum[i] ?? "…" : row.dataset.whole;
+    });
   }
 
   ofOps(ops, step) {
@@ -166,7 +176,9 @@ class Picture {
     const ops = other?.[0] === "o" ? new Set([Number(other.slice(1))])
       : other?.[0] === "v" ? this.members(Number(other.slice(1))) : new Set();
     if (edge.classList.contains("backward")) {
-      const along = value ? this.timeline.contributions(value).filter((one) => ops.has(one.reader)) : [];
+      const { operand } = edge.dataset;
+      const along = value ? this.timeline.contributions(value).filter((one) => ops.has(one.reader)
+        && (operand === undefined || one.operand === Number(operand))) : [];
       if (along.length) return along[0].at;
       return this.least(ops, this.timeline.pulledAt);
     }

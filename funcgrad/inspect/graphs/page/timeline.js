@@ -32,37 +32,45 @@ class Timeline {
       if (step.op) (step.way === "forward" ? this.ranAt : this.pulledAt).set(step.op.id, i);
     });
     this.insideAt = new Map();
-    for (const inner of graph.graphs) if (inner.call !== null) this.noteInside(inner);
+    this.arriving = new Map();
     this.enteredFrom = new Map(graph.graphs.flatMap((inner) => inner.entering.map(([o, i]) => [i, o])));
   }
 
-  /** The operations in order: each call after those that it carries. */
+  /** The operations in order: each call after those that it carries, of which only what ran is told. */
   inOrder(ids, reversed) {
-    const byGraph = new Map();
-    for (const id of ids) {
-      const op = this.ops.get(id);
-      if (!byGraph.has(op.graph)) byGraph.set(op.graph, []);
-      byGraph.get(op.graph).push(op);
-    }
+    const wanted = new Set(ids);
+    const turned = (list) => (reversed ? [...list].reverse() : list);
     const found = [];
-    const visit = (graph) => {
-      for (const op of byGraph.get(graph) ?? []) {
-        (reversed ? [...op.graphs].reverse() : op.graphs).forEach(visit);
-        found.push(op);
+    const visit = (number) => {
+      for (const id of turned(this.graph.graphs[number].ops)) {
+        const op = this.ops.get(id);
+        turned(op.graphs).filter((inner) => op.opened || !this.measured || this.isMeasured(inner)).forEach(visit);
+        if (wanted.has(id)) found.push(op);
       }
     };
     visit(0);
     return found;
   }
 
-  /** Note the first forward and the first backward step inside a carried graph. */
-  noteInside(inner) {
-    const steps = { ran: Infinity, pulled: Infinity };
-    for (const id of inner.ops) {
-      steps.ran = Math.min(steps.ran, this.ranAt.get(id) ?? Infinity);
-      steps.pulled = Math.min(steps.pulled, this.pulledAt.get(id) ?? Infinity);
+  /** Whether numbers of a carried graph are known: it may be a branch that was not taken. */
+  isMeasured(number) {
+    const inner = this.graph.graphs[number];
+    return inner.tensors.some((id) => this.tensors.get(id).value && this.tensors.get(id).kind !== "literal")
+      || inner.ops.some((id) => this.ops.get(id).graphs.some((deeper) => this.isMeasured(deeper)));
+  }
+
+  /** The first forward and the first backward step inside a carried graph. */
+  inside(inner) {
+    if (!this.insideAt.has(inner)) {
+      const steps = { ran: Infinity, pulled: Infinity };
+      for (const id of inner.ops) {
+        const deeper = this.ops.get(id).graphs.map((number) => this.inside(this.graph.graphs[number]));
+        steps.ran = Math.min(steps.ran, this.ranAt.get(id) ?? Infinity, ...deeper.map((one) => one.ran));
+        steps.pulled = Math.min(steps.pulled, this.pulledAt.get(id) ?? Infinity, ...deeper.map((one) => one.pulled));
+      }
+      this.insideAt.set(inner, steps);
     }
-    this.insideAt.set(inner, steps);
+    return this.insideAt.get(inner);
   }
 
   /** The step in which a value becomes known. */
@@ -72,13 +80,18 @@ class Timeline {
     if (inner.call === null || tensor.kind === "literal") return 0;
     const outer = this.enteredFrom.get(tensor.id);
     if (outer !== undefined) return this.valueAt(this.tensors.get(outer));
-    return this.insideAt.get(inner).ran;
+    return this.inside(inner).ran;
   }
 
   /** The contributions to a value's cotangent that arrive, each with the step in which it does. */
   contributions(tensor) {
+    if (!this.arriving.has(tensor)) this.arriving.set(tensor, this.arrivals(tensor));
+    return this.arriving.get(tensor);
+  }
+
+  arrivals(tensor) {
     const inner = this.graph.graphs[tensor.graph];
-    const seeded = inner.call === null ? this.turn : this.insideAt.get(inner).pulled;
+    const seeded = inner.call === null ? this.turn : this.inside(inner).pulled;
     const all = tensor.contributions.length
       ? tensor.contributions.filter((one) => one.gradient || !this.measured)
       : this.structural(tensor);
