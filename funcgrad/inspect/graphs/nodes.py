@@ -87,6 +87,8 @@ class TensorNode:
       contributions: what each reader added to the gradient.
       is_result: whether the graph returns it.
       steps: how many leading axes of `value` and `gradient` are steps of the scans around the value.
+      present: where there are branches or loops around the value, whether it was computed: a bool array
+        with an element for each step. Elsewhere value and gradient are zeros that mean nothing.
       is_active: whether the value is on a way from a differentiated argument to a result.
     """
 
@@ -101,6 +103,7 @@ class TensorNode:
     contributions: list[Contribution] = field(default_factory=list)
     is_result: bool = False
     steps: int = 0
+    present: Any = None
     is_active: bool = False
 
     @property
@@ -134,6 +137,7 @@ class OpNode:
       outputs: the values that it makes.
       context: what the rule reads on the way back: values, each with ``"operand 0"`` or ``"output 1"``.
       graphs: the graphs of the functions that it carries.
+      is_entered: whether these are differentiated operation by operation, so that they have numbers.
     """
 
     index: int
@@ -143,6 +147,7 @@ class OpNode:
     outputs: list[TensorNode]
     context: list[tuple[TensorNode, str]] = field(default_factory=list)
     graphs: list[Graph] = field(default_factory=list)
+    is_entered: bool = False
 
     @property
     def params(self) -> dict[str, Any]:
@@ -212,6 +217,7 @@ class Graph:
       inputs: the values that it is given.
       results: the values that it returns.
       call: the operation that carries it; None for the whole function.
+      note: why numbers are left out, in words; empty if none is.
     """
 
     name: str
@@ -221,6 +227,7 @@ class Graph:
     inputs: list[TensorNode]
     results: list[TensorNode]
     call: OpNode | None = None
+    note: str = ""
 
     def walk(self) -> Iterator[OpNode]:
         """All operations, each followed by those inside it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from funcgrad.inspect.graphs.nodes import Contribution, Graph, OpNode, TensorNode
-from funcgrad.places.program import is_entered
 from funcgrad.registry import ZeroRule
 
 Known = set[TensorNode]
@@ -18,14 +17,14 @@ def mark(graph: Graph, differentiated: Sequence[TensorNode]) -> None:
     _back(graph, {t for t in graph.results if t in moved}, moved)
     for inner in graph.graphs():
         for tensor in inner.tensors:
-            tensor.contributions[:] = _contributions(tensor)
+            if tensor.is_active:
+                tensor.contributions[:] = _contributions(tensor, inner)
 
 
-def _contributions(tensor: TensorNode) -> list[Contribution]:
-    """Who adds to the value's gradient: the readers that are pulled back, and the graph's caller."""
-    if not tensor.is_active:
-        return []
-    returned = [Contribution(None, 0, None)] if tensor.is_result else []
+def _contributions(tensor: TensorNode, graph: Graph) -> list[Contribution]:
+    """Who adds to the value's gradient: who reads the graph's results, and readers pulled back."""
+    results = [i for i, result in enumerate(graph.results) if result is tensor]
+    returned = [Contribution(None, i, None) for i in results]
     return returned + [Contribution(*by, None) for by in tensor.readers if by[0].is_pulled]
 
 
@@ -34,7 +33,7 @@ def _forward(graph: Graph, moved: Known) -> None:
     for node in graph.nodes:
         if isinstance(node.op.entry, ZeroRule) or not any(t in moved for t in node.inputs):
             continue
-        if node.graphs and is_entered(node.place.equation):
+        if node.is_entered:
             for inner in node.graphs:
                 _through(inner, moved)
             given = {t for inner in node.graphs for t in _leaving(inner, node, moved)}
@@ -69,7 +68,7 @@ def _back(graph: Graph, wanted: Known, moved: Known) -> None:
     for node in reversed(graph.nodes):
         if not any(t.is_active for t in node.outputs):
             continue
-        if node.graphs and is_entered(node.place.equation):
+        if node.is_entered:
             for inner in node.graphs:
                 _back(inner, {t for t in inner.results if t in moved}, moved)
         for tensor in node.inputs:
