@@ -14,13 +14,13 @@ function element(tag, attributes = {}, ...children) {
 /** An argument's name as its path: params.dense.kernel. */
 const plain = (name) => name.replace(/\[['"](.*?)['"]\]/g, ".$1");
 
-/** A number in about four digits, as a person writes it. */
-function short(number) {
+/** A number in a few digits, as a person writes it. */
+function short(number, digits = 4) {
   if (typeof number !== "number") return String(number);
   if (number === 0 || Number.isInteger(number) && Math.abs(number) < 1e5) return minus(String(number));
   const size = Math.abs(number);
-  if (size >= 1e5 || size < 1e-3) return minus(number.toExponential(2).replace("e+", "e"));
-  return minus(String(Number(number.toPrecision(4))));
+  if (size >= 1e5 || size < 1e-3) return minus(number.toExponential(digits - 2).replace("e+", "e"));
+  return minus(String(Number(number.toPrecision(digits))));
 }
 
 const minus = (text) => text.replace(/-/g, "−");
@@ -107,7 +107,7 @@ function table(data) {
   const scale = Math.max(Math.abs(data.min), Math.abs(data.max));
   return element("div", { class: "numbers" }, element("table", {}, rows.map((row) =>
     element("tr", {}, row.map((number) => {
-      const cell = element("td", {}, short(number));
+      const cell = element("td", {}, short(number, 3));
       cell.style.backgroundColor = css(tint(Number(number), scale));
       return cell;
     })))));

@@ -24,6 +24,7 @@ class Page {
     this.hits = [];
     this.playing = null;
     const last = this.timeline.steps.length - 1;
+    at("size").textContent = `${graph.ops.filter((op) => !op.opened).length.toLocaleString("en")} operations`;
     at("slider").max = last;
     at("into").checked = graph.ops.length <= MOST_BY_ONE;
     at("slider").style.setProperty("--turn", `${(100 * (this.timeline.turn - 0.5)) / Math.max(last, 1)}%`);
