@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from funcgrad import _jax
 from funcgrad.places.program import Place
 from funcgrad.printing import source_text
 from funcgrad.registry import Entry, Rule
+
+if TYPE_CHECKING:
+    from funcgrad.inspect.graphs.views import View
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,6 +301,12 @@ class Graph:
         from funcgrad.inspect.graphs.export.json import as_dict
 
         return as_dict(self)
+
+    def views(self) -> list[View]:
+        """Pictures of the graph: that of the whole, then those that its groups lead to."""
+        from funcgrad.inspect.graphs.views import views_of
+
+        return views_of(self)
 
     def to_json(self) -> str:
         """The graph as JSON."""
