@@ -70,6 +70,7 @@ def _renamed(op: dict[str, Any], outside: dict[int, int]) -> dict[str, Any]:
 def _graph(inner: dict[str, Any], outside: dict[int, int], kept: dict[int, Any]) -> dict[str, Any]:
     names = {what: [outside.get(i, i) for i in inner[what]] for what in ("inputs", "results")}
     entering = [[outside.get(i, i) for i in pair] for pair in inner["entering"]]
+    entering = [pair for pair in entering if pair[0] != pair[1]]
     return (
         inner
         | names
