@@ -1,7 +1,8 @@
 """The numbers of a graph: those of one run of the function, and of the walk back from it.
 
-The function's trace is run once under the tape, compiled. Each value is tapped where it is made: that gives
-the value and its whole gradient. If several read it, each use is tapped too: that gives what the reader adds.
+The function's trace is run once under the tape, compiled. Each value is tapped where it is made: that
+gives the value and its whole gradient. If several read it, each use is tapped too: that gives what the
+reader adds.
 """
 
 from __future__ import annotations
@@ -146,16 +147,20 @@ class Probes:
             self.sinks[key] = aval, lengths_around(block)
         return key
 
-    def read(self, found: Mapping[Key, Any], cts: Mapping[Key, Cotangent]) -> None:
+    def read(
+        self,
+        values: Mapping[Key, Value],
+        present: Mapping[Key, Value],
+        cts: Mapping[Key, Value],
+    ) -> None:
         """Write what a run has found into the graph."""
         for key, tensor in self.values.items():
-            value, present = found[key]
-            if key in self.may_be_absent:
-                tensor.present = np.asarray(present)
-            if tensor.present is not None and not tensor.present.any():
-                tensor.is_active = False
-                continue
-            tensor.value, tensor.gradient = value, cts.get(key)
+            if key in present:
+                tensor.present = np.asarray(present[key])
+                if not tensor.present.any():
+                    tensor.is_active = False
+                    continue
+            tensor.value, tensor.gradient = values[key], cts.get(key)
             tensor.is_active = tensor.gradient is not None
             if len(tensor.contributions) == 1:
                 tensor.contributions[0] = replace(tensor.contributions[0], gradient=tensor.gradient)
@@ -173,8 +178,10 @@ def calls_around(block: Block) -> list[Place]:
     return [around.call for around in _up(block) if around.call is not None]
 
 
-def _run(function: Traced, probes: Probes, cts: Any) -> tuple[dict[Key, Any], dict[Key, Cotangent]]:
-    """What the taps give in one run and the walk back from it."""
+def _run(
+    function: Traced, probes: Probes, cts: Any
+) -> tuple[dict[Key, Value], dict[Key, Value], dict[Key, Value]]:
+    """The tapped values of one run, whether each is present, and cotangents of the walk back."""
     program, leaves = function.program, function.leaves
     placed = {place: by_rule(place, rule) for place, rule in function.placed.items()}
     taps = frozenset([*probes.values, *probes.contributions])
@@ -199,12 +206,30 @@ def _run(function: Traced, probes: Probes, cts: Any) -> tuple[dict[Key, Any], di
         seeds = _ones(results[:count]) if seeds is None else seeds
         arrived = walk(tape, zip(slots, seeds, strict=False), range(sum(wanted)), consume=True)
         of_sinks = zip(sinks, arrived[sum(differentiated) :], strict=True)
-        return found, {key: ct for key, ct in of_sinks if ct is not None}
+        values = {key: value for key, (value, _) in found.items()}
+        present = {key: found[key][1] for key in probes.may_be_absent}
+        given = values, present, {key: ct for key, ct in of_sinks if ct is not None}
+        once, trees["given"] = _each_once(given)
+        return once
 
     outs = [v.aval for v in program.jaxpr.outvars]
     seeds = None if cts is None else check_cotangents(cts, function.out_tree, outs, function.name)
     with holding(function.rules, function.name):
-        return jax.jit(run, compiler_options=_jax.quick_compilation())(leaves, seeds)
+        once = jax.jit(run, compiler_options=_jax.quick_compilation())(leaves, seeds)
+    tree, numbers = trees["given"]
+    return jax.tree.unflatten(tree, [once[i] for i in numbers])
+
+
+def _each_once(given: Any) -> tuple[list[Value], tuple[Any, list[int]]]:
+    """The arrays of a pytree, each once, with its structure and the number of each leaf's array.
+
+    Many cotangents are one array: those that a sum hands on to its operands.
+    """
+    leaves, tree = jax.tree.flatten(given)
+    numbers: dict[int, int] = {}
+    for x in leaves:
+        numbers.setdefault(id(x), len(numbers))
+    return [*{id(x): x for x in leaves}.values()], (tree, [numbers[id(x)] for x in leaves])
 
 
 def _ones(outs: Sequence[Value]) -> list[Cotangent]:

@@ -32,7 +32,8 @@ def as_dict(graph: Graph) -> dict[str, Any]:
     graphs = list(graph.graphs())
     numbers = {id(inner): i for i, inner in enumerate(graphs)}
     kinds = keys_of(graph.ops)
-    tensors = {t.index: _tensor(t, numbers[id(g)]) for g in graphs for t in g.tensors}
+    written = Written()
+    tensors = {t.index: _tensor(t, numbers[id(g)], written) for g in graphs for t in g.tensors}
     ops = {n.index: _op(n, numbers[id(g)], numbers, kinds) for g in graphs for n in g.nodes}
     return {
         "version": VERSION,
@@ -62,7 +63,19 @@ def keys_of(ops: list[Op]) -> dict[Op, str]:
     return found
 
 
-def _tensor(tensor: TensorNode, graph: int) -> dict[str, Any]:
+class Written:
+    """The arrays that are written down so far: one that occurs again is the same dictionary."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[Any, dict[str, Any] | None]] = {}
+
+    def __call__(self, x: Any) -> dict[str, Any] | None:
+        if id(x) not in self.known:
+            self.known[id(x)] = x, data(x)
+        return self.known[id(x)][1]
+
+
+def _tensor(tensor: TensorNode, graph: int, data: Written) -> dict[str, Any]:
     return {
         "id": tensor.index,
         "name": tensor.name,
