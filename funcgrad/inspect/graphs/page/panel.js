@@ -26,7 +26,8 @@ class Panel {
     return [
       this.title(graph.name, "Start", "start"),
       element("p", {}, `${graph.ops.length} operations. `,
-        measured ? "The arguments are known; the forward pass fills in the rest." : "The graph was made of types alone, so it has no numbers."),
+        measured ? "The arguments are known; the forward pass fills in the rest." : ""),
+      graph.note ? element("p", { class: "quiet" }, graph.note) : null,
       element("p", { class: "keys" }, "Step with ", element("kbd", {}, "→"), " and ", element("kbd", {}, "←"),
         ", play with ", element("kbd", {}, "space"), ", search with ", element("kbd", {}, "/"), ". Click anything to see its line."),
       element("h3", {}, "Given"), given.slice(0, 40).map((tensor) => this.value(tensor)), this.more(given.length - 40),
@@ -292,7 +293,9 @@ class Panel {
       const position = Math.min(this.chosen.step, numbers.length - 1);
       number.textContent = `step ${numbers[position] + 1} of ${total}`;
       slider.value = position;
-      place.replaceChildren(shown(atStep(data, tensor.steps, position), label));
+      place.replaceChildren(tensor.present && !tensor.present[numbers[position]]
+        ? element("p", { class: "absent" }, "not computed in this step")
+        : shown(atStep(data, tensor.steps, position), label));
     };
     const slider = element("input", { type: "range", min: 0, max: numbers.length - 1, "aria-label": `step of the loop, ${label}` });
     slider.addEventListener("input", () => { this.chosen.step = Number(slider.value); this.go.loopStep(); });
