@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from funcgrad import _jax
+from funcgrad.inspect.graphs.context import context_of, reads_by_rule
+from funcgrad.inspect.graphs.mathematics import notation_of
 from funcgrad.places.program import Place
 from funcgrad.printing import source_text
 from funcgrad.registry import Entry, Rule
@@ -28,13 +31,17 @@ class Op:
     Attributes:
       name: the primitive's name, or the function's that is overridden.
       primitive: the primitive.
+      key: what its rule is filed under: the primitive, or a function.
       entry: what the rules have for it: a rule, a mark that its derivative is zero, or how the function
         that it carries is differentiated; None if nothing is known.
+      is_caught: whether it is a function whose calls are caught, since a rule overrides it.
     """
 
     name: str
     primitive: Any
+    key: Any
     entry: Entry | None
+    is_caught: bool = False
 
     def forward(self, *operands: Any, **params: Any) -> Any:
         """Apply the operation."""
@@ -53,8 +60,8 @@ class Op:
 
     @property
     def mathematics(self) -> str:
-        """The rule in a line of mathematics; empty where none is written down."""
-        return ""
+        """``y = tanh(x);  x̄ = ȳ (1 - y²)``; empty where none is written down, or the rule is another."""
+        return notation_of(self.key, self.entry)
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -139,7 +146,6 @@ class OpNode:
       place: where it stands in the traced function.
       inputs: the values that it reads, one for each operand.
       outputs: the values that it makes.
-      context: what the rule reads on the way back: values, each with ``"operand 0"`` or ``"output 1"``.
       graphs: the graphs of the functions that it carries.
       is_entered: whether these are differentiated operation by operation, so that they have numbers.
     """
@@ -149,9 +155,17 @@ class OpNode:
     place: Place
     inputs: list[TensorNode]
     outputs: list[TensorNode]
-    context: list[tuple[TensorNode, str]] = field(default_factory=list)
     graphs: list[Graph] = field(default_factory=list)
     is_entered: bool = False
+
+    @cached_property
+    def context(self) -> list[tuple[TensorNode, str]]:
+        """The values that its rule reads on the way back, each with ``"operand 0"`` or ``"output 1"``.
+
+        Empty where no cotangent arrives, and for a call, of which `residuals_inside` is true: its way
+        back reads values inside it.
+        """
+        return context_of(self)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -201,7 +215,7 @@ class OpNode:
     @property
     def residuals_inside(self) -> bool:
         """Whether the way back reads values inside it, not its operands and outputs alone."""
-        return bool(self.graphs) and self.is_pulled and self.op.backward is None
+        return self.is_pulled and self.op.entry is not None and not reads_by_rule(self)
 
     def __repr__(self) -> str:
         read = ", ".join(tensor.name for tensor in self.inputs)
