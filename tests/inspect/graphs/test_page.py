@@ -324,7 +324,6 @@ def test_a_step_of_a_loop_is_chosen(page):
     w, h = map(np.asarray, weights())
     page.fill("#search", "jnp.tanh(w @ h)")
     page.locator("#hits button", has_text="tanh").click()
-    press(page, "Escape")
     page.click("#panel .go button >> nth=0")
     slider = page.locator("#panel input[type=range]").last
     for step in range(5):
