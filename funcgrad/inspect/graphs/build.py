@@ -80,7 +80,7 @@ class Builder:
 
     def graph_of(self, block: Block, name: str, call: OpNode | None = None) -> Graph:
         """The graph of a block, in which values have no names yet."""
-        graph = Graph(name, block.kind or "function", [], [], [], [], call)
+        graph = Graph(name, block.kind or "function", [], [], [], [], self.function, call)
         for v in block.jaxpr.constvars:
             self.tensor(graph, block, v, "constant")
         for v in block.jaxpr.invars:

@@ -97,11 +97,12 @@ def _assigned(block: Block) -> Iterator[tuple[Var, str]]:
 def _expression(place: Place, block: Block) -> tuple[str, Span] | None:
     """The file and the span of the expression that was evaluated in the user's source.
 
+    The variables of installed packages are not the user's.
     In a function that an operation carries, one frame must be that function's: JAX traces a function
     once, and other frames may be those of another call.
     """
     frames = place.frames
-    if not frames:
+    if not frames or "site-packages" in frames[0].file:
         return None
     if block.call is not None:
         name, _, rest = _jax.function_of(_jax.close(block.jaxpr)).partition(" at ")

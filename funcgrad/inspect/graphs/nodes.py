@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 from funcgrad import _jax
 from funcgrad.inspect.graphs.context import context_of, reads_by_rule
 from funcgrad.inspect.graphs.mathematics import notation_of
+from funcgrad.inspect.graphs.search import Found, find
+from funcgrad.inspect.graphs.steps import Step, backward, forward
+from funcgrad.inspect.graphs.table import table
+from funcgrad.inspect.graphs.trace import Traced
 from funcgrad.places.program import Place
+from funcgrad.places.selectors import Selector
 from funcgrad.printing import source_text
 from funcgrad.registry import Entry, Rule
 
@@ -234,6 +239,7 @@ class Graph:
       nodes: the operations, in the order in which they run.
       inputs: the values that it is given.
       results: the values that it returns.
+      function: the traced function.
       call: the operation that carries it; None for the whole function.
       note: why numbers are left out, in words; empty if none is.
     """
@@ -244,6 +250,7 @@ class Graph:
     nodes: list[OpNode]
     inputs: list[TensorNode]
     results: list[TensorNode]
+    function: Traced
     call: OpNode | None = None
     note: str = ""
 
@@ -311,6 +318,34 @@ class Graph:
             first, count = params["body_nconsts"], len(self.results)
         return [*zip(self.results[:count], self.inputs[first : first + count], strict=True)]
 
+    def forward(self, inside: bool = False) -> Iterator[Step]:
+        """The run, step by step; with `inside`, through the operations of each call after the call."""
+        return forward(self, inside)
+
+    def backward(self, inside: bool = False) -> Iterator[Step]:
+        """The walk back, step by step: the operations at which a cotangent arrives, the last first."""
+        return backward(self, inside)
+
+    def find(self, selector: Selector) -> Found:
+        """The operations and values that a selector means.
+
+        Args:
+          selector: made with :func:`funcgrad.at`.
+
+        Returns:
+          A :class:`Found`, with `nodes` and `values`.
+
+        Raises:
+          errors.SelectorError: it means none; the message has near misses.
+
+        Example:
+          >>> import jax.numpy as jnp, funcgrad
+          >>> found = funcgrad.inspect.graph(lambda x: jnp.sin(x) * x, 2.0)
+          >>> found.find(funcgrad.at(op="sin")).nodes
+          [<a = sin(x)>]
+        """
+        return find(self, self.function, selector)
+
     def as_dict(self) -> dict[str, Any]:
         """The graph as lists, dictionaries, strings and numbers."""
         from funcgrad.inspect.graphs.export.json import as_dict
@@ -352,6 +387,21 @@ class Graph:
         from funcgrad.inspect.graphs.page import to_html
 
         return to_html(self, path)
+
+    def to_dot(self) -> str:
+        """The graph in the language of Graphviz, with a cluster for each call and name scope."""
+        from funcgrad.inspect.graphs.export.dot import to_dot
+
+        return to_dot(self)
+
+    def to_model_explorer(self) -> str:
+        """The graph as JSON for Google's Model Explorer: the text of a file that it opens."""
+        from funcgrad.inspect.graphs.export.model_explorer import to_model_explorer
+
+        return to_model_explorer(self)
+
+    def __str__(self) -> str:
+        return table(self)
 
     def __repr__(self) -> str:
         return f"<graph of {self.name}: {len(self.nodes)} operations, {len(self.tensors)} values>"
