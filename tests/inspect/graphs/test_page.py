@@ -266,6 +266,10 @@ def test_a_group_can_be_one_step(page):
     assert heading(page) == ("high", "Backward through a group")
     press(page, "ArrowLeft")
     assert heading(page) == ("mul", "Backward 1 of 26")
+    drawn(page, "group", "low").click()
+    press(page, "ArrowRight")
+    assert heading(page) == ("high", "Backward through a group")
+    press(page, "ArrowLeft")
     press(page, "Shift+ArrowRight")
     assert heading(page) == ("sin", "Backward 2 of 26")
     assert shown_view(page) == "high"
