@@ -353,10 +353,39 @@ class Graph:
         return as_dict(self)
 
     def views(self) -> list[View]:
-        """Pictures of the graph: that of the whole, then those that its groups lead to."""
+        """Return the pictures of the graph: that of the whole, then those that its groups lead to."""
         from funcgrad.inspect.graphs.views import views_of
 
         return views_of(self)
+
+    def to_svg(self, path: str | os.PathLike[str] | None = None, view: int | str = 0) -> str:
+        """Draw the graph: forward runs downwards, and cotangents run upwards beside it.
+
+        Args:
+          path: the file that the picture is written to; None writes none.
+          view: the number of the view, or its name: ``"layer_0"``. Nought is the whole graph.
+
+        Returns:
+          The picture as SVG.
+
+        Raises:
+          MissingPackageError: ``pygraphviz`` is not installed (``pip install "funcgrad[pictures]"``).
+          SelectorError: there is no such view, or there are several.
+
+        Example:
+          >>> import jax.numpy as jnp, funcgrad
+          >>> found = funcgrad.inspect.graph(lambda x: jnp.sin(x) * x, 2.0)
+          >>> found.to_svg().count('class="op"')
+          2
+        """
+        from funcgrad.inspect.graphs.display import to_svg
+
+        return to_svg(self, path, view)
+
+    def _repr_html_(self) -> str:
+        from funcgrad.inspect.graphs.display import html_of
+
+        return html_of(self.views()[0])
 
     def to_json(self) -> str:
         """The graph as JSON."""
