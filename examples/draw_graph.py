@@ -4,8 +4,8 @@
 
 Two inputs, three hidden units with a sigmoid, one output, and a squared loss, as in a first lecture on
 backpropagation. The output is 10.1, it should have been 12.1, and so the loss is 4. The picture is
-draw_graph.svg; draw_graph.html is a page that goes through it step by step. With --transformer it is that of a transformer of 12 layers, without numbers, and
-draw_graph_layer.svg is one of the layers.
+draw_graph.svg, and draw_graph.html is a page that goes through it step by step. With --transformer both
+are of a transformer of 12 layers, without numbers, and draw_graph_layer.svg is one of the layers.
 """
 
 import argparse
