@@ -203,7 +203,7 @@ class Page {
     this.hit = (i + this.hits.length) % this.hits.length;
     this.choose(this.hits[this.hit]);
     at("hit-count").textContent = `${this.hit + 1} of ${this.hits.length}`;
-    if (matchMedia("(max-width: 760px)").matches) at("hits").hidden = true;
+    at("hits").hidden = true;
   }
 
   // --- controls -----------------------------------------------------------------------------------
