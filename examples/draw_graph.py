@@ -27,7 +27,8 @@ def loss(v: jax.Array, w: jax.Array, x: jax.Array, target: jax.Array) -> jax.Arr
     k = w @ x
     h = jax.nn.sigmoid(k)
     y = v @ h
-    return (y - target) ** 2
+    error = (y - target) ** 2
+    return error
 
 
 class Layer(nn.Module):
@@ -72,7 +73,7 @@ def main() -> None:
         graph = funcgrad.inspect.graph(loss, V, W, X, TARGET)
     graph.to_svg("draw_graph.svg")
     graph.to_html("draw_graph.html")
-    print(f"{graph!r}: draw_graph.svg, and draw_graph.html to step through it")
+    print(graph)
 
 
 if __name__ == "__main__":

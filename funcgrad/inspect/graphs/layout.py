@@ -147,4 +147,5 @@ def _graphviz(dot: str) -> dict[str, Any]:
             "to draw a graph", "pygraphviz", 'pip install "funcgrad[pictures]"'
         ) from None
     with _ONE_AT_A_TIME:
-        return json.loads(pygraphviz.AGraph(dot).draw(format="json0", prog="dot"))
+        placed: Any = pygraphviz.AGraph(dot).draw(format="json0", prog="dot")
+    return json.loads(placed)
