@@ -96,16 +96,16 @@ function shown(data, label) {
   if (!Array.isArray(data.numbers)) {
     return element("p", { class: "scalar" }, short(data.numbers));
   }
-  return table(data);
+  return table(data, label);
 }
 
 /** Numbers as a table: the last axis is a row. */
-function table(data) {
+function table(data, label) {
   let rows = data.numbers;
   if (!Array.isArray(rows[0])) rows = [rows];
   while (Array.isArray(rows[0]?.[0])) rows = rows.flat(1);
   const scale = Math.max(Math.abs(data.min), Math.abs(data.max));
-  return element("div", { class: "numbers" }, element("table", {}, rows.map((row) =>
+  return element("div", { class: "numbers", tabindex: "0", role: "group", "aria-label": `numbers of ${label}` }, element("table", {}, rows.map((row) =>
     element("tr", {}, row.map((number) => {
       const cell = element("td", {}, short(number, 3));
       cell.style.backgroundColor = css(tint(Number(number), scale));

@@ -242,6 +242,7 @@ class Page {
       " ": () => this.play(!this.playing), "/": () => at("search").focus(), Escape: () => this.unchoose(),
     };
     if (!(event.key in keys) || (event.key === " " && pressable)) return;
+    if (event.target.matches(".numbers") && event.key.startsWith("Arrow")) return;
     if (ranged && event.target.id !== "slider" && event.key !== "/" && event.key !== "Escape") return;
     event.preventDefault();
     keys[event.key]();
