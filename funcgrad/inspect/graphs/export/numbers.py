@@ -59,14 +59,12 @@ def rounded(x: Any) -> float:
 
 def as_numpy(x: Any) -> np.ndarray | None:
     """The array's numbers; None where there is none to show: a key, a reference, an array of others."""
-    if x is None or not (isinstance(x, (jax.Array, np.ndarray)) or np.isscalar(x)):
+    if not (isinstance(x, (jax.Array, np.ndarray)) or np.isscalar(x)):
         return None
     dtype = getattr(x, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
-        x = jax.random.key_data(x) if jnp.issubdtype(dtype, jax.dtypes.prng_key) else None
-    if x is None or not getattr(x, "is_fully_addressable", True):
         return None
-    return np.asarray(x)
+    return np.asarray(x) if getattr(x, "is_fully_addressable", True) else None
 
 
 def _real(array: np.ndarray) -> np.ndarray:
