@@ -99,6 +99,14 @@ def test_the_page_holds_no_path_of_this_machine(tmp_path):
     assert str(Path(funcgrad.__file__).parent) not in page + content
 
 
+def test_what_the_guide_shows_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[3] / "docs" / "page.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(compile(block, "page.md", "exec"), {"__name__": "page"})
+    assert Path("graph.html").stat().st_size > 10_000
+
+
 # --- in a browser ---------------------------------------------------------------------------------
 
 needs_browser = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))

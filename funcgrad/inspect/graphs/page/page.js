@@ -266,6 +266,6 @@ unpack(at("data").textContent).then((data) => {
   window.page = new Page(data);
   document.body.dataset.ready = "";
 }).catch((reason) => {
-  at("panel").textContent = `This page could not be opened: ${reason}. It needs Chrome 80, Firefox 113, Safari 16.4 or newer.`;
+  at("panel").textContent = `This page could not be opened: ${reason}. It needs Chrome 111, Firefox 113, Safari 16.4 or newer.`;
   throw reason;
 });

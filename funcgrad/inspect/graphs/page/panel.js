@@ -105,7 +105,7 @@ class Panel {
     const results = this.timeline.graph.graphs[0].results.map((id) => this.timeline.tensors.get(id));
     return [
       this.title(this.timeline.graph.name, "The walk back begins", "backward"),
-      element("p", {}, "The forward pass is over. The derivative of the result by itself is 1; from here each rule turns the cotangent of what its operation made into cotangents of what it read."),
+      element("p", {}, "The forward pass is over. The result has a cotangent: ones, unless another was asked for. From here each rule turns the cotangent of what its operation made into cotangents of what it read."),
       element("h3", {}, "Result"), [...new Set(results)].map((tensor) => [this.value(tensor),
         this.timeline.sumAt(tensor, index).now.map((one) => this.numbers(tensor, one.gradient, `ct_${plain(tensor.name)}`))]),
     ];
