@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -38,7 +39,7 @@ class Part:
     """A part of a line of text.
 
     Attributes:
-      kind: its class: ``"name"``, ``"type"`` or ``"note"``.
+      kind: its class: ``"variable"``, ``"type"``, ``"name"`` or ``"note"``.
       text: the text.
       size: the size of its font.
     """
@@ -49,11 +50,10 @@ class Part:
 
     @property
     def width(self) -> float:
-        """How wide it is."""
-        if (
-            self.kind == "variable"
-        ):  # as wide for "a" as for "aaa": so layers of a network are alike
-            return text.width(self.text.ljust(3), self.size, mono=True)
+        """How wide it is, at most: as wide for ``a`` as for ``aaa``, so that layers look alike."""
+        if self.kind == "variable":
+            alike = re.sub(r"\.\d$", ".00", self.text).ljust(3)
+            return text.width(alike, self.size, mono=True)
         is_mono, is_bold = self.kind == "type", self.kind == "name"
         return text.width(self.text, self.size, mono=is_mono, bold=is_bold)
 
