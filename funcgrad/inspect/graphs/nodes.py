@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from funcgrad import _jax
@@ -391,6 +392,30 @@ class Graph:
         from funcgrad.inspect.graphs.export.json import to_json
 
         return to_json(self)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return a page to step through: forward operation by operation, then backward.
+
+        The page is one file and asks for nothing: it can be sent, kept, and read without a network.
+
+        Args:
+          path: a file to write the page to; None to write none.
+
+        Returns:
+          The page as text.
+
+        Raises:
+          MissingPackageError: ``pygraphviz`` is not installed, with which the pictures are laid out.
+
+        Example:
+          >>> import funcgrad, jax.numpy as jnp
+          >>> page = funcgrad.inspect.graph(lambda x: jnp.sin(x) * x, 2.0).to_html()
+          >>> page.startswith("<!doctype html>")
+          True
+        """
+        from funcgrad.inspect.graphs.page import to_html
+
+        return to_html(self, path)
 
     def to_dot(self) -> str:
         """The graph in the language of Graphviz, with a cluster for each call and name scope."""

@@ -90,8 +90,8 @@ def _image(numbers: np.ndarray, finite: np.ndarray) -> dict[str, Any]:
     rows = numbers.reshape(-1, numbers.shape[-1] if numbers.ndim > 1 else numbers.size)
     picked = rows[np.ix_(*(_picked(length) for length in rows.shape))]
     least, largest = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    scaled = (picked - least) * (255 / (largest - least) if largest > least else 0)
-    pixels = np.nan_to_num(scaled, nan=0, posinf=0, neginf=0).astype(np.uint8)
+    above = np.where(np.isfinite(picked), picked - least, 0)
+    pixels = (above * (255 / (largest - least) if largest > least else 0)).astype(np.uint8)
     text = base64.b64encode(pixels.tobytes()).decode()
     return {"rows": pixels.shape[0], "columns": pixels.shape[1], "pixels": text}
 
