@@ -220,9 +220,18 @@ def _put_off(visit: Visit, program: ScanProgram) -> Iterator[Residual]:
         )
         # loops around this one use the memory again
         entry = _not_kept(PUT_OFF, v.aval, made[v], visit, asks, program.division.length)
+        pulled_back = _jax.pulled_back_op(made[v].source_info)
+        op = f"the pullback of {pulled_back}" if pulled_back else entry.op
         additions = sum(math.prod(_jax.type_of(term.result).shape) for term in terms)
         more = float(additions * program.division.length * (visit.times or 1))
-        yield replace(entry, freed=visit.last, other_bytes=-entry.bytes, other_operations=more)
+        yield replace(
+            entry,
+            op=op,
+            scope=visit.spot.scope,
+            freed=visit.last,
+            other_bytes=-entry.bytes,
+            other_operations=more,
+        )
 
 
 def _pulled_back(eqn: Equation) -> str:

@@ -163,18 +163,32 @@ class Maker:
     steps: int | None = None
 
 
-MOVES = (lax.stop_gradient_p, _jax.checkpoint_name_p, lax.device_put_p)
-"""Operations whose result is the same value as their operand."""
+MOVES = (
+    lax.stop_gradient_p,
+    _jax.checkpoint_name_p,
+    lax.device_put_p,
+    lax.optimization_barrier_p,
+)
+"""Operations whose results are the same values as their operands."""
 
 
 def maker_of(v: Var, flat: Flat) -> Maker:
     """Who made a value of a flat program that is none of its inputs."""
     step, i = flat.producer[v]
-    eqn = step.equation
-    (*_, source) = eqn.invars or (None,)
-    if eqn.primitive in MOVES and source in flat.producer:
+    source: Any = step.equation.invars[i] if moves(step.equation) else None
+    if source is not None and not _jax.is_literal(source) and source in flat.producer:
         return maker_of(source, flat)
-    return _made_inside(eqn, i, step.spot)
+    return _made_inside(step.equation, i, step.spot)
+
+
+def moves(eqn: Equation) -> bool:
+    """Whether an equation's results are the same values as its operands."""
+    if (
+        eqn.primitive is lax.reduce_precision_p
+    ):  # JAX's checkpoints round to the dtype that is there
+        found = jax.numpy.finfo(eqn.outvars[0].aval.dtype)
+        return eqn.params["mantissa_bits"] >= found.nmant
+    return eqn.primitive in MOVES
 
 
 def _made_inside(eqn: Equation, i: int, spot: Spot) -> Maker:
@@ -197,15 +211,34 @@ def _made_inside(eqn: Equation, i: int, spot: Spot) -> Maker:
 
 def _producer_inside(jaxpr: Any, i: int, eqn: Equation) -> tuple[Equation, int] | None:
     """The equation of a carried function that makes its result number `i`; None for a filling."""
-    v: Any = jaxpr.outvars[i]
     producer = {out: (inner, k) for inner in jaxpr.eqns for k, out in enumerate(inner.outvars)}
-    if eqn.primitive is lax.scan_p and not _jax.is_literal(v) and v in jaxpr.invars:
-        carry = list(jaxpr.invars).index(v) - eqn.params["num_consts"]
-        v = jaxpr.outvars[carry] if 0 <= carry < eqn.params["num_carry"] else v
+    v: Any = _before_step(jaxpr, jaxpr.outvars[i], eqn)
     found: Any = None if _jax.is_literal(v) else producer.get(v)
+    while found is not None and eqn.primitive is lax.while_p and (place := _written(found[0])):
+        v = _before_step(jaxpr, found[0].invars[place], eqn)
+        found = None if _jax.is_literal(v) else producer.get(v)
     if found is not None and found[0].primitive is lax.broadcast_in_dim_p:
         return None if all(map(_jax.is_literal, found[0].invars)) else found
     return found
+
+
+def _before_step(jaxpr: Any, v: Atom, eqn: Equation) -> Atom:
+    """The variable that made a loop's carry in the step before, if `v` is a carry that comes in."""
+    if _jax.is_literal(v) or v not in jaxpr.invars:
+        return v
+    first, count = 0, 0
+    if eqn.primitive is lax.scan_p:
+        first, count = eqn.params["num_consts"], eqn.params["num_carry"]
+    elif eqn.primitive is lax.while_p:
+        first, count = eqn.params["body_nconsts"], len(jaxpr.outvars)
+    carry = list(jaxpr.invars).index(v) - first
+    return jaxpr.outvars[carry] if 0 <= carry < count else v
+
+
+def _written(eqn: Equation) -> int | None:
+    """Which operand of an equation is written to a place in another; None if it writes none."""
+    writes = eqn.params.get("name") == "dynamic_update_index_in_dim"
+    return 1 if writes or eqn.primitive is lax.dynamic_update_slice_p else None
 
 
 # --- what it would cost to make a value again

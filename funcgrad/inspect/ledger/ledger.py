@@ -126,9 +126,10 @@ class Ledger:
     __repr__ = __str__
 
     def _head(self) -> Iterator[str]:
-        kept = self.of(KEPT)
+        count = len(self.of(KEPT))
+        arrays = f"{count} array{'s' * (count != 1)}"
         per = f" ({self.kept_per_device:,} on each of {self.devices})" if self.devices > 1 else ""
-        yield f"{self.name}: {self.kept:,} B kept in {len(kept)} arrays for the way back{per}"
+        yield f"{self.name}: {self.kept:,} B kept in {arrays} for the way back{per}"
         others = [
             ("arguments, alive anyway", self.of(ARGUMENT)),
             ("constants, alive anyway", self.of(CONSTANT)),

@@ -19,7 +19,7 @@ from funcgrad.partition.budget import Search
 from funcgrad.partition.costs import operations
 from funcgrad.printing import size_of
 
-TRIED = 4
+TRIED = 3
 """The most candidates that are tried: those that promise to leave the fewest bytes alive."""
 
 WORTHWHILE = 0.8
@@ -32,7 +32,7 @@ class Measured:
 
     Attributes:
       kept: the bytes that the pullback keeps, arguments and constants left out.
-      alive: these and the most that a checkpoint's own way back computes again at a time.
+      alive: these and the most that one checkpoint computes again for its own way back.
       operations: of the value and the gradient together, about.
     """
 
@@ -77,16 +77,19 @@ class Suggestion:
         )
 
 
-def suggestions_for(closed: Any, run: Callable[..., Any], measure: Measure) -> list[Suggestion]:
+def suggestions_for(
+    closed: Any, fun: Callable[..., Any], run: Callable[..., Any], measure: Measure
+) -> list[Suggestion]:
     """The candidates that leave the fewest bytes alive, the best first.
 
     Args:
       closed: the traced function.
+      fun: the function itself.
       run: makes a function of the user's arguments of one of flat arrays.
       measure: says what the gradient of a function of the user's arguments keeps and does.
     """
     flat = flat_program(closed, is_opened=_is_users_call)
-    now = measure(run(_evaluator(flat, [])))
+    now = measure(fun)
     ranked = sorted(candidates(flat), key=lambda candidate: candidate.promise(flat))
     found = []
     for candidate in ranked[:TRIED]:
@@ -319,21 +322,22 @@ def _with_checkpointed_body(eqn: Equation) -> Equation:
 # --- measuring
 
 
-def measured(flat: Flat, walk: Walk, gradient: Any) -> Measured:
+def measured(jaxpr: Any, num_kept: int, walk: Walk) -> Measured:
     """What a gradient keeps and does.
 
     Args:
-      flat: the forward program, whose results are kept.
+      jaxpr: the value and the gradient; its first results are the arrays that the pullback keeps.
+      num_kept: how many these are.
       walk: the way back.
-      gradient: the traced value and gradient.
     """
-    alive_anyway = {*flat.inputs, *flat.constants}
-    kept = sum(size_of(v.aval) for v in {*variables(flat.results)} - alive_anyway)
+    alive_anyway = {*jaxpr.invars, *jaxpr.constvars}
+    results = {*variables(jaxpr.outvars[:num_kept])}
+    kept = sum(size_of(v.aval) for v in results - alive_anyway)
     again = [0]
     for visit in walk.all():
         program = visit.node.pullback
         if isinstance(program, RematProgram):
             search = Search(program.plan.joint, program.inputs)
-            estimate = search.estimate(program.plan)
-            again.append(estimate.peak - estimate.kept)
-    return Measured(kept, kept + max(again), operations(gradient.jaxpr.eqns))
+            everything = search.estimate(search.everything()).kept
+            again.append(everything - search.estimate(program.plan).kept)
+    return Measured(kept, kept + max(again), operations(jaxpr.eqns))
