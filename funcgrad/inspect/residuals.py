@@ -154,7 +154,7 @@ def _kept_by_jax(fun: Callable[..., Any], args: tuple[Any, ...]) -> tuple[int | 
     try:
         jaxpr = residuals_of_jax(fun, *args).jaxpr
     except Exception as error:  # of JAX's, about a function that it cannot differentiate
-        return None, str(error).partition("\n")[0][:120]
+        return None, str(error).partition("\n")[0].partition(". ")[0]
     kept = {*variables(jaxpr.outvars)} - {*jaxpr.invars, *jaxpr.constvars}
     return sum(size_of(v.aval) for v in kept), ""
 

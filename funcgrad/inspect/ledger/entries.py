@@ -35,7 +35,8 @@ class Residual:
         kept until the sum over its steps, which follows the scan.
       shape: its shape, steps included.
       dtype: its dtype.
-      bytes: of the whole array, over all devices and steps.
+      bytes: of the whole array, over all devices and steps; of what a while loop computes again, those
+        of one step.
       bytes_per_device: the bytes that each device has of it.
       asked_by: the rules that read it.
       name: of an argument, its name: ``params['w']``.
@@ -45,7 +46,8 @@ class Residual:
       steps: of how many steps of a scan it holds values.
       freed: the step of the way back after which no rule needs it; None for one that is alive anyway.
       other_bytes: how many bytes more the other choice would keep: negative for a kept array.
-      other_operations: about how many operations more the other choice would take.
+      other_operations: about how many operations more the other choice would take; not a number if that
+        depends on the length of a while loop.
     """
 
     status: str
@@ -77,6 +79,8 @@ class Residual:
     def otherwise(self) -> str:
         """The other choice, in words."""
         more = f"{abs(self.other_operations):.2g} operations"
+        if math.isnan(self.other_operations):
+            more = "the steps of a while loop"
         if self.status == KEPT:
             return f"{more} to compute it again"
         if self.status == RECOMPUTED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -183,10 +184,8 @@ def maker_of(v: Var, flat: Flat) -> Maker:
 
 def moves(eqn: Equation) -> bool:
     """Whether an equation's results are the same values as its operands."""
-    if (
-        eqn.primitive is lax.reduce_precision_p
-    ):  # JAX's checkpoints round to the dtype that is there
-        found = jax.numpy.finfo(eqn.outvars[0].aval.dtype)
+    if eqn.primitive is lax.reduce_precision_p:  # in checkpoints, to the dtype that is there
+        found = jax.numpy.finfo(_jax.type_of(eqn.outvars[0]).dtype)
         return eqn.params["mantissa_bits"] >= found.nmant
     return eqn.primitive in MOVES
 
@@ -245,7 +244,10 @@ def _written(eqn: Equation) -> int | None:
 
 
 class OperationsAgain:
-    """From a kept value, about how many operations make it again from inputs and other kept values."""
+    """From a kept value, about how many operations make it again from inputs and other kept values.
+
+    Not a number if a loop of unknown length is among them.
+    """
 
     def __init__(self, flat: Flat, kept: Sequence[Var]):
         self.flat = flat
@@ -260,12 +262,21 @@ class OperationsAgain:
             if id(eqn) not in needed:
                 needed[id(eqn)] = eqn
                 waiting += [u for u in variables(eqn.invars) if u not in self.known]
+        if any(map(has_while, needed.values())):
+            return math.nan
         last, i = self.flat.producer[v]
         if last.equation.primitive is not lax.scan_p:
             return operations(needed.values())
         others = [k for k in self.kept if k in last.equation.outvars and k is not v]
         inside = _operations_in_scan(last.equation, i, others)
         return operations(needed.values()) if inside is None else inside
+
+
+def has_while(eqn: Equation) -> bool:
+    """Whether there is a loop of unknown length in an equation, at any depth."""
+    if eqn.primitive is lax.while_p:
+        return True
+    return any(has_while(e) for jaxpr in _jax.inner_jaxprs(eqn.params) for e in jaxpr.eqns)
 
 
 def _operations_in_scan(eqn: Equation, i: int, others: Sequence[Var]) -> float | None:
