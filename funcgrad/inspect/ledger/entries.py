@@ -82,13 +82,13 @@ class Residual:
         if math.isnan(self.other_operations):
             more = "the steps of a while loop"
         if self.status == KEPT:
-            return f"{more} to compute it again"
+            return f"again: {more}"
         if self.status == RECOMPUTED:
-            return f"{self.other_bytes:,} B to keep it, {more} fewer"
+            return f"keep: {self.other_bytes:,} B, {more} fewer"
         if self.status == OFFLOADED:
-            return f"{self.other_bytes:,} B on the device, or {more} to compute it again"
+            return f"keep on the device: {self.other_bytes:,} B; again: {more}"
         if self.status == PUT_OFF:
-            return f"{self.other_operations:.2g} additions in the loop's steps"
+            return f"in the loop: {self.other_operations:.2g} additions"
         return ""
 
 

@@ -193,9 +193,9 @@ def moves(eqn: Equation) -> bool:
 def _made_inside(eqn: Equation, i: int, spot: Spot) -> Maker:
     """The operation that makes an equation's result number `i`, inside the function it carries."""
     op, steps = str(eqn.primitive), None
-    stacked = eqn.primitive is lax.scan_p and i >= eqn.params["num_carry"]
-    if stacked:
-        steps = eqn.params["length"]
+    if eqn.primitive is lax.scan_p:
+        _, num_carry, length = scan_sizes(eqn)
+        steps = length if i >= num_carry else None
     for jaxpr in _jax.inner_jaxprs(eqn.params):
         if len(jaxpr.outvars) != len(eqn.outvars):
             continue
@@ -206,6 +206,12 @@ def _made_inside(eqn: Equation, i: int, spot: Spot) -> Maker:
             found = _made_inside(inner, k, spot_inside)
             return Maker(found.op, found.spot, steps)
     return Maker(op, spot, steps)
+
+
+def scan_sizes(eqn: Equation) -> tuple[int, int, int]:
+    """The numbers of a scan's constants, carries and steps."""
+    num_consts, num_carry, length, *_ = _jax.scan_settings(eqn.params)
+    return num_consts, num_carry, length
 
 
 def _producer_inside(jaxpr: Any, i: int, eqn: Equation) -> tuple[Equation, int] | None:
@@ -227,7 +233,7 @@ def _before_step(jaxpr: Any, v: Atom, eqn: Equation) -> Atom:
         return v
     first, count = 0, 0
     if eqn.primitive is lax.scan_p:
-        first, count = eqn.params["num_consts"], eqn.params["num_carry"]
+        first, count, _ = scan_sizes(eqn)
     elif eqn.primitive is lax.while_p:
         first, count = eqn.params["body_nconsts"], len(jaxpr.outvars)
     carry = list(jaxpr.invars).index(v) - first
@@ -281,8 +287,8 @@ def has_while(eqn: Equation) -> bool:
 
 def _operations_in_scan(eqn: Equation, i: int, others: Sequence[Var]) -> float | None:
     """The operations that make a stack again from the other stacks; None if the carry is needed."""
-    jaxpr, params = eqn.params["jaxpr"].jaxpr, eqn.params
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    jaxpr = eqn.params["jaxpr"].jaxpr
+    num_consts, num_carry, length = scan_sizes(eqn)
     given = [*jaxpr.invars[:num_consts], *jaxpr.invars[num_consts + num_carry :]]
     places = [list(eqn.outvars).index(v) for v in others]
     known = {*given, *variables(jaxpr.outvars[k] for k in places if k >= num_carry)}
@@ -290,6 +296,6 @@ def _operations_in_scan(eqn: Equation, i: int, others: Sequence[Var]) -> float |
     if i < num_carry or _jax.is_literal(v):
         return None
     try:
-        return operations(equations_between(jaxpr.eqns, known, [v])) * params["length"]
+        return operations(equations_between(jaxpr.eqns, known, [v])) * length
     except KeyError:
         return None

@@ -203,7 +203,10 @@ def _rules(entry: Residual) -> str:
     return "; ".join(dict.fromkeys(ask.rule for ask in entry.asked_by))
 
 
-COLUMNS = ("bytes", "array", "", "made by", "asked by", "freed after", "otherwise")
+COLUMNS = ("bytes", "array", "", "made by", "asked by", "freed after", "other choice")
+
+SCOPE = 32
+"""The most letters of a name scope in the printed table: its middle is left out."""
 
 
 def _table(entries: Sequence[Residual], steps: int) -> list[str]:
@@ -220,11 +223,16 @@ def _table(entries: Sequence[Residual], steps: int) -> list[str]:
     return lines
 
 
+def _shortened(scope: str) -> str:
+    half = (SCOPE - 1) // 2
+    return scope if len(scope) <= SCOPE else f"{scope[:half]}…{scope[-half:]}"
+
+
 def _row(entry: Residual, steps: int) -> tuple[str, ...]:
     made = entry.name or "closed over"
     if entry.op:
         line = f" at {short_line(entry.where)}" if entry.where else ""
-        made = f"{entry.scope}: " * bool(entry.scope) + entry.op + line
+        made = f"{_shortened(entry.scope)}: " * bool(entry.scope) + entry.op + line
     asks = [str(ask) for ask in entry.asked_by[:1]]
     more = len(entry.asked_by) - 1
     asked = "".join(asks) + (f" and {more} more" if more > 0 else "")
