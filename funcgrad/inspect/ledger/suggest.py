@@ -97,7 +97,7 @@ def suggestions_for(
     ranked = sorted(candidates(flat), key=lambda candidate: candidate.promise(flat))
     found = []
     for candidate in ranked[:TRIED]:
-        function = run(_evaluator(flat, candidate.regions))
+        function = run(_evaluator(flat, candidate))
         try:
             after = measure(function)
         except Exception:  # not everything can be computed again: effects, for one
@@ -120,11 +120,13 @@ class Candidate:
 
     Attributes:
       around: what the edit would be around.
-      regions: of each region, the numbers of its steps: from the first to before the last.
+      regions: of each region, the numbers of its steps.
+      of_bodies: the regions are scans, of which the bodies would be checkpointed.
     """
 
     around: str
     regions: tuple[range, ...]
+    of_bodies: bool = False
 
     def promise(self, flat: Flat) -> int:
         """About how many bytes would be alive, if every value were kept that no region computes."""
@@ -140,14 +142,12 @@ class Candidate:
 def candidates(flat: Flat) -> list[Candidate]:
     """Name scopes, functions and bodies of scans of which there may be several, in that order."""
     found: dict[Any, Candidate] = {}
-    groups = (_by_scope(flat), _by_function(flat), _by_scan(flat))
-    for around, regions in (pair for group in groups for pair in group):
+    for around, regions in (*_by_scope(flat), *_by_function(flat)):
         spans = tuple(regions)
         whole = len(spans) == 1 and len(spans[0]) >= 0.9 * len(flat.steps)
-        scan = len(spans[0]) == 1
-        if scan or (not whole and any(len(span) > 1 for span in spans)):
+        if not whole and any(len(span) > 1 for span in spans):
             found.setdefault(spans, Candidate(around, spans))
-    return [*found.values()]
+    return [*found.values(), *_bodies_of_scans(flat)]
 
 
 def _by_scope(flat: Flat) -> Iterator[tuple[str, list[range]]]:
@@ -295,16 +295,14 @@ def _call_at(stack: Sequence[Frame], depth: int) -> Any:
     return tuple(stack[: depth - 1]), stack[depth - 1][:2]
 
 
-def _by_scan(flat: Flat) -> Iterator[tuple[str, list[range]]]:
-    """The bodies of scans that are no checkpoints yet."""
+def _bodies_of_scans(flat: Flat) -> Iterator[Candidate]:
+    """The bodies of scans in which there are no checkpoints yet."""
     for i, step in enumerate(flat.steps):
         if step.equation.primitive is lax.scan_p:
             body = step.equation.params["jaxpr"].jaxpr
             if all(eqn.primitive is not _jax.remat_p for eqn in body.eqns):
-                yield (
-                    f"the body of the scan at {step.spot.line or 'an unknown line'}",
-                    [range(i, i + 1)],
-                )
+                around = f"the body of the scan at {step.spot.line or 'an unknown line'}"
+                yield Candidate(around, (range(i, i + 1),), of_bodies=True)
 
 
 def _spans(keys: Sequence[Any]) -> Iterator[range]:
@@ -327,9 +325,9 @@ def inputs_of(flat: Flat, region: Iterable[int]) -> list[Var]:
     return [*dict.fromkeys(v for eqn in eqns for v in variables(eqn.invars) if v not in made)]
 
 
-def _evaluator(flat: Flat, regions: Sequence[range]) -> Callable[..., list[Value]]:
-    """A function of flat arrays that runs the program, with checkpoints around regions."""
-    starting = {region.start: region for region in regions}
+def _evaluator(flat: Flat, candidate: Candidate) -> Callable[..., list[Value]]:
+    """A function of flat arrays that runs the program, with a candidate's checkpoints."""
+    starting = {region.start: region for region in candidate.regions}
     last_read = {v: i for i, eqn in enumerate(flat.equations) for v in variables(eqn.invars)}
     last_read |= dict.fromkeys(variables(flat.results), len(flat.steps))
 
@@ -337,13 +335,14 @@ def _evaluator(flat: Flat, regions: Sequence[range]) -> Callable[..., list[Value
         known = {**flat.constants, **dict(zip(flat.inputs, args, strict=True))}
         i = 0
         while i < len(flat.steps):
-            region = starting.get(i)
+            region, eqn = starting.get(i), flat.steps[i].equation
             if region is None:
-                known |= _jax.values_of([flat.steps[i].equation], known)
-                i += 1
+                known |= _jax.values_of([eqn], known)
+            elif candidate.of_bodies:
+                known |= _jax.values_of([_with_checkpointed_body(eqn)], known)
             else:
                 known |= _checkpointed(flat, region, known, last_read)
-                i = region.stop
+            i = i + 1 if region is None else region.stop
         return _jax.read(flat.results, known)
 
     return run
@@ -354,9 +353,6 @@ def _checkpointed(
 ) -> dict[Var, Value]:
     """The values that a region makes and later steps read, under a checkpoint."""
     eqns = [flat.steps[i].equation for i in region]
-    if len(eqns) == 1 and eqns[0].primitive is lax.scan_p:
-        eqn = _with_checkpointed_body(eqns[0])
-        return _jax.values_of([eqn], known)
     inputs = inputs_of(flat, region)
     made = [v for eqn in eqns for v in eqn.outvars]
     outputs = [v for v in made if last_read.get(v, 0) >= region.stop]

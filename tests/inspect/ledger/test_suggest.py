@@ -189,6 +189,16 @@ def test_xla_allocates_less_with_it():
     assert after.temp_size_in_bytes < 0.6 * ledger.temp_size_in_bytes
 
 
+def test_a_scope_around_a_scan_is_not_its_body():
+    def loss(ws, x):
+        with jax.named_scope("encoder"):
+            x = lax.scan(lambda x, w: (block(w, x), None), x, ws)[0]
+        return jnp.sum(jnp.tanh(x))
+
+    names = [each.around for each in residuals(loss, LONG, X, compiled=False).suggestions]
+    assert [name.partition(" at ")[0] for name in names] == ["the body of the scan"]
+
+
 def test_nothing_to_gain():
     assert residuals(lambda x: jnp.sum(jnp.exp(x)), X, compiled=False).suggestions == ()
     assert residuals(checkpointed_chain, list(LONG), X, compiled=False).suggestions == ()
