@@ -19,7 +19,12 @@ checkpoint_name_p = name_p
 
 def scopes_of_equation(eqn: Equation) -> tuple[Any, ...]:
     """The name scopes around an equation, each an object of its own for each time it was entered."""
-    stack = eqn.source_info.name_stack.stack
+    return scopes_of_source(eqn.source_info)
+
+
+def scopes_of_source(source: Any) -> tuple[Any, ...]:
+    """The same from the source information of an operation; transforms are left out."""
+    stack = source.name_stack.stack
     return tuple(element for element in stack if isinstance(element, _source_info.Scope))
 
 
@@ -46,6 +51,12 @@ def names_of_inputs(jaxpr: Any) -> list[str]:
     """The names of a jaxpr's inputs in the function that it was traced from; empty where not known."""
     names = jaxpr.debug_info.arg_names
     return [*names] if names is not None and len(names) == len(jaxpr.invars) else []
+
+
+def user_points(source: Any) -> list[tuple[str, tuple[int, int], str]]:
+    """The same with line and column in the place of the line."""
+    frames = _source_info.user_frames(source.traceback)
+    return [(f.file_name, (f.start_line, f.start_column), f.function_name) for f in frames]
 
 
 @contextlib.contextmanager

@@ -3,26 +3,31 @@
 from funcgrad.faults import NonFinite, Summary
 from funcgrad.inspect.coverage import Coverage, Row, coverage
 from funcgrad.inspect.graphs import Contribution, Graph, Op, OpNode, TensorNode, graph
-from funcgrad.inspect.memory import Memory, Region, memory
+from funcgrad.inspect.ledger import Ask, Ledger, Measured, Region, Residual, Suggestion
 from funcgrad.inspect.nonfinite import nonfinite
 from funcgrad.inspect.places import Places, places
+from funcgrad.inspect.residuals import residuals
 
 __all__ = [
+    "Ask",
     "Contribution",
     "Coverage",
     "Graph",
-    "Memory",
+    "Ledger",
+    "Measured",
     "NonFinite",
     "Op",
     "OpNode",
     "Places",
     "Region",
+    "Residual",
     "Row",
+    "Suggestion",
     "Summary",
     "TensorNode",
     "coverage",
     "graph",
-    "memory",
     "nonfinite",
     "places",
+    "residuals",
 ]
