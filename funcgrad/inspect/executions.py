@@ -1,0 +1,142 @@
+"""The operations of a traced program, each with how often it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from funcgrad import _jax
+from funcgrad._jax import Equation, Jaxpr
+from funcgrad.catching import CALL
+from funcgrad.functions import unmarked
+from funcgrad.partition.work import Part, Work, parts_of, work_of
+
+
+@dataclass(frozen=True)
+class Execution:
+    """An operation of a program, at any depth, and how often it runs.
+
+    Attributes:
+      eqn: the operation.
+      work: what one run of it takes; None where no count is known.
+      times: how often it runs; in a loop of unknown length, in one step of that loop.
+      loops: the loops of unknown length around it, from outside in, by the numbers in `Program.loops`.
+      scopes: the user's name scopes around it, from outside in.
+      function: the overridden function whose part it is; None where there is none.
+      pulls_back: the op on whose way back it is: the innermost one that is marked; None where none is.
+    """
+
+    eqn: Equation
+    work: Work | None = None
+    times: int = 1
+    loops: tuple[int, ...] = ()
+    scopes: tuple[str, ...] = ()
+    function: str | None = None
+    pulls_back: str | None = None
+
+    @property
+    def op(self) -> str:
+        """The op whose work it is: the one that it pulls back, or the one that it is."""
+        return self.pulls_back or self.function or self.eqn.primitive.name
+
+    @property
+    def scope(self) -> str:
+        """The name scopes around it: ``encoder/layer_0``."""
+        return "/".join(self.scopes)
+
+    @property
+    def all_work(self) -> Work:
+        """The work of all its runs; none where no count is known."""
+        return Work() if self.work is None else self.work * self.times
+
+    def inside(self, eqn: Equation) -> Execution:
+        """An operation in a function that this one calls."""
+        names = [scope.name for scope in _jax.scopes_of_equation(eqn)]
+        function, mark = unmarked(_jax.called_function(eqn) or "")
+        return replace(
+            self,
+            eqn=eqn,
+            scopes=(*self.scopes, *(name for name in names if not name.startswith(CALL))),
+            function=self.function or (function.split(" at ")[0] if mark else None),
+            pulls_back=_jax.pulled_back_op(eqn.source_info) or self.pulls_back,
+        )
+
+
+Steps = Callable[[Equation], int | None]
+"""From a ``while`` to the number of its steps; None where that is not known."""
+
+
+@dataclass
+class Program:
+    """What runs in a traced program, and what was chosen or not known.
+
+    Attributes:
+      steps: how many steps a ``while`` takes.
+      executions: the operations.
+      loops: by a number of their own, the loops of unknown length in words.
+      branches: of branches that differ, which one was counted, in words.
+    """
+
+    steps: Steps
+    executions: list[Execution] = field(default_factory=list)
+    loops: dict[int, str] = field(default_factory=dict)
+    branches: dict[str, None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, jaxpr: Jaxpr, steps: Steps) -> Program:
+        """What runs in a jaxpr, dead code left out."""
+        program = cls(steps)
+        for eqn in _jax.prune_keeping_inputs(jaxpr).eqns:
+            program.executions += program.executed(Execution(eqn).inside(eqn))
+        return program
+
+    def executed(self, own: Execution) -> Iterator[Execution]:
+        """An operation, or those in the functions that it calls."""
+        parts = parts_of(own.eqn)
+        if parts is None:
+            yield replace(own, work=work_of(own.eqn))
+        elif any(part.is_branch for part in parts):
+            yield from self.most(parts, own)
+        else:
+            for part in parts:
+                yield from self.within(part, self.running(part, own))
+
+    def within(self, part: Part, around: Execution) -> Iterator[Execution]:
+        """The operations of a function that an operation calls."""
+        for eqn in part.jaxpr.eqns:
+            yield from self.executed(around.inside(eqn))
+
+    def running(self, part: Part, own: Execution) -> Execution:
+        """A call of a function, which runs as often as `part` says."""
+        count = self.steps(own.eqn) if part.steps is None else part.steps
+        if count is not None:
+            return replace(own, times=own.times * (count + part.more))
+        self.loops[id(own.eqn)] = in_words(own.eqn)
+        return replace(own, loops=(*own.loops, id(own.eqn)))
+
+    def most(self, parts: list[Part], own: Execution) -> list[Execution]:
+        """The operations of the branch with the most work; a loop of unknown length is more than any."""
+        tried = []
+        for part in parts:
+            inside = Program(self.steps)
+            inside.executions += inside.within(part, own)
+            tried.append(inside)
+        sizes = [inside.size for inside in tried]
+        index = sizes.index(max(sizes))
+        if len(set(sizes)) > 1:
+            self.branches[f"branch {index} of {len(parts)} of {in_words(own.eqn)}"] = None
+        self.branches |= tried[index].branches
+        self.loops |= tried[index].loops
+        return tried[index].executions
+
+    @property
+    def size(self) -> tuple[bool, float, float]:
+        """By which branches are compared: loops of unknown length, operations, bytes."""
+        total = sum((execution.all_work for execution in self.executions), Work())
+        return bool(self.loops), total.operations, total.bytes
+
+
+def in_words(eqn: Any) -> str:
+    """An operation and its place in the source."""
+    return f"{eqn.primitive.name} at {_jax.where(eqn.source_info) or '<unknown line>'}"
