@@ -129,8 +129,8 @@ def cost(
       *args: its arguments, or ``jax.ShapeDtypeStruct`` in their place.
       has_aux: `fun` returns a pair of its output and auxiliary data.
       rules: the backward rules.
-      steps: how many steps each ``while`` in `fun` takes. Without it the work of such a loop is given for
-        one step. The gradient has loops of its own, over units of steps; their number is not known.
+      steps: how many steps each ``while`` in `fun` takes. Without it such a loop's work is given for one
+        step. The gradient has loops of its own, over units of steps; their number is not known.
       xla: compile `fun` and its gradient, and ask XLA for its figures too.
 
     Returns:

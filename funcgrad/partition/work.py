@@ -433,7 +433,7 @@ def _while(params: dict[str, Any]) -> list[Part]:
 
 
 def _on_a_mesh(params: dict[str, Any]) -> list[Part]:
-    """On each device of the mesh axes over which it is manual the function runs on a part of the data."""
+    """The function runs on each device of its manual axes, on a part of the data."""
     shape, manual = params["mesh"].shape, params["manual_axes"]
     devices = math.prod(size for axis, size in shape.items() if axis in manual)
     return [Part(_jax.close(params["jaxpr"]).jaxpr, devices)]

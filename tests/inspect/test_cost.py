@@ -256,5 +256,3 @@ def test_a_symbolic_length_is_refused():
     (n,) = export.symbolic_shape("n")
     with pytest.raises(errors.InputError, match="a length is not known"):
         cost(jnp.sum, jax.ShapeDtypeStruct((n,), jnp.float32))
-
-
