@@ -100,8 +100,10 @@ def plan(
 ) -> Point:
     """Compile the gradient of a loss, and ask for the planner's estimate."""
     compiled = jax.jit(grad(loss)).lower(*args).compile()
-    regions = funcgrad.inspect.memory(loss, *args).regions if grad is funcgrad.grad else ()
-    estimate = regions[0].estimate if regions else None
+    estimate = None
+    if grad is funcgrad.grad:
+        ledger = funcgrad.inspect.residuals(loss, *args, compiled=False, suggest=False)
+        estimate = ledger.regions[0].estimate if ledger.regions else None
     memory = compiled.memory_analysis().temp_size_in_bytes
     print(f"budget: {name} compiled", file=sys.stderr, flush=True)
     if estimate is None:

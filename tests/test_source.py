@@ -116,8 +116,8 @@ FLOORS = [
     {"drop_in"},
     {"startup"},
     {"pytest_swap"},
-    {"inspect", "surgery"},
-    {"testing"},
+    {"surgery", "testing"},
+    {"inspect"},
     {"extend"},
     {"__init__"},
 ]

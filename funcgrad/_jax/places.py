@@ -28,6 +28,12 @@ def user_lines(source: Any) -> list[tuple[str, int, str]]:
     return [(frame.file_name, frame.start_line, frame.function_name) for frame in frames]
 
 
+def user_points(source: Any) -> list[tuple[str, tuple[int, int], str]]:
+    """The same with line and column in the place of the line."""
+    frames = _source_info.user_frames(source.traceback)
+    return [(f.file_name, (f.start_line, f.start_column), f.function_name) for f in frames]
+
+
 @contextlib.contextmanager
 def in_place_of(eqn: Equation) -> Iterator[None]:
     """A context in which operations come from an equation's line, in its name scopes."""

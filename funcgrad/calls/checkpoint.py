@@ -46,7 +46,7 @@ def checkpoint(
         comparisons and moving elements about, never by matrix products or convolutions.
       budget: memory for the backward pass besides inputs and results: bytes, a string like
         ``"200MB"`` or ``"1.5GiB"``, or a float up to 1.0, a fraction of what keeping everything
-        takes. What is kept is then chosen so that the estimate (see ``inspect.memory``) stays within
+        takes. What is kept is then chosen so that the estimate (see ``inspect.residuals``) stays within
         the budget with the least computing again. Not to be given with `policy`.
       prevent_cse: keep XLA from undoing this; False is right inside ``scan``.
       static_argnums: positions of arguments that are no arrays.

@@ -4,30 +4,35 @@ from funcgrad.faults import NonFinite, Summary
 from funcgrad.inspect.cost import Cost, CostRow, OpenLoop, cost
 from funcgrad.inspect.coverage import Coverage, Row, coverage
 from funcgrad.inspect.graphs import Contribution, Graph, Op, OpNode, TensorNode, graph
-from funcgrad.inspect.memory import Memory, Region, memory
+from funcgrad.inspect.ledger import Ask, Ledger, Measured, Region, Residual, Suggestion
 from funcgrad.inspect.nonfinite import nonfinite
 from funcgrad.inspect.places import Places, places
+from funcgrad.inspect.residuals import residuals
 
 __all__ = [
+    "Ask",
     "Contribution",
     "Cost",
     "CostRow",
     "Coverage",
     "Graph",
-    "Memory",
+    "Ledger",
+    "Measured",
     "NonFinite",
     "Op",
     "OpNode",
     "OpenLoop",
     "Places",
     "Region",
+    "Residual",
     "Row",
+    "Suggestion",
     "Summary",
     "TensorNode",
     "cost",
     "coverage",
     "graph",
-    "memory",
     "nonfinite",
     "places",
+    "residuals",
 ]

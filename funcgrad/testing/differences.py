@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcgrad.inspect.nonfinite import report_of
+from funcgrad import transforms
+from funcgrad.faults.gradients import report_of
 from funcgrad.testing import compare
 from funcgrad.testing.compare import Index, as_double, show
 from funcgrad.testing.numerical import (
@@ -109,7 +110,8 @@ def check_numerical(problem: Problem, name: str, gradient: Sequence[Any]) -> lis
 def _where_it_begins(problem: Problem) -> str:
     """The op at which a gradient ceases to be finite, and its line, in words; nothing if unknown."""
     try:
-        found = report_of(problem.fun, tuple(problem.xs), problem.cts, False, problem.rules)
+        args = tuple(problem.xs), problem.cts
+        found = report_of(transforms.vjp, problem.fun, *args, False, problem.rules)
     except Exception:  # the gradient is wrong whether or not its origin can be found
         return ""
     if found.op is None:
