@@ -1,6 +1,7 @@
 """Looking into a differentiation."""
 
 from funcgrad.faults import NonFinite, Summary
+from funcgrad.inspect.beside_jax import BesideJax, RuleCost
 from funcgrad.inspect.cost import Cost, CostRow, OpenLoop, cost
 from funcgrad.inspect.coverage import Coverage, Row, coverage
 from funcgrad.inspect.graphs import Contribution, Graph, Op, OpNode, TensorNode, graph
@@ -11,6 +12,7 @@ from funcgrad.inspect.residuals import residuals
 
 __all__ = [
     "Ask",
+    "BesideJax",
     "Contribution",
     "Cost",
     "CostRow",
@@ -26,6 +28,7 @@ __all__ = [
     "Region",
     "Residual",
     "Row",
+    "RuleCost",
     "Suggestion",
     "Summary",
     "TensorNode",

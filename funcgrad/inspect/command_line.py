@@ -91,6 +91,7 @@ COMMANDS: dict[str, Command] = {
                 "metavar": "N",
                 "help": "how many steps each while loop takes",
             },
+            "--against-jax": {"action": "store_true", "help": "beside jax.grad, rule by rule"},
             "--no-xla": {"dest": "xla", "action": "store_false", "help": "do not ask XLA: quicker"},
         },
     ),

@@ -10,12 +10,14 @@ from typing import Any
 
 import jax
 
-from funcgrad import _jax, errors
+from funcgrad import errors
 from funcgrad.arguments import check_callable, name_of
 from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
-from funcgrad.inspect.executions import Execution, Program
+from funcgrad.inspect.beside_jax import BesideJax, beside_jax
+from funcgrad.inspect.executions import Execution, Program, not_known
 from funcgrad.inspect.tables import number, table
+from funcgrad.inspect.ways import Ways, by_xla
 from funcgrad.partition.work import Work
 from funcgrad.registry import Rules
 from funcgrad.surface import public
@@ -77,6 +79,7 @@ class Cost:
       not_counted: the primitives without a count, which are in no figure, with how often each runs.
       xla_function: XLA's figures for the function; None where XLA was not asked or does not know.
       xla_gradient: XLA's figures for the value and the gradient, as one program.
+      beside: the gradient beside that of ``jax.grad``; None where that was not asked.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Cost:
     not_counted: tuple[tuple[str, int], ...] = ()
     xla_function: Work | None = None
     xla_gradient: Work | None = None
+    beside: BesideJax | None = None
 
     @property
     def gradient(self) -> Work:
@@ -118,6 +122,7 @@ def cost(
     rules: Rules = DEFAULT,
     steps: int | None = None,
     xla: bool = True,
+    against_jax: bool = False,
 ) -> Cost:
     """Count the operations and bytes of a function and of its gradient, by op and by name scope.
 
@@ -132,6 +137,7 @@ def cost(
       steps: how many steps each ``while`` in `fun` takes. Without it such a loop's work is given for one
         step. The gradient has loops of its own, over units of steps; their number is not known.
       xla: compile `fun` and its gradient, and ask XLA for its figures too.
+      against_jax: count the gradient by ``jax.vjp`` too, and the rules of each op apart.
 
     Returns:
       A :class:`Cost`.
@@ -150,18 +156,20 @@ def cost(
     """
     check_callable(fun)
     _check(fun, args, steps)
-    derivative = functools.partial(vjp, has_aux=has_aux, rules=rules)
-    ways = Ways.of(fun, args, derivative, has_aux)
+    ways = Ways.of(fun, args, functools.partial(vjp, rules=rules), has_aux)
     with catching(rules):
         plain = jax.make_jaxpr(ways.run)(*ways.given)
     function = Program.of(plain.jaxpr, lambda eqn: steps)
-    forward = Program.of(ways.forward.jaxpr, _not_known)
-    backward = Program.of(ways.backward.jaxpr, _not_known)
+    forward = Program.of(ways.forward, not_known)
+    backward = Program.of(ways.backward, not_known)
     early = [execution for execution in forward.executions if execution.pulls_back]
     late = [execution for execution in forward.executions if not execution.pulls_back]
     both = [*early, *backward.executions]
     programs = {"function": function, "forward": forward, "backward": backward}
     ran = [execution for program in programs.values() for execution in program.executions]
+    xla_function = by_xla(ways.run, ways.given) if xla else None
+    xla_gradient = by_xla(ways.gradient, ways.given) if xla else None
+    ours = total([*forward.executions, *backward.executions])
     return Cost(
         name_of(fun),
         total(function.executions),
@@ -172,13 +180,10 @@ def cost(
         tuple(_open_loops(programs)),
         tuple(dict.fromkeys(words for program in programs.values() for words in program.branches)),
         tuple(_not_counted(ran)),
-        by_xla(ways.run, ways.given) if xla else None,
-        by_xla(ways.gradient, ways.given) if xla else None,
+        xla_function,
+        xla_gradient,
+        beside_jax(fun, args, has_aux, rules, ours, xla_gradient) if against_jax else None,
     )
-
-
-def _not_known(eqn: Any) -> None:
-    """How many steps a loop of the gradient takes."""
 
 
 def _check(fun: Callable[..., Any], args: Sequence[Any], steps: Any) -> None:
@@ -194,70 +199,6 @@ def _check(fun: Callable[..., Any], args: Sequence[Any], steps: Any) -> None:
                 f"The cost of `{name_of(fun)}` was asked for, but leaf {jax.tree_util.keystr(path)} of "
                 f"its arguments has the shape {shape}, in which a length is not known. Pass numbers."
             )
-
-
-# --- programs
-
-
-@dataclass(frozen=True)
-class Ways:
-    """A function and its derivative, traced.
-
-    Attributes:
-      run: the function of its arrays alone.
-      given: the arrays.
-      gradient: from the arrays to the value and the gradient.
-      forward: from the arrays to the value and the residuals.
-      backward: from the residuals and the output's cotangent to the arrays' cotangents.
-    """
-
-    run: Callable[..., Any]
-    given: tuple[Any, ...]
-    gradient: Callable[..., Any]
-    forward: Any
-    backward: Any
-
-    @classmethod
-    def of(
-        cls, fun: Callable[..., Any], args: tuple[Any, ...], vjp: Callable[..., Any], has_aux: bool
-    ) -> Ways:
-        """Trace `fun` and its derivative by `vjp` at these arguments."""
-        leaves, tree = jax.tree.flatten(args)
-        places = [i for i, x in enumerate(leaves) if _is_traced(x)]
-        given = tuple(leaves[i] for i in places)
-
-        @functools.wraps(fun)
-        def run(*arrays: Any) -> Any:
-            filled = list(leaves)
-            for i, x in zip(places, arrays, strict=True):
-                filled[i] = x
-            return fun(*jax.tree.unflatten(tree, filled))
-
-        def forward(*arrays: Any) -> Any:
-            out, pullback, *aux = vjp(run, *arrays)
-            return out, pullback, aux
-
-        def gradient(*arrays: Any) -> Any:
-            out, pullback, aux = forward(*arrays)
-            return out, pullback(jax.tree.map(_jax.seed_like, out)), aux
-
-        traced, (out, pullback, _) = jax.make_jaxpr(forward, return_shape=True)(*given)
-        backward = jax.make_jaxpr(lambda pullback, ct: pullback(ct))(pullback, out)
-        return cls(run, given, gradient, traced, backward)
-
-
-def _is_traced(x: Any) -> bool:
-    return isinstance(x, jax.ShapeDtypeStruct) or _jax.is_number(x) or _jax.is_array_type(x)
-
-
-def by_xla(fun: Callable[..., Any], args: Sequence[Any]) -> Work | None:
-    """XLA's figures for a function that it has compiled; None where it does not know."""
-    found = jax.jit(fun).lower(*args).compile().cost_analysis()
-    found = found[0] if isinstance(found, (list, tuple)) and found else found
-    if not isinstance(found, dict) or "bytes accessed" not in found:
-        return None
-    figures = [float(found.get(key, 0.0)) for key in ("flops", "transcendentals", "bytes accessed")]
-    return None if min(figures) < 0 else Work(*figures)
 
 
 # --- figures
@@ -321,6 +262,8 @@ def _printed(cost: Cost) -> Iterable[str]:
     yield _by("op", cost.by_op)
     if len(cost.by_scope) > 1:
         yield _by("scope", cost.by_scope)
+    if cost.beside is not None:
+        yield str(cost.beside)
     yield "\n".join(_notes(cost))
 
 

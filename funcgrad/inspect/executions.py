@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from funcgrad import _jax
-from funcgrad._jax import Equation, Jaxpr
+from funcgrad._jax import Equation, Jaxpr, Primitive
 from funcgrad.catching import CALL
 from funcgrad.functions import unmarked
 from funcgrad.partition.work import Part, Work, parts_of, work_of
@@ -67,33 +67,39 @@ Steps = Callable[[Equation], int | None]
 """From a ``while`` to the number of its steps; None where that is not known."""
 
 
+def not_known(eqn: Equation) -> None:
+    """The number of steps of a loop that nothing is known of."""
+
+
 @dataclass
 class Program:
     """What runs in a traced program, and what was chosen or not known.
 
     Attributes:
       steps: how many steps a ``while`` takes.
+      opaque: calls that count as operations; what they call is not looked into.
       executions: the operations.
       loops: by a number of their own, the loops of unknown length in words.
       branches: of branches that differ, which one was counted, in words.
     """
 
     steps: Steps
+    opaque: frozenset[Primitive] = frozenset()
     executions: list[Execution] = field(default_factory=list)
     loops: dict[int, str] = field(default_factory=dict)
     branches: dict[str, None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, jaxpr: Jaxpr, steps: Steps) -> Program:
+    def of(cls, jaxpr: Jaxpr, steps: Steps, opaque: frozenset[Primitive] = frozenset()) -> Program:
         """What runs in a jaxpr, dead code left out."""
-        program = cls(steps)
+        program = cls(steps, opaque)
         for eqn in _jax.prune_keeping_inputs(jaxpr).eqns:
             program.executions += program.executed(Execution(eqn).inside(eqn))
         return program
 
     def executed(self, own: Execution) -> Iterator[Execution]:
         """An operation, or those in the functions that it calls."""
-        parts = parts_of(own.eqn)
+        parts = None if own.eqn.primitive in self.opaque else parts_of(own.eqn)
         if parts is None:
             yield replace(own, work=work_of(own.eqn))
         elif any(part.is_branch for part in parts):
@@ -119,7 +125,7 @@ class Program:
         """The operations of the branch with the most work; a loop of unknown length is more than any."""
         tried = []
         for part in parts:
-            inside = Program(self.steps)
+            inside = Program(self.steps, self.opaque)
             inside.executions += inside.within(part, own)
             tried.append(inside)
         sizes = [inside.size for inside in tried]
