@@ -14,7 +14,7 @@ from funcgrad import _jax
 from funcgrad._jax import Equation
 from funcgrad.inspect.executions import Execution, Program, not_known
 from funcgrad.inspect.tables import number, table
-from funcgrad.inspect.ways import Ways, by_xla
+from funcgrad.inspect.ways import Traced, Ways, by_xla
 from funcgrad.partition.work import Work
 from funcgrad.registry import Rules
 from funcgrad.testing.reference import vjp_of_jax
@@ -56,6 +56,7 @@ class BesideJax:
       xla_jax: XLA's figures for JAX's.
       by_op: a row for each op, as if differentiated alone by all its operands; the greatest difference
         first. Sums where a value is read twice, and what calls keep or compute again, are in no row.
+      not_compared: ops that one of the two does not differentiate when they stand alone.
     """
 
     ours: Work
@@ -64,6 +65,7 @@ class BesideJax:
     xla_ours: Work | None = None
     xla_jax: Work | None = None
     by_op: tuple[RuleCost, ...] = ()
+    not_compared: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.jax is None:
@@ -76,6 +78,8 @@ class BesideJax:
         lines.append(_rows(different) if different else "The rule of each op costs the same.")
         if different and same:
             lines.append(f"the same: {', '.join(same)}")
+        if self.not_compared:
+            lines.append(f"not compared: {', '.join(self.not_compared)}")
         return "\n".join(lines)
 
 
@@ -116,17 +120,17 @@ def beside_jax(
         return BesideJax(ours, None, words[0].rstrip("."))
     theirs = _total(ways.forward) + _total(ways.backward)
     xla = None if xla_ours is None else by_xla(ways.gradient, ways.given)
-    plain = jax.make_jaxpr(ways.run)(*ways.given)
-    rows = _by_op(Program.of(plain.jaxpr, not_known, opaque=OPAQUE), rules)
-    return BesideJax(ours, theirs, "", xla_ours, xla, rows)
+    plain = Traced.of(jax.make_jaxpr(ways.run)(*ways.given))
+    compared = _by_op(Program.of(plain.jaxpr, not_known, opaque=OPAQUE), rules.quietly())
+    return BesideJax(ours, theirs, "", xla_ours, xla, *compared)
 
 
 OPAQUE = frozenset({_jax.custom_jvp_call_p, _jax.custom_vjp_call_p, _jax.custom_vmap_p})
 """Calls that are differentiated by the user's own rule, so that no rule is applied inside them."""
 
 
-def _total(jaxpr: Any) -> Work:
-    executions = Program.of(jaxpr, not_known).executions
+def _total(traced: Traced) -> Work:
+    executions = Program.of(traced.jaxpr, not_known).executions
     return sum((e.all_work for e in executions if not e.loops), Work())
 
 
@@ -137,21 +141,27 @@ class _Sum:
     jax: Work = field(default_factory=Work)
 
 
-def _by_op(program: Program, rules: Rules) -> tuple[RuleCost, ...]:
+def _by_op(program: Program, rules: Rules) -> tuple[tuple[RuleCost, ...], tuple[str, ...]]:
+    """The rows, and the ops that are not compared."""
     sums: dict[str, _Sum] = defaultdict(_Sum)
     known: dict[Any, tuple[Work, Work] | None] = {}
+    failed: dict[str, None] = {}
     for execution in program.executions:
+        if execution.loops or not _has_derivative(execution.eqn):
+            continue
         key = _signature(execution.eqn)
         if key not in known:
             known[key] = _added_by_both(execution.eqn, rules)
         added = known[key]
-        if added is not None and not execution.loops:
+        if added is None:
+            failed[_name(execution)] = None
+        else:
             own = sums[_name(execution)]
             own.count += execution.times
             own.ours += added[0] * execution.times
             own.jax += added[1] * execution.times
     rows = [RuleCost(name, own.count, own.ours, own.jax) for name, own in sums.items()]
-    return tuple(sorted(rows, key=_difference, reverse=True))
+    return tuple(sorted(rows, key=_difference, reverse=True)), tuple(failed)
 
 
 def _difference(row: RuleCost) -> tuple[float, float]:
@@ -172,12 +182,14 @@ def _signature(eqn: Equation) -> Any:
     return eqn.primitive, tuple(map(_jax.is_literal, eqn.invars)), types, str(eqn.params)
 
 
+def _has_derivative(eqn: Equation) -> bool:
+    given = any(_jax.is_inexact(v.aval) for v in _jax.variables(eqn.invars))
+    return given and not eqn.effects and any(_jax.is_inexact(v.aval) for v in eqn.outvars)
+
+
 def _added_by_both(eqn: Equation, rules: Rules) -> tuple[Work, Work] | None:
-    """What our rule and JAX's add to an operation; None if it has no derivative, or one by neither."""
+    """What our rule and JAX's add to an operation; None if one of them does not differentiate it."""
     operands = [i for i, v in enumerate(eqn.invars) if not _jax.is_literal(v)]
-    inexact = any(_jax.is_inexact(eqn.invars[i].aval) for i in operands)
-    if eqn.effects or not inexact or not any(_jax.is_inexact(v.aval) for v in eqn.outvars):
-        return None
 
     def run(*values: Any) -> Any:
         filled = [v.val if _jax.is_literal(v) else None for v in eqn.invars]
@@ -187,7 +199,7 @@ def _added_by_both(eqn: Equation, rules: Rules) -> tuple[Work, Work] | None:
 
     try:
         types = [_struct(eqn.invars[i].aval) for i in operands]
-        alone = _total(jax.make_jaxpr(run)(*types).jaxpr)
+        alone = _total(Traced.of(jax.make_jaxpr(run)(*types)))
         ours = Ways.of(run, types, functools.partial(vjp, rules=rules))
         theirs = Ways.of(run, types, vjp_of_jax)
     except Exception:  # no derivative by one of the two

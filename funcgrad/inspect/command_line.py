@@ -55,6 +55,10 @@ def _json(found: Any, path: Path) -> None:
     path.write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
 
 
+def _steps(word: str) -> int | str:
+    return word if word == "run" else int(word)
+
+
 HAS_AUX = {"action": "store_true", "help": "the function returns (output, auxiliary data)"}
 
 COMMANDS: dict[str, Command] = {
@@ -87,9 +91,9 @@ COMMANDS: dict[str, Command] = {
         options={
             "--has-aux": HAS_AUX,
             "--steps": {
-                "type": int,
+                "type": _steps,
                 "metavar": "N",
-                "help": "how many steps each while loop takes",
+                "help": "how many steps each while loop takes; 'run' to run it and count",
             },
             "--against-jax": {"action": "store_true", "help": "beside jax.grad, rule by rule"},
             "--no-xla": {"dest": "xla", "action": "store_false", "help": "do not ask XLA: quicker"},

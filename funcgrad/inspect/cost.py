@@ -6,7 +6,7 @@ import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -16,8 +16,9 @@ from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
 from funcgrad.inspect.beside_jax import BesideJax, beside_jax
 from funcgrad.inspect.executions import Execution, Program, not_known
+from funcgrad.inspect.steps_taken import NOTHING_RUN, steps_taken
 from funcgrad.inspect.tables import number, table
-from funcgrad.inspect.ways import Ways, by_xla
+from funcgrad.inspect.ways import Traced, Ways, by_xla
 from funcgrad.partition.work import Work
 from funcgrad.registry import Rules
 from funcgrad.surface import public
@@ -25,6 +26,8 @@ from funcgrad.transforms import vjp
 
 BOUND = 5
 """A gradient takes at most so many times the operations of its function, as docs/cost.md counts."""
+
+RUN = "run"
 
 SHOWN = 12
 """How many rows of a table are printed."""
@@ -120,14 +123,14 @@ def cost(
     *args: Any,
     has_aux: bool = False,
     rules: Rules = DEFAULT,
-    steps: int | None = None,
+    steps: int | Literal["run"] | None = None,
     xla: bool = True,
     against_jax: bool = False,
 ) -> Cost:
     """Count the operations and bytes of a function and of its gradient, by op and by name scope.
 
     The traced programs are counted, before XLA changes them: an operation in a ``scan`` as often as the
-    scan has steps, and of branches the one with the most work. Nothing is run.
+    scan has steps, and of branches the one with the most work. Nothing is run, unless `steps` says so.
 
     Args:
       fun: a function of pytrees of arrays; its gradient is that by all floating-point leaves.
@@ -135,7 +138,8 @@ def cost(
       has_aux: `fun` returns a pair of its output and auxiliary data.
       rules: the backward rules.
       steps: how many steps each ``while`` in `fun` takes. Without it such a loop's work is given for one
-        step. The gradient has loops of its own, over units of steps; their number is not known.
+        step. The gradient has loops of its own, over units of steps; their number is not known. With
+        ``"run"`` value and gradient are run, and the steps and branches that were taken are counted.
       xla: compile `fun` and its gradient, and ask XLA for its figures too.
       against_jax: count the gradient by ``jax.vjp`` too, and the rules of each op apart.
 
@@ -143,7 +147,8 @@ def cost(
       A :class:`Cost`.
 
     Raises:
-      errors.InputError: an argument has an axis of symbolic length, or `steps` is no number of steps.
+      errors.InputError: an argument has an axis of symbolic length, or no values although `steps` is
+        ``"run"``; or `steps` is nothing of the kind.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -158,10 +163,12 @@ def cost(
     _check(fun, args, steps)
     ways = Ways.of(fun, args, functools.partial(vjp, rules=rules), has_aux)
     with catching(rules):
-        plain = jax.make_jaxpr(ways.run)(*ways.given)
-    function = Program.of(plain.jaxpr, lambda eqn: steps)
-    forward = Program.of(ways.forward, not_known)
-    backward = Program.of(ways.backward, not_known)
+        plain = Traced.of(jax.make_jaxpr(ways.run)(*ways.given))
+    taken = steps_taken(plain, ways) if steps == RUN else NOTHING_RUN
+    given = steps if isinstance(steps, int) else None
+    function = Program.of(plain.jaxpr, lambda eqn: given, taken.function)
+    forward = Program.of(ways.forward.jaxpr, not_known, taken.forward)
+    backward = Program.of(ways.backward.jaxpr, not_known, taken.backward)
     early = [execution for execution in forward.executions if execution.pulls_back]
     late = [execution for execution in forward.executions if not execution.pulls_back]
     both = [*early, *backward.executions]
@@ -187,12 +194,17 @@ def cost(
 
 
 def _check(fun: Callable[..., Any], args: Sequence[Any], steps: Any) -> None:
-    if steps is not None and (not isinstance(steps, int) or steps < 0):
+    if steps not in (None, RUN) and (not isinstance(steps, int) or steps < 0):
         raise errors.InputError(
             f"The cost of `{name_of(fun)}` was asked for with steps={steps!r}. Pass the number of steps "
-            "that each while loop takes, an integer, or leave it out."
+            "that each while loop takes, an integer; or 'run'; or leave it out."
         )
     for path, x in jax.tree_util.tree_leaves_with_path(tuple(args)):
+        if steps == RUN and isinstance(x, jax.ShapeDtypeStruct):
+            raise errors.InputError(
+                f"The cost of `{name_of(fun)}` was asked for with steps='run', but leaf "
+                f"{jax.tree_util.keystr(path)} of its arguments has no values: {x}. Pass arrays."
+            )
         shape = getattr(x, "shape", ())
         if not all(isinstance(n, int) for n in shape):
             raise errors.InputError(

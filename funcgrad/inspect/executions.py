@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,9 @@ from funcgrad.catching import CALL
 from funcgrad.functions import unmarked
 from funcgrad.partition.work import Part, Work, parts_of, work_of
 
+Path = tuple[int, ...]
+"""Numbers of an equation, of a function that it calls, of an equation in that, and so on."""
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -20,6 +23,7 @@ class Execution:
     Attributes:
       eqn: the operation.
       work: what one run of it takes; None where no count is known.
+      path: which operation it is: from outside in, its number and that of the function around the next.
       times: how often it runs; in a loop of unknown length, in one step of that loop.
       loops: the loops of unknown length around it, from outside in, by the numbers in `Program.loops`.
       scopes: the user's name scopes around it, from outside in.
@@ -28,6 +32,7 @@ class Execution:
     """
 
     eqn: Equation
+    path: Path
     work: Work | None = None
     times: int = 1
     loops: tuple[int, ...] = ()
@@ -50,13 +55,14 @@ class Execution:
         """The work of all its runs; none where no count is known."""
         return Work() if self.work is None else self.work * self.times
 
-    def inside(self, eqn: Equation) -> Execution:
+    def inside(self, eqn: Equation, path: Path) -> Execution:
         """An operation in a function that this one calls."""
         names = [scope.name for scope in _jax.scopes_of_equation(eqn)]
         function, mark = unmarked(_jax.called_function(eqn) or "")
         return replace(
             self,
             eqn=eqn,
+            path=path,
             scopes=(*self.scopes, *(name for name in names if not name.startswith(CALL))),
             function=self.function or (function.split(" at ")[0] if mark else None),
             pulls_back=_jax.pulled_back_op(eqn.source_info) or self.pulls_back,
@@ -77,6 +83,7 @@ class Program:
 
     Attributes:
       steps: how many steps a ``while`` takes.
+      taken: by path, how often a part of a loop or a branch ran, where that was seen.
       opaque: calls that count as operations; what they call is not looked into.
       executions: the operations.
       loops: by a number of their own, the loops of unknown length in words.
@@ -84,17 +91,24 @@ class Program:
     """
 
     steps: Steps
+    taken: Mapping[Path, int] = field(default_factory=dict)
     opaque: frozenset[Primitive] = frozenset()
     executions: list[Execution] = field(default_factory=list)
     loops: dict[int, str] = field(default_factory=dict)
     branches: dict[str, None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, jaxpr: Jaxpr, steps: Steps, opaque: frozenset[Primitive] = frozenset()) -> Program:
-        """What runs in a jaxpr, dead code left out."""
-        program = cls(steps, opaque)
-        for eqn in _jax.prune_keeping_inputs(jaxpr).eqns:
-            program.executions += program.executed(Execution(eqn).inside(eqn))
+    def of(
+        cls,
+        jaxpr: Jaxpr,
+        steps: Steps,
+        taken: Mapping[Path, int] | None = None,
+        opaque: frozenset[Primitive] = frozenset(),
+    ) -> Program:
+        """What runs in a jaxpr."""
+        program = cls(steps, taken or {}, opaque)
+        for i, eqn in enumerate(jaxpr.eqns):
+            program.executions += program.executed(Execution(eqn, ()).inside(eqn, (i,)))
         return program
 
     def executed(self, own: Execution) -> Iterator[Execution]:
@@ -102,19 +116,22 @@ class Program:
         parts = None if own.eqn.primitive in self.opaque else parts_of(own.eqn)
         if parts is None:
             yield replace(own, work=work_of(own.eqn))
-        elif any(part.is_branch for part in parts):
+        elif parts[0].is_branch and (*own.path, 0) not in self.taken:
             yield from self.most(parts, own)
         else:
-            for part in parts:
-                yield from self.within(part, self.running(part, own))
+            for i, part in enumerate(parts):
+                path = (*own.path, i)
+                yield from self.within(part, replace(self.running(part, own, path), path=path))
 
     def within(self, part: Part, around: Execution) -> Iterator[Execution]:
         """The operations of a function that an operation calls."""
-        for eqn in part.jaxpr.eqns:
-            yield from self.executed(around.inside(eqn))
+        for i, eqn in enumerate(part.jaxpr.eqns):
+            yield from self.executed(around.inside(eqn, (*around.path, i)))
 
-    def running(self, part: Part, own: Execution) -> Execution:
-        """A call of a function, which runs as often as `part` says."""
+    def running(self, part: Part, own: Execution, path: Path) -> Execution:
+        """A call of a function, which runs as often as was seen, or as `part` says."""
+        if path in self.taken:
+            return replace(own, times=self.taken[path])
         count = self.steps(own.eqn) if part.steps is None else part.steps
         if count is not None:
             return replace(own, times=own.times * (count + part.more))
@@ -124,9 +141,9 @@ class Program:
     def most(self, parts: list[Part], own: Execution) -> list[Execution]:
         """The operations of the branch with the most work; a loop of unknown length is more than any."""
         tried = []
-        for part in parts:
-            inside = Program(self.steps, self.opaque)
-            inside.executions += inside.within(part, own)
+        for i, part in enumerate(parts):
+            inside = Program(self.steps, self.taken, self.opaque)
+            inside.executions += inside.within(part, replace(own, path=(*own.path, i)))
             tried.append(inside)
         sizes = [inside.size for inside in tried]
         index = sizes.index(max(sizes))

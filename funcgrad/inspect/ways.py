@@ -14,6 +14,25 @@ from funcgrad.partition.work import Work
 
 
 @dataclass(frozen=True)
+class Traced:
+    """A traced function without dead code.
+
+    Attributes:
+      jaxpr: its operations; its constants come first among its inputs.
+      consts: the values of the constants.
+    """
+
+    jaxpr: _jax.Jaxpr
+    consts: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, closed: Any) -> Traced:
+        """What ``jax.make_jaxpr`` made."""
+        pruned = _jax.prune_keeping_inputs(_jax.convert_consts(closed))
+        return cls(pruned, tuple(closed.consts))
+
+
+@dataclass(frozen=True)
 class Ways:
     """A function of arrays, and its derivative.
 
@@ -21,15 +40,17 @@ class Ways:
       run: the function of its arrays alone.
       given: the arrays.
       gradient: from the arrays to the value and the cotangents of those that are differentiated.
-      forward: the jaxpr from the arrays to the value and the residuals.
-      backward: the jaxpr from the residuals and the value's cotangent to the arrays' cotangents.
+      forward: from the arrays to the value and the residuals.
+      forward_tree: the structure of what it returns.
+      backward: from the residuals and the value's cotangent to the arrays' cotangents.
     """
 
     run: Callable[..., Any]
     given: tuple[Any, ...]
     gradient: Callable[..., Any]
-    forward: _jax.Jaxpr
-    backward: _jax.Jaxpr
+    forward: Traced
+    forward_tree: Any
+    backward: Traced
 
     @classmethod
     def of(
@@ -67,9 +88,11 @@ class Ways:
             out, pullback, *aux = forward(*arrays)
             return out, pullback(jax.tree.map(_jax.seed_like, out)), aux
 
-        traced, (out, pullback, *_) = jax.make_jaxpr(forward, return_shape=True)(*given)
+        traced, returned = jax.make_jaxpr(forward, return_shape=True)(*given)
+        out, pullback, *_ = returned
         backward = jax.make_jaxpr(lambda pullback, ct: pullback(ct))(pullback, out)
-        return cls(run, given, gradient, traced.jaxpr, backward.jaxpr)
+        forward_tree = jax.tree.structure(returned)
+        return cls(run, given, gradient, Traced.of(traced), forward_tree, Traced.of(backward))
 
 
 def _is_traced(x: Any) -> bool:

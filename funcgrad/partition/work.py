@@ -32,7 +32,7 @@ import numpy as np
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import Aval, Equation, Jaxpr, Primitive
+from funcgrad._jax import Aval, ClosedJaxpr, Equation, Jaxpr, Primitive
 
 
 @dataclass(frozen=True)
@@ -405,16 +405,21 @@ class Part:
     """A function that an equation calls.
 
     Attributes:
-      jaxpr: the function.
+      function: the function.
       steps: how often it runs; None where that is known at run time only.
       more: how much more often than `steps`: a loop's test runs once more than its body.
       is_branch: whether it is one of several, of which one runs.
     """
 
-    jaxpr: Jaxpr
+    function: ClosedJaxpr
     steps: int | None = 1
     more: int = 0
     is_branch: bool = False
+
+    @property
+    def jaxpr(self) -> Jaxpr:
+        """The function's operations."""
+        return self.function.jaxpr
 
 
 def parts_of(eqn: Equation) -> list[Part] | None:
@@ -423,12 +428,12 @@ def parts_of(eqn: Equation) -> list[Part] | None:
     if known is not None:
         return known(eqn.params)
     if eqn.primitive in ONCE or "_prim" in eqn.params:
-        return [Part(jaxpr) for jaxpr in _jax.inner_jaxprs(eqn.params)[:1]]
+        return [Part(_jax.close(inner)) for inner in _jax.carried_functions(eqn.params)[:1]]
     return None
 
 
 def _while(params: dict[str, Any]) -> list[Part]:
-    test, body = (_jax.close(params[name]).jaxpr for name in ("cond_jaxpr", "body_jaxpr"))
+    test, body = (_jax.close(params[name]) for name in ("cond_jaxpr", "body_jaxpr"))
     return [Part(test, None, more=1), Part(body, None)]
 
 
@@ -436,18 +441,16 @@ def _on_a_mesh(params: dict[str, Any]) -> list[Part]:
     """The function runs on each device of its manual axes, on a part of the data."""
     shape, manual = params["mesh"].shape, params["manual_axes"]
     devices = math.prod(size for axis, size in shape.items() if axis in manual)
-    return [Part(_jax.close(params["jaxpr"]).jaxpr, devices)]
+    return [Part(_jax.close(params["jaxpr"]), devices)]
 
 
 CALLS: dict[Primitive, Callable[[dict[str, Any]], list[Part]]] = {
-    lax.scan_p: lambda params: [
-        Part(_jax.close(params["jaxpr"]).jaxpr, length_of(params["length"]))
-    ],
+    lax.scan_p: lambda params: [Part(_jax.close(params["jaxpr"]), length_of(params["length"]))],
     lax.while_p: _while,
     lax.cond_p: lambda params: [
-        Part(_jax.close(branch).jaxpr, is_branch=True) for branch in params["branches"]
+        Part(_jax.close(branch), is_branch=True) for branch in params["branches"]
     ],
-    lax.linear_solve_p: lambda params: [Part(_jax.close(params["jaxprs"].solve).jaxpr)],
+    lax.linear_solve_p: lambda params: [Part(_jax.close(params["jaxprs"].solve))],
     _jax.shard_map_p: _on_a_mesh,
 }
 """Loops, branches, and what else calls a function otherwise than once."""

@@ -256,3 +256,57 @@ def test_a_symbolic_length_is_refused():
     (n,) = export.symbolic_shape("n")
     with pytest.raises(errors.InputError, match="a length is not known"):
         cost(jnp.sum, jax.ShapeDtypeStruct((n,), jnp.float32))
+
+
+def seen(x: Any, n: Any) -> Any:
+    """A loop of 3 n steps in a branch in a scan of 4 steps, taken in the last two of them."""
+
+    def doubled(x: Any) -> Any:
+        return lax.while_loop(lambda c: c[1] < 3 * n, lambda c: (c[0] * 2.0, c[1] + 1), (x, 0))[0]
+
+    def step(x: Any, i: Any) -> Any:
+        return lax.cond(i >= 2, doubled, jnp.negative, x), None
+
+    return jnp.sum(jax.jit(lambda x: lax.scan(step, x, jnp.arange(4))[0])(x))
+
+
+def test_steps_and_branches_that_a_run_took():
+    found = cost(seen, jnp.ones(10), 5, steps="run", xla=False)
+    assert rows(found)["mul"][:2] == (
+        2 * 15 + 2 * 16,
+        2 * 15 * 10 + 2 * 16,
+    )  # 3 n, in each test too
+    assert rows(found)["neg"][:2] == (2, 20)
+    assert (found.loops, found.branches) == ((), ())
+    assert found.ratio is not None
+
+
+@pytest.mark.parametrize(("steps", "most_again"), [(3, 0), (32, 0), (40, 40), (700, 700)])
+def test_steps_of_the_gradients_own_loops(steps, most_again):
+    """As funcgrad.loops promises: nothing is repeated up to 32 steps, each step once up to 1,024."""
+
+    def looped(x: Any, n: Any) -> Any:
+        step = lambda c: (jnp.sin(c[0]), c[1] + 1)
+        return jnp.sum(lax.while_loop(lambda c: c[1] < n, step, (x, 0))[0])
+
+    found = cost(looped, jnp.ones(10), steps, steps="run", xla=False)
+    (row,) = [row for row in found.by_op if row.name == "sin"]
+    assert (row.count, row.function.transcendentals) == (steps, 10 * steps)
+    assert row.backward.flops == 10 * steps  # ct cos(x): the product once a step
+    assert 10 * steps <= row.backward.transcendentals <= 10 * (steps + most_again)  # cos(x)
+    (loop,) = [row for row in found.by_op if row.name == "while"]
+    assert loop.backward.transcendentals <= 10 * most_again  # sin(x), run again
+
+
+def test_a_vmapped_loop_goes_on_until_the_last_example_ends():
+    steps = jnp.array([2, 7, 4])
+    halve = lambda x, n: lax.while_loop(lambda c: c[1] < n, lambda c: (c[0] / 2, c[1] + 1), (x, 0))[
+        0
+    ]
+    found = cost(lambda x: jnp.sum(jax.vmap(halve)(x, steps)), jnp.ones(3), steps="run", xla=False)
+    assert rows(found)["div"][0] == 7
+
+
+def test_a_run_needs_values():
+    with pytest.raises(errors.InputError, match=r"steps='run'.* has no values"):
+        cost(newton, jax.ShapeDtypeStruct((), jnp.float32), steps="run")
