@@ -48,6 +48,13 @@ class NotARuleError(FuncgradError, TypeError):
     """Something other than rules was given where rules are wanted."""
 
 
+class MissingPackageError(FuncgradError, ImportError):
+    """A package is not installed that only some tools need."""
+
+    def __init__(self, what: str, package: str, install: str):
+        super().__init__(f"{package!r} is needed {what}, and it is not installed: {install}")
+
+
 class UnusedOverrideWarning(UserWarning):
     """An override never applied while a function was differentiated."""
 

@@ -186,6 +186,15 @@ BARRIERS_HOLD = jax.__version_info__ >= (0, 12)
 QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 """Settings for `XLA_FLAGS` for programs that are compiled once and run once."""
 
+
+def quick_compilation() -> dict[str, Any] | None:
+    """The same as options of one ``jax.jit``; None on an accelerator, which may not know them."""
+    if jax.default_backend() != "cpu":
+        return None
+    settings = (flag.removeprefix("--").split("=") for flag in QUICK_COMPILATION.split())
+    return {name: int(value) if value.isdigit() else value == "true" for name, value in settings}
+
+
 _UNFUSED = " --xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
 
 QUICKEST_COMPILATION = QUICK_COMPILATION + _UNFUSED

@@ -78,6 +78,11 @@ def is_literal(v: Atom) -> TypeIs[Literal]:
     return isinstance(v, Literal)
 
 
+def shown_literal(v: Literal) -> str:
+    """A number in a jaxpr as Python writes it: ``1.5``."""
+    return str(v.val.item() if hasattr(v.val, "item") else v.val + 0)
+
+
 def type_of(v: Atom) -> Aval:
     """The type of an operand or a result."""
     return v.aval

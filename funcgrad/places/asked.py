@@ -141,7 +141,8 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
     actions: dict[tuple[Block, Var], list[Action]] = defaultdict(list)
     inputs: dict[Key, Value] = {}
     tapped: dict[str, list[tuple[Site, list[Key]]]] = {}
-    placed, opened = _overrides(program, rules, name, strict)
+    overridden, opened = overrides_in(program, rules, name, strict)
+    placed = {place: by_rule(place, rule) for place, rule in overridden.items()}
     count = 0
     replaced: dict[Place, Replacement] = {}
     for edit in asked.edits:
@@ -278,10 +279,10 @@ def _nearest(wanted: str, names: Iterable[str], most: int = 6) -> list[str]:
 # --- overrides by place
 
 
-def _overrides(
-    program: Block, rules: Rules, name: str, strict: bool
-) -> tuple[dict[Place, Callable[..., list[Value]]], frozenset[Place]]:
-    """The places whose operations these rules override, and those whose calls are opened."""
+def overrides_in(
+    program: Block, rules: Rules, name: str, strict: bool = False
+) -> tuple[dict[Place, Rule], frozenset[Place]]:
+    """The places whose operations these rules override, by what, and those whose calls are opened."""
     by: dict[Place, Rule] = {}
     opened: set[Place] = set()
     unused: list[Placed] = []
@@ -306,7 +307,7 @@ def _overrides(
     if unused:
         occurred = {place.op for place in program.walk()}
         report_unused({override.op: override.rule for override in unused}, occurred, name, strict)
-    return {place: by_rule(place, rule) for place, rule in by.items()}, frozenset(opened)
+    return by, frozenset(opened)
 
 
 def _open_elsewhere(

@@ -14,7 +14,7 @@ that has no place to change inside is run as it is.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,7 @@ class Action:
       of_cotangent: its cotangent is changed by this function.
       operands: how many operands `of_value` is given besides.
       asked: the edit in words, for messages.
+      found: of a tapped value, whether the value comes out too, and not its cotangent alone.
     """
 
     key: Key
@@ -52,6 +53,7 @@ class Action:
     of_cotangent: Callable[..., Any] | None = None
     operands: int = 0
     asked: str = ""
+    found: bool = True
 
     @property
     def keys(self) -> list[Key]:
@@ -113,6 +115,7 @@ class Editor:
       opened: places whose call is replaced by the operations of its function.
       taps: the keys of all taps.
       replaced: what is computed in another way, by the last place of it.
+      uses: by place and operand, or by block and result, a tap of the value for that reader alone.
     """
 
     actions: Mapping[tuple[Block, Var], list[Action]]
@@ -120,26 +123,32 @@ class Editor:
     opened: frozenset[Place]
     taps: frozenset[Key]
     replaced: Mapping[Place, Replacement] = field(default_factory=dict)
+    uses: Mapping[tuple[Place | Block, int], Action] = field(default_factory=dict)
     concerned: dict[Block, bool] = field(default_factory=dict)
 
     def concerns(self, block: Block) -> bool:
         """Whether anything is changed in a block, or in one inside it."""
         if block not in self.concerned:
-            own = any((block, v) in self.actions for v in block.variables)
+            own = any(True for _ in self.actions_in(block))
             changed = (self.placed, self.opened, self.replaced)
             places = any(p in where for p in block.places for where in changed)
             inner = any(self.concerns(b) for blocks in block.inner.values() for b in blocks)
             self.concerned[block] = own or places or inner
         return self.concerned[block]
 
+    def actions_in(self, block: Block) -> Iterator[Action]:
+        """All actions on values of a block, and on their uses there."""
+        for v in block.variables:
+            yield from self.actions.get((block, v), ())
+        if self.uses:
+            for reader, atoms in block.readers:
+                yield from (
+                    self.uses[reader, i] for i in range(len(atoms)) if (reader, i) in self.uses
+                )
+
     def keys(self, block: Block) -> list[Key]:
         """The keys of all inputs that are read in a block."""
-        own = [
-            key
-            for v in block.variables
-            for action in self.actions.get((block, v), ())
-            for key in action.keys
-        ]
+        own = [key for action in self.actions_in(block) for key in action.keys]
         return own + [k for blocks in block.inner.values() for b in blocks for k in self.keys(b)]
 
     def run(self, block: Block, args: Sequence[Value], inputs: Inputs) -> tuple[list[Value], Found]:
@@ -160,18 +169,29 @@ class Editor:
                     made = self.replaced[place](known)
                 else:
                     operands = _jax.read(place.equation.invars, known)
+                    operands = self.used(place, operands, inputs, found)
                     outs, inside = self.apply(place, block.inner.get(i, []), operands, inputs)
                     made = dict(zip(place.equation.outvars, outs, strict=True))
                     found |= inside
                 for v, y in made.items():
                     known[v] = self.acted(block, v, y, inputs, found)
-        return _jax.read(jaxpr.outvars, known), found
+        return self.used(block, _jax.read(jaxpr.outvars, known), inputs, found), found
 
     def acted(self, block: Block, v: Var, y: Value, inputs: Inputs, found: Found) -> Value:
         """A variable's value, once everything is done with it that was asked for."""
         for action in self.actions.get((block, v), ()):
             y = act(action, y, inputs, found)
         return y
+
+    def used(
+        self, reader: Place | Block, values: list[Value], inputs: Inputs, found: Found
+    ) -> list[Value]:
+        """The values that an operation reads or a block returns, as they are for this reader alone."""
+        if not self.uses:
+            return values
+        actions = [self.uses.get((reader, i)) for i in range(len(values))]
+        pairs = zip(actions, values, strict=True)
+        return [y if action is None else act(action, y, inputs, found) for action, y in pairs]
 
     def apply(
         self, place: Place, blocks: Sequence[Block], operands: Sequence[Value], inputs: Inputs
@@ -194,7 +214,8 @@ class Editor:
 def act(action: Action, y: Value, inputs: Inputs, found: Found) -> Value:
     """Tap or change one value."""
     if action.tapped:
-        found[action.key] = (y, jnp.bool_(True))
+        if action.found:
+            found[action.key] = (y, jnp.bool_(True))
         return tap(y, inputs[action.key]) if action.key in inputs else y
     if action.of_cotangent is not None:
         changed = checked(action, action.of_cotangent, "cotangent")

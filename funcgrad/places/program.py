@@ -10,7 +10,7 @@ from typing import Any
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import Aval, Equation, Jaxpr, Primitive, Value, Var
+from funcgrad._jax import Atom, Aval, Equation, Jaxpr, Primitive, Value, Var
 from funcgrad.catching import CALL
 
 
@@ -132,9 +132,22 @@ class Block:
         return [*self.jaxpr.constvars, *self.jaxpr.invars]
 
     @property
+    def scans(self) -> int:
+        """How many scans there are around the block."""
+        around = 0 if self.call is None else self.call.block.scans
+        return around + (self.kind == "scan")
+
+    @property
     def variables(self) -> list[Var]:
         """All variables of the block: those that are given and those that its places compute."""
         return [*self.given, *(v for place in self.places for v in place.equation.outvars)]
+
+    @property
+    def readers(self) -> Iterator[tuple[Place | Block, Sequence[Atom]]]:
+        """What reads values of the block: its places, and the block itself, which returns some."""
+        for place in self.places:
+            yield place, place.equation.invars
+        yield self, self.jaxpr.outvars
 
     def leaving(self, places: Iterable[Place]) -> tuple[Var, ...]:
         """The values that some of the block's places compute and others read, or that leave the block.

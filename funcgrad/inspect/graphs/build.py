@@ -2,65 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-import jax
-
 from funcgrad import _jax
-from funcgrad.arguments import name_of
-from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
+from funcgrad.inspect.graphs import values as of_run
 from funcgrad.inspect.graphs.nodes import Graph, Op, OpNode, TensorNode
-from funcgrad.places.program import Block, Place, program_of
+from funcgrad.inspect.graphs.reach import mark
+from funcgrad.inspect.graphs.trace import Traced, traced
+from funcgrad.places.program import Block, Place
 from funcgrad.registry import Rules
 from funcgrad.surface import public
 
 
 @public
-def graph(fun: Callable[..., Any], *args: Any, rules: Rules = DEFAULT) -> Graph:
-    """Return the graph of a function: its values, its operations, and their rules.
+def graph(
+    fun: Callable[..., Any],
+    *args: Any,
+    rules: Rules = DEFAULT,
+    values: bool | int | None = None,
+    cts: Any = None,
+) -> Graph:
+    """Return the graph of a function: its values, its operations, their rules, and the run's numbers.
+
+    The numbers are those of one run of the function and of the walk back from it. The inside of a custom
+    derivative or of a ``shard_map`` has none.
 
     Args:
       fun: a function of pytrees of arrays.
-      *args: its arguments, or ``jax.ShapeDtypeStruct`` in their place: then the graph has no values.
+      *args: its arguments, or ``jax.ShapeDtypeStruct`` in their place: then the graph has no numbers.
       rules: the backward rules.
+      values: whether the function is run for its numbers. True: all of them; False: none; a number: so
+        many bytes of them, the largest arrays left out first; None: 256 MiB, and none of a function of
+        more than 3,000 operations. What is left out is said in the graph's `note`.
+      cts: the cotangents of the results, a pytree as `fun` returns; None for ones, so that a gradient is
+        that of the sum of all results.
 
     Returns:
       A :class:`Graph`.
+
+    Raises:
+      errors.SelectorError: an override by place means no place of the function.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
       >>> found = funcgrad.inspect.graph(lambda x: jnp.sin(x) * x, 2.0)
       >>> found.nodes
       [<a = sin(x)>, <b = mul(a, x)>]
+      >>> x = found.inputs[0]
+      >>> [round(float(one.gradient), 3) for one in x.contributions], round(float(x.gradient), 3)
+      ([-0.832, 0.909], 0.077)
     """
-    with catching(rules):
-        closed = jax.make_jaxpr(fun)(*args)
-    names = [name for name, _ in _arguments(fun, args)]
-    return Builder(rules).graph_of(program_of(closed), name_of(fun), names)
-
-
-def _arguments(fun: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
-    """The leaves of the arguments with their names: ``params['w']``."""
-    from funcgrad.arguments import names_of_arguments
-
-    for name, arg in zip(names_of_arguments(fun, len(args)), args, strict=True):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(arg):
-            yield name + jax.tree_util.keystr(path), leaf
+    function = traced(fun, args, rules)
+    builder = Builder(function)
+    found = builder.graph_of(function.program, function.name, function.names)
+    mark(found, found.inputs)
+    of_run.fill(found, function, builder.known, values, cts)
+    return found
 
 
 @dataclass
 class Builder:
     """Makes the nodes of a graph, numbered through all graphs that it holds."""
 
-    rules: Rules
+    function: Traced
     ops: dict[Any, Op] = field(default_factory=dict)
     numbers: Any = field(default_factory=count)
     letters: Any = field(default_factory=count)
-    where: dict[Any, TensorNode] = field(default_factory=dict)
+    known: dict[tuple[Block, Any], TensorNode] = field(default_factory=dict)
     """By block and variable, the value."""
 
     def graph_of(
@@ -87,7 +99,8 @@ class Builder:
             for v in place.equation.outvars
             if not _jax.is_dropped(v)
         ]
-        node = OpNode(place.position, self.op_of(place), place, operands, outputs)
+        op, entered = self.op_of(place)
+        node = OpNode(place.position, op, place, operands, outputs, is_entered=entered)
         graph.nodes.append(node)
         for i, tensor in enumerate(operands):
             tensor.readers.append((node, i))
@@ -98,24 +111,29 @@ class Builder:
             name = (place.function or str(place.op)).split(" at ")[0]
             node.graphs.append(self.graph_of(carried, name, names, node))
 
-    def op_of(self, place: Place) -> Op:
-        """The kind of an operation: one object for each."""
-        if place.op not in self.ops:
-            self.ops[place.op] = Op(place.op.name, place.op, self.rules.find(place.op))
-        return self.ops[place.op]
+    def op_of(self, place: Place) -> tuple[Op, bool]:
+        """The kind of an operation, one object for each, and whether what it carries is entered."""
+        op, entry, entered = self.function.entry_of(place)
+        key = op, entry
+        if key not in self.ops:
+            name = getattr(op, "name", None) or str(op).split(" at ")[0]
+            self.ops[key] = Op(name, place.op, entry)
+        return self.ops[key], entered
 
     def tensor(self, graph: Graph, block: Block, v: Any, kind: str, name: str) -> TensorNode:
         """A new value."""
-        made = TensorNode(next(self.numbers), name, v.aval, kind)
-        self.where[block, v] = made
+        made = TensorNode(next(self.numbers), name, v.aval, kind, steps=block.scans)
+        self.known[block, v] = made
         graph.tensors.append(made)
         return made
 
     def read(self, graph: Graph, block: Block, v: Any) -> TensorNode:
         """The value that an operation reads: one that is known, or a literal."""
         if not _jax.is_literal(v):
-            return self.where[block, v]
-        literal = TensorNode(next(self.numbers), str(v.val), v.aval, "literal", value=v.val)
+            return self.known[block, v]
+        literal = TensorNode(
+            next(self.numbers), _jax.shown_literal(v), v.aval, "literal", value=v.val
+        )
         graph.tensors.append(literal)
         return literal
 

@@ -6,14 +6,18 @@ The graph is bipartite: an operation reads values and makes values. An operation
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from funcgrad import _jax
 from funcgrad.places.program import Place
 from funcgrad.printing import source_text
 from funcgrad.registry import Entry, Rule
+
+if TYPE_CHECKING:
+    from funcgrad.inspect.graphs.views import View
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,11 @@ class Op:
         """The source of the rule; empty where there is none."""
         fn = getattr(self.entry, "fn", None)
         return "" if fn is None else source_text(fn)
+
+    @property
+    def mathematics(self) -> str:
+        """The rule in a line of mathematics; empty where none is written down."""
+        return ""
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -81,6 +90,9 @@ class TensorNode:
       contributions: what each reader added to the gradient.
       is_result: whether the graph returns it.
       steps: how many leading axes of `value` and `gradient` are steps of the scans around the value.
+      present: where there are branches or loops around the value, whether it was computed: a bool array
+        with an element for each step. Elsewhere value and gradient are zeros that mean nothing.
+      is_active: whether the value is on a way from a differentiated argument to a result.
     """
 
     index: int
@@ -94,6 +106,8 @@ class TensorNode:
     contributions: list[Contribution] = field(default_factory=list)
     is_result: bool = False
     steps: int = 0
+    present: Any = None
+    is_active: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,6 +140,7 @@ class OpNode:
       outputs: the values that it makes.
       context: what the rule reads on the way back: values, each with ``"operand 0"`` or ``"output 1"``.
       graphs: the graphs of the functions that it carries.
+      is_entered: whether these are differentiated operation by operation, so that they have numbers.
     """
 
     index: int
@@ -135,6 +150,7 @@ class OpNode:
     outputs: list[TensorNode]
     context: list[tuple[TensorNode, str]] = field(default_factory=list)
     graphs: list[Graph] = field(default_factory=list)
+    is_entered: bool = False
 
     @property
     def params(self) -> dict[str, Any]:
@@ -152,9 +168,39 @@ class OpNode:
         return self.place.scope
 
     @property
+    def where_in_short(self) -> str:
+        """``model.py:42 (f)``: the same without folders; empty where it is not known."""
+        if not self.place.lines:
+            return ""
+        file, line, function = self.place.lines[0]
+        return f"{os.path.basename(file)}:{line} ({function.split('.')[-1]})"
+
+    @property
     def function(self) -> str | None:
         """The function that the operation calls, ``name at file:line``; None if it calls none."""
         return self.place.function
+
+    @property
+    def all_outputs(self) -> list[TensorNode | None]:
+        """The operation's outputs by position; None for one that nothing reads."""
+        made = iter(self.outputs)
+        equation = self.place.equation
+        return [None if _jax.is_dropped(v) else next(made) for v in equation.outvars]
+
+    @property
+    def carries(self) -> list[str]:
+        """The names of the params that are functions."""
+        return [name for name, value in self.params.items() if _jax.inner_jaxprs({name: value})]
+
+    @property
+    def is_pulled(self) -> bool:
+        """Whether a cotangent arrives at it on the way back."""
+        return any(tensor.is_active for tensor in self.outputs)
+
+    @property
+    def residuals_inside(self) -> bool:
+        """Whether the way back reads values inside it, not its operands and outputs alone."""
+        return bool(self.graphs) and self.is_pulled and self.op.backward is None
 
     def __repr__(self) -> str:
         read = ", ".join(tensor.name for tensor in self.inputs)
@@ -174,6 +220,7 @@ class Graph:
       inputs: the values that it is given.
       results: the values that it returns.
       call: the operation that carries it; None for the whole function.
+      note: why numbers are left out, in words; empty if none is.
     """
 
     name: str
@@ -183,6 +230,7 @@ class Graph:
     inputs: list[TensorNode]
     results: list[TensorNode]
     call: OpNode | None = None
+    note: str = ""
 
     def walk(self) -> Iterator[OpNode]:
         """All operations, each followed by those inside it."""
@@ -191,12 +239,17 @@ class Graph:
             for inner in node.graphs:
                 yield from inner.walk()
 
-    def all_tensors(self) -> Iterator[TensorNode]:
-        """All values, those inside operations included."""
-        yield from self.tensors
+    def graphs(self) -> Iterator[Graph]:
+        """This graph and those inside its operations, each before those inside it."""
+        yield self
         for node in self.nodes:
             for inner in node.graphs:
-                yield from inner.all_tensors()
+                yield from inner.graphs()
+
+    def all_tensors(self) -> Iterator[TensorNode]:
+        """All values, those inside operations included."""
+        for graph in self.graphs():
+            yield from graph.tensors
 
     @property
     def ops(self) -> list[Op]:
@@ -218,6 +271,48 @@ class Graph:
         if len(operands) != len(self.inputs):
             return []
         return [*zip(operands, self.inputs, strict=True)]
+
+    def leaving(self) -> Sequence[tuple[TensorNode, TensorNode]]:
+        """Of each result of a carried graph, the operation's output that it is; the result comes first.
+
+        Empty where the two do not correspond one to one. An output that nothing reads is left out.
+        """
+        if self.call is None:
+            return []
+        outputs = self.call.all_outputs
+        if len(outputs) != len(self.results):
+            return []
+        pairs = zip(self.results, outputs, strict=True)
+        return [(result, output) for result, output in pairs if output is not None]
+
+    def carried(self) -> Sequence[tuple[TensorNode, TensorNode]]:
+        """Of each result that a loop's next step is given, the input that it is there."""
+        if self.call is None or self.kind not in ("scan", "while"):
+            return []
+        params = self.call.params
+        if self.kind == "scan":
+            first, count = _jax.scan_settings(params)[:2]
+        else:
+            first, count = params["body_nconsts"], len(self.results)
+        return [*zip(self.results[:count], self.inputs[first : first + count], strict=True)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The graph as lists, dictionaries, strings and numbers."""
+        from funcgrad.inspect.graphs.export.json import as_dict
+
+        return as_dict(self)
+
+    def views(self) -> list[View]:
+        """Pictures of the graph: that of the whole, then those that its groups lead to."""
+        from funcgrad.inspect.graphs.views import views_of
+
+        return views_of(self)
+
+    def to_json(self) -> str:
+        """The graph as JSON."""
+        from funcgrad.inspect.graphs.export.json import to_json
+
+        return to_json(self)
 
     def __repr__(self) -> str:
         return f"<graph of {self.name}: {len(self.nodes)} operations, {len(self.tensors)} values>"

@@ -1,0 +1,128 @@
+"""The operations of a graph as a tree of groups: calls, name scopes, and runs of operations.
+
+A group is what a picture draws as one box. The groups of a graph are runs of its operations in the order in
+which they run, so that a picture of groups has no circles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from funcgrad.catching import CALL
+from funcgrad.inspect.graphs.nodes import Graph, OpNode
+from funcgrad.inspect.graphs.same import is_transparent
+
+
+@dataclass(eq=False)
+class Group:
+    """Operations that are drawn as one box, or in a frame.
+
+    Attributes:
+      name: the function's or the scope's.
+      kind: ``"function"``, ``"scope"``, ``"operations"`` or what a call does: ``"jit"``, ``"scan"``.
+      items: operations and groups, in the order in which they run.
+      calls: the operations that the group stands for, from the outside in; empty for a scope.
+      graph: the graph whose values are inside the group and nowhere else; None if they are those outside.
+      sealed: whether the last call is drawn as one operation that has a picture of its own.
+    """
+
+    name: str
+    kind: str
+    items: list[Item]
+    calls: list[OpNode] = field(default_factory=list)
+    graph: Graph | None = None
+    sealed: bool = False
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name}: {size(self)} operations>"
+
+
+Item = OpNode | Group
+
+
+def leaves(item: Item) -> Iterator[OpNode]:
+    """The operations that an item is among the values around it: a sealed call is one."""
+    if isinstance(item, OpNode):
+        yield item
+    elif item.sealed:
+        yield item.calls[-1]
+    else:
+        for inner in item.items:
+            yield from leaves(inner)
+
+
+def operations(item: Item) -> Iterator[OpNode]:
+    """All operations of an item, at any depth, calls included."""
+    if isinstance(item, OpNode):
+        yield item
+    else:
+        yield from item.calls
+        for inner in item.items:
+            yield from operations(inner)
+
+
+def size(item: Item) -> int:
+    """How many operations an item has, at any depth, without the calls that hold others."""
+    return 1 if isinstance(item, OpNode) else sum(map(size, item.items))
+
+
+def tree(graph: Graph) -> Group:
+    """The groups of a graph: its calls and scopes."""
+    root = Group(graph.name, graph.kind, _scoped(graph.nodes, 0), graph=graph)
+    while len(root.items) == 1 and isinstance(root.items[0], Group) and not root.items[0].sealed:
+        root.calls += root.items[0].calls
+        root.items = root.items[0].items
+    return root
+
+
+def _scoped(nodes: Sequence[OpNode], depth: int) -> list[Item]:
+    """Operations as items, by the name scopes below the first ones.
+
+    An entry of a scope is an object of its own: a scope that is entered twice makes two groups.
+    """
+    found: list[Item] = []
+    for _, run in groupby(
+        nodes, lambda node: id(_scope(node, depth)) if _scope(node, depth) else 0
+    ):
+        inside = [*run]
+        scope = _scope(inside[0], depth)
+        if scope is None:
+            found += [_call(node) if node.graphs else node for node in inside]
+        elif scope.name.startswith(CALL):
+            found += _scoped(inside, depth + 1)
+        else:
+            found.append(_joined(Group(scope.name, "scope", _scoped(inside, depth + 1))))
+    return found
+
+
+def _scope(node: OpNode, depth: int) -> Any:
+    scopes = node.place.scopes
+    return scopes[depth] if depth < len(scopes) else None
+
+
+def _call(node: OpNode) -> Group:
+    """The group of an operation that carries functions."""
+    depth = len(node.place.scopes)
+    name = node.graphs[0].name.lstrip("_")
+    bodies = [Group(inner.kind, inner.kind, _scoped(inner.nodes, depth)) for inner in node.graphs]
+    if is_transparent(node):
+        return _joined(Group(name, bodies[0].kind, bodies[0].items, [node]))
+    if len(bodies) == 1:
+        return Group(name, bodies[0].kind, bodies[0].items, [node], node.graphs[0], sealed=True)
+    for body, inner in zip(bodies, node.graphs, strict=True):
+        body.graph = inner
+    return Group(name, node.op.name, [*bodies], [node], sealed=True)
+
+
+def _joined(group: Group) -> Group:
+    """A group that holds one other group is one with it: ``relu`` of ``relu``."""
+    if len(group.items) != 1 or not isinstance(group.items[0], Group):
+        return group
+    (inner,) = group.items
+    names = [group.name] if inner.name == group.name else [group.name, inner.name]
+    kind = inner.kind if inner.sealed or group.kind == "scope" else group.kind
+    calls = [*group.calls, *inner.calls]
+    return Group("/".join(names), kind, inner.items, calls, inner.graph, inner.sealed)

@@ -1,0 +1,203 @@
+"""What is written in the nodes of a picture, and how large the nodes are for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from funcgrad.inspect.graphs import text
+from funcgrad.inspect.graphs.groups import Group, Item, size
+from funcgrad.inspect.graphs.nodes import OpNode, TensorNode
+from funcgrad.inspect.graphs.views import Shown
+
+PLUMBING = {
+    "broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "expand_dims", "copy", "copy_p",
+    "sharding_constraint", "name", "optimization_barrier", "stop_gradient", "pvary",
+}  # fmt: skip
+"""Operations that move or rename numbers: they are drawn quietly."""
+
+TOLD = {
+    "integer_pow": "y", "transpose": "permutation",
+    "reduce_sum": "axes", "reduce_max": "axes", "reduce_min": "axes", "argmax": "axes", "argmin": "axes",
+    "cumsum": "axis", "concatenate": "dimension", "iota": "dimension", "name": "name",
+}  # fmt: skip
+"""The param that is written beside an operation's name."""
+
+NAME, SMALL_PRINT, NUMBER = 12.0, 10.0, 11.0
+"""Sizes of fonts."""
+
+PADDING, SPACE, GAP = 8, 6, 14
+"""Left and right of a node's text, between the parts of a line, and between value and gradient."""
+
+HEAD, ROW, FOOT = 20, 14, 4
+"""The heights of a node's first line, of a line of numbers, and of what is below them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a line of text.
+
+    Attributes:
+      kind: its class: ``"name"``, ``"type"`` or ``"note"``.
+      text: the text.
+      size: the size of its font.
+    """
+
+    kind: str
+    text: str
+    size: float
+
+    @property
+    def width(self) -> float:
+        """How wide it is."""
+        is_mono = self.kind in ("variable", "type")
+        return text.width(self.text, self.size, mono=is_mono, bold=self.kind == "name")
+
+
+@dataclass
+class Numbers:
+    """Numbers, row by row: those of a value, or of its gradient.
+
+    Attributes:
+      kind: ``"value"`` or ``"gradient"``.
+      x: where they begin.
+      rows: the rows.
+    """
+
+    kind: str
+    x: float
+    rows: list[str]
+
+
+@dataclass
+class Label:
+    """A node of a picture.
+
+    Attributes:
+      kind: the node's classes.
+      width: the node's width.
+      height: its height.
+      lines: its lines of text, each in the middle of the node.
+      numbers: what stands below them.
+      title: what is shown to a reader who points at it.
+    """
+
+    kind: str
+    width: float
+    height: float
+    lines: list[tuple[Part, ...]]
+    numbers: list[Numbers] = field(default_factory=list)
+    title: str = ""
+
+
+def of_values(shown: Shown, inside: Collection[str]) -> Label:
+    """The label of a value, or of several; `inside` are the names that a reader sees around it."""
+    tensor = shown.values[0].tensor
+    names = [("entering", shown.is_entering), ("leaving", shown.is_leaving)]
+    names.append(("result", shown.values[0].is_result))
+    kind = " ".join(["tensor", tensor.kind, *(name for name, holds in names if holds)])
+    title = "\n".join(_told(value.tensor) for value in shown.values[:30])
+    if len(shown.values) == 1:
+        label = _of_value(tensor, kind, inside)
+    else:
+        several = "arguments" if tensor.kind == "argument" else "values"
+        label = _label(f"{kind} several", Part("variable", f"{len(shown.values)} {several}", NAME))
+    label.title = title
+    return label
+
+
+def of_item(item: Item) -> Label:
+    """The label of an operation or of a group."""
+    return _of_op(item) if isinstance(item, OpNode) else _of_group(item)
+
+
+def heading(group: Group) -> str:
+    """What is written above a frame."""
+    return text.clipped(group.name, 30)
+
+
+def heading_width(group: Group) -> float:
+    """The width of a frame's heading."""
+    return text.width(heading(group), SMALL_PRINT + 1)
+
+
+def _of_value(tensor: TensorNode, kind: str, inside: Collection[str]) -> Label:
+    maker = tensor.maker
+    is_quiet = maker is not None and maker.op.name in PLUMBING and not tensor.is_result
+    name = text.short_name(tensor.name, inside)
+    parts = Part("variable", name, NAME), Part("type", text.type_of(tensor.aval), SMALL_PRINT)
+    label = _label(f"{kind} quiet" if is_quiet else kind, *parts)
+    known = [] if tensor.steps else [("value", tensor.value), ("gradient", tensor.gradient)]
+    columns = [(name, rows) for name, value in known if (rows := text.rows(value))]
+    if columns:
+        _add_columns(label, columns)
+    return label
+
+
+def _add_columns(label: Label, columns: list[tuple[str, list[str]]]) -> None:
+    """Write numbers below the first line, value and gradient beside each other."""
+    widths = [text.width(rows[0], NUMBER, mono=True) for _, rows in columns]
+    whole = sum(widths) + GAP * (len(widths) - 1)
+    label.width = max(label.width, whole + 2 * PADDING)
+    x = (label.width - whole) / 2
+    for (kind, rows), across in zip(columns, widths, strict=True):
+        label.numbers.append(Numbers(kind, x, rows))
+        x += across + GAP
+    label.height = HEAD + ROW * max(len(rows) for _, rows in columns) + FOOT
+
+
+def _of_op(node: OpNode) -> Label:
+    is_quiet = node.op.name in PLUMBING
+    note = _literals(node) or _param(node)
+    parts = [Part("name", text.clipped(node.op.name), NAME - is_quiet)]
+    parts += [Part("note", note, SMALL_PRINT)] if note else []
+    label = _label("op quiet" if is_quiet else "op", *parts)
+    label.height = 20 if is_quiet else 25
+    rule = node.op.backward
+    told = [f"{node.op.name}: {', '.join(text.type_of(t.aval) for t in node.outputs)}"]
+    told += [node.where_in_short, node.scope, "" if rule is None else f"rule: {rule.name}"]
+    label.title = "\n".join(line for line in told if line)
+    return label
+
+
+def _of_group(group: Group) -> Label:
+    count = size(group)
+    told = [f"{count} operation" + "s" * (count != 1)]
+    if group.kind not in ("scope", "operations", "groups", "jit", "function"):
+        told.insert(0, group.kind)
+    if group.kind == "scan":
+        told[0] += f" × {group.calls[-1].params['length']}"
+    note = Part("note", " · ".join(told), SMALL_PRINT)
+    label = _label("group", Part("name", text.clipped(group.name, 30), NAME))
+    label.lines.append((note,))
+    label.width = max(label.width, note.width + 2 * PADDING)
+    label.height = 2 * HEAD
+    label.title = f"{group.kind} {group.name}\n{note.text}"
+    return label
+
+
+def _label(kind: str, *parts: Part) -> Label:
+    """A label of one line."""
+    across = sum(part.width for part in parts) + SPACE * (len(parts) - 1)
+    return Label(kind, max(30.0, across + 2 * PADDING), HEAD + 3, [parts])
+
+
+def _literals(node: OpNode) -> str:
+    """The numbers among an operation's operands: ``(1.0, ·)``; empty if there are none."""
+    shown = [_literal(t) if t.kind == "literal" and not t.shape else "·" for t in node.inputs]
+    return f"({', '.join(shown)})" if any(one != "·" for one in shown) else ""
+
+
+def _literal(tensor: TensorNode) -> str:
+    rows = text.rows(tensor.value) if len(tensor.name) > 6 else []
+    return rows[0] if rows else tensor.name
+
+
+def _param(node: OpNode) -> str:
+    """The param that says what an operation does; empty for most."""
+    name = TOLD.get(node.op.name)
+    return "" if name is None else text.clipped(f"{name}={node.params.get(name)}", 18)
+
+
+def _told(tensor: TensorNode) -> str:
+    return f"{tensor.name}: {text.type_of(tensor.aval)} ({tensor.kind})"
