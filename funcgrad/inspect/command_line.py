@@ -16,9 +16,11 @@ from funcgrad.default import DEFAULT
 from funcgrad.inspect import named
 from funcgrad.inspect.cost import cost
 from funcgrad.inspect.coverage import coverage
+from funcgrad.inspect.graphs import graph
 from funcgrad.inspect.named import NotFound
 from funcgrad.inspect.nonfinite import nonfinite
 from funcgrad.inspect.places import places
+from funcgrad.inspect.residuals import residuals
 
 FINE, FOUND, FAILED = 0, 1, 2
 """What the command returns: nothing is amiss, something is, or it could not look."""
@@ -55,13 +57,66 @@ def _json(found: Any, path: Path) -> None:
     path.write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
 
 
+def _text(found: Any, path: Path) -> None:
+    path.write_text(f"{found}\n", encoding="utf-8")
+
+
+def _written(method: str) -> Write:
+    """Writes the text that a method of what was found returns."""
+    return lambda found, path: _text(getattr(found, method)(), path)
+
+
+def _csv(found: Any, path: Path) -> None:
+    found.to_pandas().to_csv(path, index=False)
+
+
+def _figure(found: Any, path: Path) -> None:
+    found.to_figure().savefig(path)
+
+
+PICTURES = dict.fromkeys((".png", ".svg", ".pdf"), _figure)
+
+
 def _steps(word: str) -> int | str:
     return word if word == "run" else int(word)
 
 
 HAS_AUX = {"action": "store_true", "help": "the function returns (output, auxiliary data)"}
 
+NO_XLA = {"action": "store_false", "help": "do not ask XLA: quicker"}
+
 COMMANDS: dict[str, Command] = {
+    "graph": Command(
+        graph,
+        "the values and operations, drawn or as a page to step through",
+        write={
+            ".html": _written("to_html"),
+            ".svg": _written("to_svg"),
+            ".json": _written("to_json"),
+            ".dot": _written("to_dot"),
+        },
+        options={
+            "--no-values": {
+                "dest": "values",
+                "action": "store_const",
+                "const": False,
+                "help": "structure alone: do not run it",
+            },
+        },
+    ),
+    "residuals": Command(
+        residuals,
+        "the arrays that are kept for the way back, who asks for them, and what to checkpoint",
+        write={".csv": _csv, **PICTURES},
+        options={
+            "--no-xla": {"dest": "compiled", **NO_XLA},
+            "--no-suggestions": {
+                "dest": "suggest",
+                "action": "store_false",
+                "help": "do not try checkpoints: quicker",
+            },
+        },
+    ),
     "nonfinite": Command(
         nonfinite,
         "where a NaN or an infinity begins, in the function or in its gradient",
@@ -96,7 +151,7 @@ COMMANDS: dict[str, Command] = {
                 "help": "how many steps each while loop takes; 'run' to run it and count",
             },
             "--against-jax": {"action": "store_true", "help": "beside jax.grad, rule by rule"},
-            "--no-xla": {"dest": "xla", "action": "store_false", "help": "do not ask XLA: quicker"},
+            "--no-xla": {"dest": "xla", **NO_XLA},
         },
     ),
 }
@@ -112,7 +167,9 @@ looked for beside the function. Arrays may be jax.ShapeDtypeStruct, except for n
 
 EXAMPLES = """\
 examples:
-  python -m funcgrad.inspect cost model.py:loss --args example
+  python -m funcgrad.inspect graph model.py:loss --args example --output loss.html
+  python -m funcgrad.inspect residuals model.py:loss --args example --output memory.png
+  python -m funcgrad.inspect cost model.py:loss --args example --against-jax
   python -m funcgrad.inspect nonfinite package.model:loss --args package.data:batch
   python -m funcgrad.inspect coverage model.py:loss --args example --rules my_rules --output coverage.txt
 
@@ -140,7 +197,10 @@ def main(words: Sequence[str] | None = None) -> int:
         return _failed(str(problem))
     except Exception:
         return _failed(f"{names[0]} raised:\n{traceback.format_exc().rstrip()}")
-    write(found)
+    try:
+        write(found)
+    except ImportError as problem:
+        return _failed(str(problem))
     return FOUND if command.amiss(found) else FINE
 
 
@@ -172,10 +232,6 @@ def writer(command: Command, output: str | None) -> Callable[[Any], None]:
         known = ", ".join([*command.write, ".txt"])
         raise NotFound(f"--output is {output!r}; it can end with {known}, not with {path.suffix}.")
     return lambda found: (write or _text)(found, path)
-
-
-def _text(found: Any, path: Path) -> None:
-    path.write_text(f"{found}\n", encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -95,6 +95,12 @@ def shell(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 SHOWN = {
     "cost": ("cost small_model:loss --args example --no-xla", "dot_general", 0),
     "coverage": ("coverage small_model.py:loss --args types", "tanh_vjp", 0),
+    "graph": ("graph small_model:loss --args example", "5 operations", 0),
+    "residuals": (
+        "residuals small_model:loss --args example --no-xla --no-suggestions",
+        "dot_general",
+        0,
+    ),
     "nonfinite": ("nonfinite small_model:distance --args origin", "way back through `sqrt`", 1),
     "places": ("places small_model.py:Model.loss --args small_model:example", "layer", 0),
 }
