@@ -29,7 +29,7 @@ BOUND = 5
 
 RUN = "run"
 
-SHOWN = 12
+SHOWN = 16
 """How many rows of a table are printed."""
 
 
@@ -41,8 +41,9 @@ class CostRow:
       name: the op, or the scope ``encoder/layer_0``, which is empty outside all scopes.
       count: how often operations of it run in the function.
       function: their work.
-      backward: the work of pulling them back. The row of a call (`scan`, a checkpointed function) has
-        what is no part of a rule inside it: what is computed again, and sums.
+      backward: the work of pulling them back. A sum at a value that is read twice is with the op that
+        is pulled back last. The row of a call (`scan`, a checkpointed function) has what is no part of
+        a rule inside it: what is computed again, and sums.
     """
 
     name: str
@@ -109,6 +110,29 @@ class Cost:
         unknown = self.loops or self.not_counted or not self.function.operations
         return None if unknown else self.gradient.operations / self.function.operations
 
+    def scopes(self, depth: int | None = None) -> tuple[CostRow, ...]:
+        """The rows by name scope, with those below a depth added to the scope that they are in.
+
+        Args:
+          depth: how many names a scope has at most; None for as many as still give a short table.
+
+        Example:
+          >>> import jax, jax.numpy as jnp, funcgrad
+          >>> def model(x):
+          ...     for i in range(2):
+          ...         with jax.named_scope(f"layer_{i}"), jax.named_scope("activation"):
+          ...             x = jnp.tanh(x)
+          ...     return jnp.sum(x)
+          >>> found = funcgrad.inspect.cost(model, jnp.ones(3), xla=False)
+          >>> [row.name for row in found.scopes(1)]
+          ['layer_0', 'layer_1', '']
+        """
+        if depth is not None:
+            return _at_depth(self.by_scope, depth)
+        deepest = max((row.name.count("/") + 1 for row in self.by_scope), default=1)
+        tables = (_at_depth(self.by_scope, depth) for depth in range(deepest, 0, -1))
+        return next((rows for rows in tables if len(rows) <= SHOWN), _at_depth(self.by_scope, 1))
+
     def as_dict(self) -> dict[str, Any]:
         """All figures in dicts, lists, strings and numbers, as JSON takes them."""
         return asdict(self) | {"ratio": self.ratio, "bound": BOUND}
@@ -166,7 +190,7 @@ def cost(
         plain = Traced.of(jax.make_jaxpr(ways.run)(*ways.given))
     taken = steps_taken(plain, ways) if steps == RUN else NOTHING_RUN
     given = steps if isinstance(steps, int) else None
-    function = Program.of(plain.jaxpr, lambda eqn: given, taken.function)
+    function = Program.of(plain.jaxpr, lambda eqn: given, taken.function, rules=rules)
     forward = Program.of(ways.forward.jaxpr, not_known, taken.forward)
     backward = Program.of(ways.backward.jaxpr, not_known, taken.backward)
     early = [execution for execution in forward.executions if execution.pulls_back]
@@ -240,6 +264,20 @@ def _rows(
     for execution in backward:
         if not execution.loops:
             sums[key(execution)].backward += execution.all_work
+    return _sorted(sums)
+
+
+def _at_depth(rows: Iterable[CostRow], depth: int) -> tuple[CostRow, ...]:
+    sums: dict[str, _Sum] = defaultdict(_Sum)
+    for row in rows:
+        own = sums["/".join(row.name.split("/")[:depth])]
+        own.count += row.count
+        own.function += row.function
+        own.backward += row.backward
+    return _sorted(sums)
+
+
+def _sorted(sums: dict[str, _Sum]) -> tuple[CostRow, ...]:
     rows = [CostRow(name, own.count, own.function, own.backward) for name, own in sums.items()]
     return tuple(sorted(rows, key=_size, reverse=True))
 
@@ -273,7 +311,7 @@ def _printed(cost: Cost) -> Iterable[str]:
     yield _in_short(cost)
     yield _by("op", cost.by_op)
     if len(cost.by_scope) > 1:
-        yield _by("scope", cost.by_scope)
+        yield _by("scope", cost.scopes())
     if cost.beside is not None:
         yield str(cost.beside)
     yield "\n".join(_notes(cost))

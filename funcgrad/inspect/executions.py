@@ -10,7 +10,9 @@ from funcgrad import _jax
 from funcgrad._jax import Equation, Jaxpr, Primitive
 from funcgrad.catching import CALL
 from funcgrad.functions import unmarked
+from funcgrad.keys import FunctionId
 from funcgrad.partition.work import Part, Work, parts_of, work_of
+from funcgrad.registry import Rules
 
 Path = tuple[int, ...]
 """Numbers of an equation, of a function that it calls, of an equation in that, and so on."""
@@ -27,7 +29,7 @@ class Execution:
       times: how often it runs; in a loop of unknown length, in one step of that loop.
       loops: the loops of unknown length around it, from outside in, by the numbers in `Program.loops`.
       scopes: the user's name scopes around it, from outside in.
-      function: the overridden function whose part it is; None where there is none.
+      function: the function with a rule of its own whose part it is; None where there is none.
       pulls_back: the op on whose way back it is: the innermost one that is marked; None where none is.
     """
 
@@ -55,16 +57,15 @@ class Execution:
         """The work of all its runs; none where no count is known."""
         return Work() if self.work is None else self.work * self.times
 
-    def inside(self, eqn: Equation, path: Path) -> Execution:
+    def inside(self, eqn: Equation, path: Path, function: str | None) -> Execution:
         """An operation in a function that this one calls."""
         names = [scope.name for scope in _jax.scopes_of_equation(eqn)]
-        function, mark = unmarked(_jax.called_function(eqn) or "")
         return replace(
             self,
             eqn=eqn,
             path=path,
             scopes=(*self.scopes, *(name for name in names if not name.startswith(CALL))),
-            function=self.function or (function.split(" at ")[0] if mark else None),
+            function=self.function or function,
             pulls_back=_jax.pulled_back_op(eqn.source_info) or self.pulls_back,
         )
 
@@ -85,6 +86,7 @@ class Program:
       steps: how many steps a ``while`` takes.
       taken: by path, how often a part of a loop or a branch ran, where that was seen.
       opaque: calls that count as operations; what they call is not looked into.
+      rules: those by which functions may be ops; None where that does not matter.
       executions: the operations.
       loops: by a number of their own, the loops of unknown length in words.
       branches: of branches that differ, which one was counted, in words.
@@ -93,6 +95,7 @@ class Program:
     steps: Steps
     taken: Mapping[Path, int] = field(default_factory=dict)
     opaque: frozenset[Primitive] = frozenset()
+    rules: Rules | None = None
     executions: list[Execution] = field(default_factory=list)
     loops: dict[int, str] = field(default_factory=dict)
     branches: dict[str, None] = field(default_factory=dict)
@@ -104,11 +107,12 @@ class Program:
         steps: Steps,
         taken: Mapping[Path, int] | None = None,
         opaque: frozenset[Primitive] = frozenset(),
+        rules: Rules | None = None,
     ) -> Program:
         """What runs in a jaxpr."""
-        program = cls(steps, taken or {}, opaque)
+        program = cls(steps, taken or {}, opaque, rules)
         for i, eqn in enumerate(jaxpr.eqns):
-            program.executions += program.executed(Execution(eqn, ()).inside(eqn, (i,)))
+            program.executions += program.executed(program.inside(Execution(eqn, ()), eqn, (i,)))
         return program
 
     def executed(self, own: Execution) -> Iterator[Execution]:
@@ -126,7 +130,15 @@ class Program:
     def within(self, part: Part, around: Execution) -> Iterator[Execution]:
         """The operations of a function that an operation calls."""
         for i, eqn in enumerate(part.jaxpr.eqns):
-            yield from self.executed(around.inside(eqn, (*around.path, i)))
+            yield from self.executed(self.inside(around, eqn, (*around.path, i)))
+
+    def inside(self, around: Execution, eqn: Equation, path: Path) -> Execution:
+        """An operation in a function that another one calls."""
+        name, mark = unmarked(_jax.called_function(eqn) or "")
+        own = mark or eqn.primitive is _jax.custom_vjp_call_p
+        if not own and name and self.rules is not None:
+            own = self.rules.find(FunctionId(name)) is not None
+        return around.inside(eqn, path, name.split(" at ")[0] if own else None)
 
     def running(self, part: Part, own: Execution, path: Path) -> Execution:
         """A call of a function, which runs as often as was seen, or as `part` says."""
@@ -142,7 +154,7 @@ class Program:
         """The operations of the branch with the most work; a loop of unknown length is more than any."""
         tried = []
         for i, part in enumerate(parts):
-            inside = Program(self.steps, self.taken, self.opaque)
+            inside = Program(self.steps, self.taken, self.opaque, self.rules)
             inside.executions += inside.within(part, replace(own, path=(*own.path, i)))
             tried.append(inside)
         sizes = [inside.size for inside in tried]

@@ -122,6 +122,26 @@ def test_name_scopes_on_both_ways_and_inside_calls():
     assert sum(row[2] for row in by_scope.values()) == found.backward.operations
 
 
+def test_scopes_are_added_up_where_they_are_many():
+    def network(x: Any) -> Any:
+        for i in range(12):
+            for name in ("a", "b"):
+                with jax.named_scope(f"layer_{i}"), jax.named_scope(name):
+                    x = jnp.sin(x)
+        return jnp.sum(x)
+
+    found = cost(network, jnp.ones(10), xla=False)
+    layers = {f"layer_{i}": (2, 20, 40) for i in range(12)}
+    assert len(found.by_scope) == 25
+    assert rows(found, "by_scope")["layer_3/b"] == (1, 10, 20)
+    added = {
+        row.name: (row.count, row.function.operations, row.backward.operations)
+        for row in found.scopes()
+    }
+    assert added == layers | {"": (1, 9, 0)}
+    assert "layer_3/b" not in str(found)
+
+
 def test_what_a_checkpoint_computes_again_is_in_its_row():
     def network(w: Any, x: Any) -> Any:
         return jnp.sum(jax.checkpoint(lambda w, x: jnp.sin(w @ x) ** 2)(w, x))
@@ -145,6 +165,20 @@ def test_an_overridden_function_is_an_op():
     rule, sum_at_x = 3 * n + (n - lines), n  # x is read twice; its cotangents meet here
     assert rows(found)["softmax"][2] == rule + sum_at_x
     assert "exp" not in rows(found)
+
+
+def test_functions_with_rules_of_their_own_are_ops():
+    @jax.custom_vjp
+    def halved(x: Any) -> Any:
+        return jnp.sin(x) * x
+
+    halved.defvjp(lambda x: (halved(x), x), lambda x, ct: (ct * 0.5,))
+    found = cost(lambda x: jnp.sum(jax.nn.relu(halved(x))), X, xla=False)
+    n = X.size
+    assert rows(found)["halved"] == (2, 2 * n, n)
+    assert rows(found)["relu"][:2] == (1, n)
+    assert rows(found)["relu"][2] > 0
+    assert not {"sin", "mul", "max"} & set(rows(found))
 
 
 def test_structure_without_values():
