@@ -32,7 +32,7 @@ import numpy as np
 from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import Aval, ClosedJaxpr, Equation, Jaxpr, Primitive
+from funcgrad._jax import Atom, Aval, ClosedJaxpr, Equation, Jaxpr, Primitive
 
 
 @dataclass(frozen=True)
@@ -166,15 +166,19 @@ def _made(eqn: Equation) -> int:
     return sum(elements(v.aval) for v in eqn.outvars)
 
 
+def _shape(v: Atom) -> Any:
+    return _jax.type_of(v).shape
+
+
 def _dot_general(eqn: Equation) -> float:
     (contracted, _), _ = eqn.params["dimension_numbers"]
-    shape = eqn.invars[0].aval.shape
+    shape = _shape(eqn.invars[0])
     return 2.0 * _made(eqn) * math.prod(length_of(shape[i]) for i in contracted)
 
 
 def _convolution(eqn: Equation) -> float:
     params, numbers = eqn.params, eqn.params["dimension_numbers"]
-    lhs, rhs, out = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
+    lhs, rhs, out = _shape(eqn.invars[0]), _shape(eqn.invars[1]), _shape(eqn.outvars[0])
     products = 1.0
     for i, padding in enumerate(params["padding"]):
         products *= _products_along(
@@ -214,7 +218,7 @@ def _reduce(eqn: Equation) -> float | None:
 
 
 def _running(eqn: Equation) -> float:
-    shape = eqn.invars[0].aval.shape
+    shape = _shape(eqn.invars[0])
     lines = elements(eqn.invars[0].aval) / max(length_of(shape[eqn.params["axis"]]), 1)
     return elements(eqn.invars[0].aval) - lines
 
@@ -246,7 +250,7 @@ def _integer_pow(eqn: Equation) -> float:
 
 
 def _sort(eqn: Equation) -> float:
-    n = length_of(eqn.invars[0].aval.shape[eqn.params["dimension"]])
+    n = length_of(_shape(eqn.invars[0])[eqn.params["dimension"]])
     return float(elements(eqn.invars[0].aval) * _levels(n))
 
 
@@ -268,7 +272,7 @@ def _fft(eqn: Equation) -> float:
 
 def _matrices(eqn: Equation) -> tuple[int, int, int]:
     """How many matrices the first operand holds, and their rows and columns."""
-    *batch, m, n = map(length_of, eqn.invars[0].aval.shape)
+    *batch, m, n = map(length_of, _shape(eqn.invars[0]))
     return math.prod(batch), m, n
 
 
@@ -293,12 +297,12 @@ def _qr(eqn: Equation) -> float:
 def _householder_product(eqn: Equation) -> float:
     """Of k reflectors of m elements, the first n columns of their product."""
     count, m, n = _matrices(eqn)
-    k = length_of(eqn.invars[1].aval.shape[-1])
+    k = length_of(_shape(eqn.invars[1])[-1])
     return count * (4 * m * n * k - 2 * (m + n) * k**2 + 4 * k**3 / 3)
 
 
 def _triangular_solve(eqn: Equation) -> float:
-    n = length_of(eqn.invars[0].aval.shape[-1])
+    n = length_of(_shape(eqn.invars[0])[-1])
     return float(elements(eqn.invars[1].aval) * n)
 
 
@@ -308,7 +312,7 @@ def _ragged_dot(eqn: Equation) -> float | None:
     (contracted, _), _ = numbers.dot_dimension_numbers
     if set(numbers.lhs_ragged_dimensions) & set(contracted):
         return None
-    shape = eqn.invars[0].aval.shape
+    shape = _shape(eqn.invars[0])
     return 2.0 * _made(eqn) * math.prod(length_of(shape[i]) for i in contracted)
 
 
@@ -439,7 +443,7 @@ def _while(params: dict[str, Any]) -> list[Part]:
 
 def _on_a_mesh(params: dict[str, Any]) -> list[Part]:
     """The function runs on each device of its manual axes, on a part of the data."""
-    shape, manual = params["mesh"].shape, params["manual_axes"]
+    shape, manual = params["mesh"].shape, params["newly_manual_axes"]
     devices = math.prod(size for axis, size in shape.items() if axis in manual)
     return [Part(_jax.close(params["jaxpr"]), devices)]
 

@@ -270,12 +270,23 @@ def test_auxiliary_data():
     assert rows(found)["reduce_max"] == (1, 9, 0)
 
 
-def test_a_sharded_array():
-    mesh = jax.make_mesh((1,), ("data",))
+def test_sharded_arrays():
+    mesh = jax.make_mesh((8,), ("data",))
     spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     x = jax.device_put(np.ones((8, 16), np.float32), spec)
     network = lambda w, x: jnp.sum(layer(w, x))
-    assert cost(network, W, x, xla=False).function == cost(network, W, X, xla=False).function
+    found, plain = (cost(network, W, given, xla=False) for given in (x, X))
+    assert (found.function, found.backward) == (plain.function, plain.backward)
+
+
+def test_a_function_mapped_over_shards_runs_on_each_device():
+    mesh = jax.make_mesh((4, 2), ("data", "model"))
+    spec = jax.sharding.PartitionSpec("data", "model")
+    mapped = jax.shard_map(jnp.sin, mesh=mesh, in_specs=spec, out_specs=spec)
+    x = jax.device_put(X, jax.sharding.NamedSharding(mesh, spec))
+    found = cost(lambda x: jnp.sum(mapped(x)), x, xla=False)
+    assert rows(found)["sin"][:2] == (8, X.size)
+    assert rows(found)["sin"][2] == 2 * X.size  # cos(x), and the product
 
 
 @pytest.mark.parametrize("steps", [-1, 2.5, "many"])
