@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_readme_runs_from_top_to_bottom(capsys):
+def test_the_readme_runs_from_top_to_bottom(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it writes a page
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert len(blocks) >= 3
     exec(compile("\n".join(blocks), "README.md", "exec"), {"__name__": "readme"})

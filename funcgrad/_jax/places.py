@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jax._src import source_info_util as _source_info
@@ -22,10 +23,29 @@ def scopes_of_equation(eqn: Equation) -> tuple[Any, ...]:
     return tuple(element for element in stack if isinstance(element, _source_info.Scope))
 
 
-def user_lines(source: Any) -> list[tuple[str, int, str]]:
-    """File, line and function of the user's frames around an equation, from the inside out."""
-    frames = _source_info.user_frames(source.traceback)
-    return [(frame.file_name, frame.start_line, frame.function_name) for frame in frames]
+@dataclass(frozen=True)
+class Frame:
+    """A frame of the user's: its file, its function, the span of the expression that it evaluates."""
+
+    file: str
+    function: str
+    span: tuple[int, int, int, int]
+
+
+def user_frames(source: Any) -> list[Frame]:
+    """The user's frames around an equation, from the inside out."""
+    return [
+        Frame(
+            f.file_name, f.function_name, (f.start_line, f.start_column, f.end_line, f.end_column)
+        )
+        for f in _source_info.user_frames(source.traceback)
+    ]
+
+
+def names_of_inputs(jaxpr: Any) -> list[str]:
+    """The names of a jaxpr's inputs in the function that it was traced from; empty where not known."""
+    names = jaxpr.debug_info.arg_names
+    return [*names] if names is not None and len(names) == len(jaxpr.invars) else []
 
 
 def user_points(source: Any) -> list[tuple[str, tuple[int, int], str]]:

@@ -241,7 +241,7 @@ def _sites(
 ) -> list[Site]:
     sites = selector.sites(program)
     if not sites and not optional:
-        raise errors.SelectorError(_no_place(selector, program, name, what))
+        raise errors.SelectorError(no_place(selector, program, name, what))
     for site in sites:
         call = next((place.sealed for place in site.places if place.block is site.block), None)
         if call is not None:
@@ -253,7 +253,8 @@ def _sites(
     return sites
 
 
-def _no_place(selector: Selector, program: Block, name: str, what: str) -> str:
+def no_place(selector: Selector, program: Block, name: str, what: str) -> str:
+    """The message of a selector that means no place, with near misses."""
     places = [*program.walk()]
     scopes = {place.scope for place in places if place.scope}
     lines = [
@@ -290,7 +291,7 @@ def overrides_in(
         meant = override.selector.places(program)
         if not meant:
             raise errors.SelectorError(
-                _no_place(override.selector, program, name, f"The override of `{override.op}`")
+                no_place(override.selector, program, name, f"The override of `{override.op}`")
             )
         if isinstance(override.op, FunctionId):
             used = _open_elsewhere(override, program, set(meant), opened)

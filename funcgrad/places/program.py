@@ -71,9 +71,14 @@ class Place:
         return _jax.where(self.equation.source_info)
 
     @cached_property
+    def frames(self) -> list[_jax.Frame]:
+        """The user's frames around the operation, from the inside out."""
+        return _jax.user_frames(self.equation.source_info)
+
+    @property
     def lines(self) -> list[tuple[str, int, str]]:
-        """File, line and function of each of the user's frames, from the inside out."""
-        return _jax.user_lines(self.equation.source_info)
+        """File, line and function of each of these."""
+        return [(frame.file, frame.span[0], frame.function) for frame in self.frames]
 
     @property
     def reads(self) -> list[Var]:

@@ -9,10 +9,13 @@ from typing import Any
 
 from funcgrad import _jax
 from funcgrad.default import DEFAULT
+from funcgrad.functions import unmarked
+from funcgrad.inspect.graphs import names
 from funcgrad.inspect.graphs import values as of_run
 from funcgrad.inspect.graphs.nodes import Graph, Op, OpNode, TensorNode
 from funcgrad.inspect.graphs.reach import mark
 from funcgrad.inspect.graphs.trace import Traced, traced
+from funcgrad.keys import FunctionId
 from funcgrad.places.program import Block, Place
 from funcgrad.registry import Rules
 from funcgrad.surface import public
@@ -58,7 +61,8 @@ def graph(
     """
     function = traced(fun, args, rules)
     builder = Builder(function)
-    found = builder.graph_of(function.program, function.name, function.names)
+    found = builder.graph_of(function.program, function.name)
+    names.give(found, builder.known, function.names)
     mark(found, found.inputs)
     of_run.fill(found, function, builder.known, values, cts)
     return found
@@ -71,19 +75,16 @@ class Builder:
     function: Traced
     ops: dict[Any, Op] = field(default_factory=dict)
     numbers: Any = field(default_factory=count)
-    letters: Any = field(default_factory=count)
     known: dict[tuple[Block, Any], TensorNode] = field(default_factory=dict)
     """By block and variable, the value."""
 
-    def graph_of(
-        self, block: Block, name: str, names: list[str], call: OpNode | None = None
-    ) -> Graph:
-        """The graph of a block; `names` are those of its arguments."""
-        graph = Graph(name, block.kind or "function", [], [], [], [], call)
+    def graph_of(self, block: Block, name: str, call: OpNode | None = None) -> Graph:
+        """The graph of a block, in which values have no names yet."""
+        graph = Graph(name, block.kind or "function", [], [], [], [], self.function, call)
         for v in block.jaxpr.constvars:
-            self.tensor(graph, block, v, "constant", letter(next(self.letters)))
-        for v, own in zip(block.jaxpr.invars, names, strict=True):
-            graph.inputs.append(self.tensor(graph, block, v, "argument", own))
+            self.tensor(graph, block, v, "constant")
+        for v in block.jaxpr.invars:
+            graph.inputs.append(self.tensor(graph, block, v, "argument"))
         for i, place in enumerate(block.places):
             self.add(graph, block, place, block.inner.get(i, []))
         graph.results[:] = [self.read(graph, block, v) for v in block.jaxpr.outvars]
@@ -95,7 +96,7 @@ class Builder:
         """Add an operation, with what it makes and what it carries."""
         operands = [self.read(graph, block, v) for v in place.equation.invars]
         outputs = [
-            self.tensor(graph, block, v, "value", letter(next(self.letters)))
+            self.tensor(graph, block, v, "value")
             for v in place.equation.outvars
             if not _jax.is_dropped(v)
         ]
@@ -107,9 +108,8 @@ class Builder:
         for tensor in outputs:
             tensor.maker = node
         for carried in inner:
-            names = [letter(next(self.letters)) for _ in carried.jaxpr.invars]
             name = (place.function or str(place.op)).split(" at ")[0]
-            node.graphs.append(self.graph_of(carried, name, names, node))
+            node.graphs.append(self.graph_of(carried, name, node))
 
     def op_of(self, place: Place) -> tuple[Op, bool]:
         """The kind of an operation, one object for each, and whether what it carries is entered."""
@@ -117,12 +117,13 @@ class Builder:
         key = op, entry
         if key not in self.ops:
             name = getattr(op, "name", None) or str(op).split(" at ")[0]
-            self.ops[key] = Op(name, place.op, entry)
+            caught = isinstance(op, FunctionId) and bool(unmarked(place.function or "")[1])
+            self.ops[key] = Op(name, place.op, op, entry, caught)
         return self.ops[key], entered
 
-    def tensor(self, graph: Graph, block: Block, v: Any, kind: str, name: str) -> TensorNode:
+    def tensor(self, graph: Graph, block: Block, v: Any, kind: str) -> TensorNode:
         """A new value."""
-        made = TensorNode(next(self.numbers), name, v.aval, kind, steps=block.scans)
+        made = TensorNode(next(self.numbers), "", v.aval, kind, steps=block.scans)
         self.known[block, v] = made
         graph.tensors.append(made)
         return made
@@ -136,12 +137,3 @@ class Builder:
         )
         graph.tensors.append(literal)
         return literal
-
-
-def letter(number: int) -> str:
-    """``a`` to ``z``, then ``aa``, ``ab``, as a jaxpr names its variables."""
-    found = ""
-    while number >= 0:
-        found = chr(ord("a") + number % 26) + found
-        number = number // 26 - 1
-    return found

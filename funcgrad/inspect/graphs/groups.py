@@ -1,16 +1,18 @@
 """The operations of a graph as a tree of groups: calls, name scopes, and runs of operations.
 
-A group is what a picture draws as one box. The groups of a graph are runs of its operations in the order in
-which they run, so that a picture of groups has no circles.
+A group is what a picture draws as one box. The groups of a graph are runs of its operations in the order
+in which they run, so that a picture of groups has no circles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+from funcgrad import _jax
 from funcgrad.catching import CALL
 from funcgrad.inspect.graphs.nodes import Graph, OpNode
 from funcgrad.inspect.graphs.same import is_transparent
@@ -25,8 +27,10 @@ class Group:
       kind: ``"function"``, ``"scope"``, ``"operations"`` or what a call does: ``"jit"``, ``"scan"``.
       items: operations and groups, in the order in which they run.
       calls: the operations that the group stands for, from the outside in; empty for a scope.
-      graph: the graph whose values are inside the group and nowhere else; None if they are those outside.
+      graph: the graph whose values are inside the group and nowhere else; None if they are the values
+        outside.
       sealed: whether the last call is drawn as one operation that has a picture of its own.
+      opened: calls around everything inside the group, which its picture does not draw apart.
     """
 
     name: str
@@ -35,9 +39,15 @@ class Group:
     calls: list[OpNode] = field(default_factory=list)
     graph: Graph | None = None
     sealed: bool = False
+    opened: list[OpNode] = field(default_factory=list)
+
+    @cached_property
+    def size(self) -> int:
+        """How many operations it has, at any depth, without the calls that hold others."""
+        return sum(map(size, self.items))
 
     def __repr__(self) -> str:
-        return f"<{self.kind} {self.name}: {size(self)} operations>"
+        return f"<{self.kind} {self.name}: {self.size} operations>"
 
 
 Item = OpNode | Group
@@ -54,28 +64,22 @@ def leaves(item: Item) -> Iterator[OpNode]:
             yield from leaves(inner)
 
 
-def operations(item: Item) -> Iterator[OpNode]:
-    """All operations of an item, at any depth, calls included."""
-    if isinstance(item, OpNode):
-        yield item
-    else:
-        yield from item.calls
-        for inner in item.items:
-            yield from operations(inner)
-
-
 def size(item: Item) -> int:
     """How many operations an item has, at any depth, without the calls that hold others."""
-    return 1 if isinstance(item, OpNode) else sum(map(size, item.items))
+    return 1 if isinstance(item, OpNode) else item.size
 
 
 def tree(graph: Graph) -> Group:
     """The groups of a graph: its calls and scopes."""
-    root = Group(graph.name, graph.kind, _scoped(graph.nodes, 0), graph=graph)
-    while len(root.items) == 1 and isinstance(root.items[0], Group) and not root.items[0].sealed:
-        root.calls += root.items[0].calls
-        root.items = root.items[0].items
-    return root
+    return _opened(Group(graph.name, graph.kind, _scoped(graph.nodes, 0), graph=graph))
+
+
+def _opened(group: Group) -> Group:
+    """A group that holds one other group, as a group of what is inside that."""
+    while len(group.items) == 1 and isinstance(group.items[0], Group) and not group.items[0].sealed:
+        group.opened += group.items[0].calls
+        group.items = group.items[0].items
+    return group
 
 
 def _scoped(nodes: Sequence[OpNode], depth: int) -> list[Item]:
@@ -106,15 +110,28 @@ def _scope(node: OpNode, depth: int) -> Any:
 def _call(node: OpNode) -> Group:
     """The group of an operation that carries functions."""
     depth = len(node.place.scopes)
-    name = node.graphs[0].name.lstrip("_")
+    name = _name(node)
     bodies = [Group(inner.kind, inner.kind, _scoped(inner.nodes, depth)) for inner in node.graphs]
     if is_transparent(node):
         return _joined(Group(name, bodies[0].kind, bodies[0].items, [node]))
     if len(bodies) == 1:
-        return Group(name, bodies[0].kind, bodies[0].items, [node], node.graphs[0], sealed=True)
+        kind, items = bodies[0].kind, bodies[0].items
+        return _opened(Group(name, kind, items, [node], node.graphs[0], sealed=True))
     for body, inner in zip(bodies, node.graphs, strict=True):
         body.graph = inner
-    return Group(name, node.op.name, [*bodies], [node], sealed=True)
+    return Group(name, node.op.name, [*map(_opened, bodies)], [node], sealed=True)
+
+
+BODY = {"scan": "jaxpr", "while": "body_jaxpr"}
+"""Of a loop, the param that is the function that it repeats."""
+
+
+def _name(node: OpNode) -> str:
+    """The name of the function that an operation calls, or repeats."""
+    called = node.function
+    if called is None and node.op.name in BODY:
+        called = _jax.function_of(node.params[BODY[node.op.name]])
+    return (called or node.op.name).split(" at ")[0].lstrip("_") or node.op.name
 
 
 def _joined(group: Group) -> Group:
@@ -124,5 +141,4 @@ def _joined(group: Group) -> Group:
     (inner,) = group.items
     names = [group.name] if inner.name == group.name else [group.name, inner.name]
     kind = inner.kind if inner.sealed or group.kind == "scope" else group.kind
-    calls = [*group.calls, *inner.calls]
-    return Group("/".join(names), kind, inner.items, calls, inner.graph, inner.sealed)
+    return replace(inner, name="/".join(names), kind=kind, calls=[*group.calls, *inner.calls])

@@ -26,7 +26,7 @@ TOLD = {
 NAME, SMALL_PRINT, NUMBER = 12.0, 10.0, 11.0
 """Sizes of fonts."""
 
-PADDING, SPACE, GAP = 8, 6, 14
+PADDING, SPACE, GAP = 8, 6, 18
 """Left and right of a node's text, between the parts of a line, and between value and gradient."""
 
 HEAD, ROW, FOOT = 20, 14, 4
@@ -50,8 +50,12 @@ class Part:
     @property
     def width(self) -> float:
         """How wide it is."""
-        is_mono = self.kind in ("variable", "type")
-        return text.width(self.text, self.size, mono=is_mono, bold=self.kind == "name")
+        if (
+            self.kind == "variable"
+        ):  # as wide for "a" as for "aaa": so layers of a network are alike
+            return text.width(self.text.ljust(3), self.size, mono=True)
+        is_mono, is_bold = self.kind == "type", self.kind == "name"
+        return text.width(self.text, self.size, mono=is_mono, bold=is_bold)
 
 
 @dataclass
@@ -61,11 +65,13 @@ class Numbers:
     Attributes:
       kind: ``"value"`` or ``"gradient"``.
       x: where they begin.
+      row: how many rows are above them.
       rows: the rows.
     """
 
     kind: str
     x: float
+    row: int
     rows: list[str]
 
 
@@ -128,22 +134,26 @@ def _of_value(tensor: TensorNode, kind: str, inside: Collection[str]) -> Label:
     parts = Part("variable", name, NAME), Part("type", text.type_of(tensor.aval), SMALL_PRINT)
     label = _label(f"{kind} quiet" if is_quiet else kind, *parts)
     known = [] if tensor.steps else [("value", tensor.value), ("gradient", tensor.gradient)]
-    columns = [(name, rows) for name, value in known if (rows := text.rows(value))]
-    if columns:
-        _add_columns(label, columns)
+    tables = [(name, rows) for name, value in known if (rows := text.table(value))]
+    if tables:
+        _add_numbers(label, tables)
     return label
 
 
-def _add_columns(label: Label, columns: list[tuple[str, list[str]]]) -> None:
-    """Write numbers below the first line, value and gradient beside each other."""
-    widths = [text.width(rows[0], NUMBER, mono=True) for _, rows in columns]
-    whole = sum(widths) + GAP * (len(widths) - 1)
+def _add_numbers(label: Label, tables: list[tuple[str, list[list[str]]]]) -> None:
+    """Write numbers below the first line: value and gradient beside each other, or vectors as rows."""
+    is_vector = all(len(rows) == 1 and len(rows[0]) > 1 for _, rows in tables)
+    widest = max(len(cell) for _, rows in tables for row in rows for cell in row)
+    columns = [(name, text.lines(rows, widest if is_vector else 0)) for name, rows in tables]
+    widths = [text.width(lines[0], NUMBER, mono=True) for _, lines in columns]
+    whole = max(widths) if is_vector else sum(widths) + GAP * (len(widths) - 1)
     label.width = max(label.width, whole + 2 * PADDING)
-    x = (label.width - whole) / 2
-    for (kind, rows), across in zip(columns, widths, strict=True):
-        label.numbers.append(Numbers(kind, x, rows))
-        x += across + GAP
-    label.height = HEAD + ROW * max(len(rows) for _, rows in columns) + FOOT
+    x, row = (label.width - whole) / 2, 0
+    for (kind, lines), across in zip(columns, widths, strict=True):
+        label.numbers.append(Numbers(kind, x, row, lines))
+        x, row = (x, row + 1) if is_vector else (x + across + GAP, 0)
+    deepest = max(numbers.row + len(numbers.rows) for numbers in label.numbers)
+    label.height = HEAD + ROW * deepest + FOOT
 
 
 def _of_op(node: OpNode) -> Label:
@@ -161,19 +171,32 @@ def _of_op(node: OpNode) -> Label:
 
 
 def _of_group(group: Group) -> Label:
-    count = size(group)
-    told = [f"{count} operation" + "s" * (count != 1)]
-    if group.kind not in ("scope", "operations", "groups", "jit", "function"):
-        told.insert(0, group.kind)
-    if group.kind == "scan":
-        told[0] += f" × {group.calls[-1].params['length']}"
-    note = Part("note", " · ".join(told), SMALL_PRINT)
-    label = _label("group", Part("name", text.clipped(group.name, 30), NAME))
+    name = Part("name", text.clipped(group.name, 30), NAME)
+    count = f"{size(group)} operation" + "s" * (size(group) != 1)
+    note = Part("note", " · ".join([*_kind(group), count]), SMALL_PRINT)
+    label = _label("group", name)
+    label.title = f"{group.kind} {group.name}\n{note.text}"
+    if _is_one(group):
+        label.kind, label.height = "group whole", 25
+        return label
     label.lines.append((note,))
     label.width = max(label.width, note.width + 2 * PADDING)
     label.height = 2 * HEAD
-    label.title = f"{group.kind} {group.name}\n{note.text}"
     return label
+
+
+def _is_one(group: Group) -> bool:
+    """Whether the walk back takes a call as one operation: it has a rule or a derivative of its own."""
+    return group.sealed and (
+        group.calls[-1].op.backward is not None or group.kind.startswith("custom")
+    )
+
+
+def _kind(group: Group) -> list[str]:
+    """What a call does, where it is more than to call."""
+    if group.kind == "scan":
+        return [f"scan, {group.calls[-1].params['length']} steps"]
+    return [group.kind] if group.sealed else []
 
 
 def _label(kind: str, *parts: Part) -> Label:
@@ -189,8 +212,8 @@ def _literals(node: OpNode) -> str:
 
 
 def _literal(tensor: TensorNode) -> str:
-    rows = text.rows(tensor.value) if len(tensor.name) > 6 else []
-    return rows[0] if rows else tensor.name
+    rows = text.table(tensor.value) if len(tensor.name) > 6 else []
+    return rows[0][0] if rows else tensor.name
 
 
 def _param(node: OpNode) -> str:

@@ -1,7 +1,7 @@
 """Where the nodes of a view stand and how its edges run: Graphviz's layered layout, in this process.
 
-`pygraphviz` carries Graphviz's library in its wheels: no program has to be installed. Of the libraries that
-we compared it alone respects the sizes of the nodes, leads edges around them, and keeps groups together.
+`pygraphviz` carries Graphviz's library in its wheels: no program has to be installed. Graphviz respects
+the sizes of the nodes, leads edges around them, and keeps groups together.
 """
 
 from __future__ import annotations

@@ -9,10 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from funcgrad import _jax
+from funcgrad.inspect.graphs.context import context_of, reads_by_rule
+from funcgrad.inspect.graphs.mathematics import notation_of
+from funcgrad.inspect.graphs.search import Found, find
+from funcgrad.inspect.graphs.steps import Step, backward, forward
+from funcgrad.inspect.graphs.table import table
+from funcgrad.inspect.graphs.trace import Traced
 from funcgrad.places.program import Place
+from funcgrad.places.selectors import Selector
 from funcgrad.printing import source_text
 from funcgrad.registry import Entry, Rule
 
@@ -27,13 +36,17 @@ class Op:
     Attributes:
       name: the primitive's name, or the function's that is overridden.
       primitive: the primitive.
+      key: what its rule is filed under: the primitive, or a function.
       entry: what the rules have for it: a rule, a mark that its derivative is zero, or how the function
         that it carries is differentiated; None if nothing is known.
+      is_caught: whether it is a function whose calls are caught, since a rule overrides it.
     """
 
     name: str
     primitive: Any
+    key: Any
     entry: Entry | None
+    is_caught: bool = False
 
     def forward(self, *operands: Any, **params: Any) -> Any:
         """Apply the operation."""
@@ -52,8 +65,8 @@ class Op:
 
     @property
     def mathematics(self) -> str:
-        """The rule in a line of mathematics; empty where none is written down."""
-        return ""
+        """``y = tanh(x);  x̄ = ȳ (1 - y²)``; empty where none is written down, or the rule is another."""
+        return notation_of(self.key, self.entry)
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -138,7 +151,6 @@ class OpNode:
       place: where it stands in the traced function.
       inputs: the values that it reads, one for each operand.
       outputs: the values that it makes.
-      context: what the rule reads on the way back: values, each with ``"operand 0"`` or ``"output 1"``.
       graphs: the graphs of the functions that it carries.
       is_entered: whether these are differentiated operation by operation, so that they have numbers.
     """
@@ -148,9 +160,17 @@ class OpNode:
     place: Place
     inputs: list[TensorNode]
     outputs: list[TensorNode]
-    context: list[tuple[TensorNode, str]] = field(default_factory=list)
     graphs: list[Graph] = field(default_factory=list)
     is_entered: bool = False
+
+    @cached_property
+    def context(self) -> list[tuple[TensorNode, str]]:
+        """The values that its rule reads on the way back, each with ``"operand 0"`` or ``"output 1"``.
+
+        Empty where no cotangent arrives, and for a call, of which `residuals_inside` is true: its way
+        back reads values inside it.
+        """
+        return context_of(self)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -200,7 +220,7 @@ class OpNode:
     @property
     def residuals_inside(self) -> bool:
         """Whether the way back reads values inside it, not its operands and outputs alone."""
-        return bool(self.graphs) and self.is_pulled and self.op.backward is None
+        return self.is_pulled and self.op.entry is not None and not reads_by_rule(self)
 
     def __repr__(self) -> str:
         read = ", ".join(tensor.name for tensor in self.inputs)
@@ -219,6 +239,7 @@ class Graph:
       nodes: the operations, in the order in which they run.
       inputs: the values that it is given.
       results: the values that it returns.
+      function: the traced function.
       call: the operation that carries it; None for the whole function.
       note: why numbers are left out, in words; empty if none is.
     """
@@ -229,6 +250,7 @@ class Graph:
     nodes: list[OpNode]
     inputs: list[TensorNode]
     results: list[TensorNode]
+    function: Traced
     call: OpNode | None = None
     note: str = ""
 
@@ -296,6 +318,34 @@ class Graph:
             first, count = params["body_nconsts"], len(self.results)
         return [*zip(self.results[:count], self.inputs[first : first + count], strict=True)]
 
+    def forward(self, inside: bool = False) -> Iterator[Step]:
+        """The run, step by step; with `inside`, through the operations of each call after the call."""
+        return forward(self, inside)
+
+    def backward(self, inside: bool = False) -> Iterator[Step]:
+        """The walk back, step by step: the operations at which a cotangent arrives, the last first."""
+        return backward(self, inside)
+
+    def find(self, selector: Selector) -> Found:
+        """The operations and values that a selector means.
+
+        Args:
+          selector: made with :func:`funcgrad.at`.
+
+        Returns:
+          A :class:`Found`, with `nodes` and `values`.
+
+        Raises:
+          errors.SelectorError: it means none; the message has near misses.
+
+        Example:
+          >>> import jax.numpy as jnp, funcgrad
+          >>> found = funcgrad.inspect.graph(lambda x: jnp.sin(x) * x, 2.0)
+          >>> found.find(funcgrad.at(op="sin")).nodes
+          [<a = sin(x)>]
+        """
+        return find(self, self.function, selector)
+
     def as_dict(self) -> dict[str, Any]:
         """The graph as lists, dictionaries, strings and numbers."""
         from funcgrad.inspect.graphs.export.json import as_dict
@@ -303,16 +353,84 @@ class Graph:
         return as_dict(self)
 
     def views(self) -> list[View]:
-        """Pictures of the graph: that of the whole, then those that its groups lead to."""
+        """Return the pictures of the graph: that of the whole, then those that its groups lead to."""
         from funcgrad.inspect.graphs.views import views_of
 
         return views_of(self)
+
+    def to_svg(self, path: str | os.PathLike[str] | None = None, view: int | str = 0) -> str:
+        """Draw the graph: forward runs downwards, and cotangents run upwards beside it.
+
+        Args:
+          path: the file that the picture is written to; None writes none.
+          view: the number of the view, or its name: ``"layer_0"``. Nought is the whole graph.
+
+        Returns:
+          The picture as SVG.
+
+        Raises:
+          MissingPackageError: ``pygraphviz`` is not installed (``pip install "funcgrad[pictures]"``).
+          SelectorError: there is no such view, or there are several.
+
+        Example:
+          >>> import jax.numpy as jnp, funcgrad
+          >>> found = funcgrad.inspect.graph(lambda x: jnp.sin(x) * x, 2.0)
+          >>> found.to_svg().count('class="op"')
+          2
+        """
+        from funcgrad.inspect.graphs.display import to_svg
+
+        return to_svg(self, path, view)
+
+    def _repr_html_(self) -> str:
+        from funcgrad.inspect.graphs.display import html_of
+
+        return html_of(self.views()[0])
 
     def to_json(self) -> str:
         """The graph as JSON."""
         from funcgrad.inspect.graphs.export.json import to_json
 
         return to_json(self)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return a page to step through: forward operation by operation, then backward.
+
+        The page is one file and asks for nothing: it can be sent, kept, and read without a network.
+
+        Args:
+          path: a file to write the page to; None to write none.
+
+        Returns:
+          The page as text.
+
+        Raises:
+          MissingPackageError: ``pygraphviz`` is not installed, with which the pictures are laid out.
+
+        Example:
+          >>> import funcgrad, jax.numpy as jnp
+          >>> page = funcgrad.inspect.graph(lambda x: jnp.sin(x) * x, 2.0).to_html()
+          >>> page.startswith("<!doctype html>")
+          True
+        """
+        from funcgrad.inspect.graphs.page import to_html
+
+        return to_html(self, path)
+
+    def to_dot(self) -> str:
+        """The graph in the language of Graphviz, with a cluster for each call and name scope."""
+        from funcgrad.inspect.graphs.export.dot import to_dot
+
+        return to_dot(self)
+
+    def to_model_explorer(self) -> str:
+        """The graph as JSON for Google's Model Explorer: the text of a file that it opens."""
+        from funcgrad.inspect.graphs.export.model_explorer import to_model_explorer
+
+        return to_model_explorer(self)
+
+    def __str__(self) -> str:
+        return table(self)
 
     def __repr__(self) -> str:
         return f"<graph of {self.name}: {len(self.nodes)} operations, {len(self.tensors)} values>"

@@ -39,10 +39,11 @@ POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 
+_DARK = f"{{{DARK}color-scheme: dark; }}\n"
 THEME = (
     f":root {{{LIGHT}color-scheme: light; }}\n"
-    f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{{DARK}color-scheme: dark; }} }}\n'
-    f':root[data-theme="dark"] {{{DARK}color-scheme: dark; }}\n'
+    f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {_DARK} }}\n'
+    f':root[data-theme="dark"] {_DARK}'
 )
 """The pictures' colours, for the page around them."""
 
@@ -52,9 +53,7 @@ MOST_STEPS = 16
 
 def to_html(graph: Graph, path: str | Path | None = None) -> str:
     """The page of a graph as text, written to `path` if there is one."""
-    text = page_of(
-        with_steps(graph, merged(graph, as_dict(graph))), [_view(v) for v in views_of(graph)]
-    )
+    text = page_of(written(graph), [_view(view) for view in views_of(graph)])
     if path is not None:
         Path(path).write_text(text, encoding="utf-8")
     return text
@@ -70,15 +69,26 @@ def _view(view: View) -> dict[str, Any]:
     }
 
 
-def with_steps(graph: Graph, written: dict[str, Any]) -> dict[str, Any]:
-    """Add to a large value inside a loop, and to its gradients, pictures of single steps: ``"each"``."""
-    found = {tensor.index: tensor for tensor in graph.all_tensors() if tensor.steps}
-    for one in written["tensors"]:
-        if one["id"] in found:
-            tensor = found[one["id"]]
-            _add_steps(one["value"], tensor, tensor.value)
-            _add_steps(one["gradient"], tensor, tensor.gradient)
-    return written
+def written(graph: Graph) -> dict[str, Any]:
+    """The graph as the page has it: what `as_dict` gives, each value once, loops step by step."""
+    found = with_steps(graph, merged(graph, as_dict(graph)))
+    for kind in found["kinds"].values():
+        kind["place"] = "/".join(Path(kind["place"]).parts[-2:])
+    return found | {"note": graph.note}
+
+
+def with_steps(graph: Graph, found: dict[str, Any]) -> dict[str, Any]:
+    """Add to what is inside a loop pictures of single steps, ``"each"``, and which steps have it."""
+    tensors = {tensor.index: tensor for tensor in graph.all_tensors() if tensor.steps}
+    for one in found["tensors"]:
+        if one["id"] not in tensors:
+            continue
+        tensor = tensors[one["id"]]
+        _add_steps(one["value"], tensor, tensor.value)
+        _add_steps(one["gradient"], tensor, tensor.gradient)
+        if tensor.present is not None:
+            one["present"] = np.asarray(tensor.present).ravel().tolist()
+    return found
 
 
 def _add_steps(one: dict[str, Any] | None, tensor: TensorNode, x: Any) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
-from funcgrad.inspect.graphs.groups import Group, Item, leaves, size
+from funcgrad.inspect.graphs.groups import Group, Item, leaves
 from funcgrad.inspect.graphs.nodes import OpNode
 from funcgrad.inspect.graphs.same import Value
+
+PARTED = ("operations", "groups")
+"""The kinds of groups that are nothing but consecutive items."""
 
 
 def in_parts(
@@ -53,5 +56,4 @@ def _part(items: Sequence[Item], start: int) -> Item:
     names = [item.name for item in items if isinstance(item, Group)]
     if len(names) == len(items):
         return Group(f"{names[0]} … {names[-1]}", "groups", [*items])
-    count = sum(map(size, items))
-    return Group(f"operations {start + 1}–{start + len(items)}", "operations", [*items])
+    return Group(f"operations {start + 1} to {start + len(items)}", "operations", [*items])

@@ -1,7 +1,7 @@
 """Which values are one: what a `jit` is given inside is its operand outside.
 
 `jit`, `checkpoint` and plain calls are transparent: what is inside them is drawn with the values around
-them. A scan's steps, a branch and the function of a custom derivative have values of their own.
+them. A scan's steps, a branch and a function with a derivative of its own have values of their own.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Value:
 
 def is_transparent(node: OpNode) -> bool:
     """Whether the values inside an operation are those outside."""
-    if len(node.graphs) != 1 or node.op.backward is not None:
+    around = node.place.block.call
+    is_inner = around is not None and around.function == node.function
+    if len(node.graphs) != 1 or (node.op.backward is not None and not is_inner):
         return False
     (inner,) = node.graphs
     fits = len(inner.entering()) == len(inner.inputs)

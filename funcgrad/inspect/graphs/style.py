@@ -1,7 +1,7 @@
 """The colours and fonts of the pictures, light and dark, for any page that a picture stands in."""
 
 LIGHT = """
-  --paper: #ffffff; --ink: #1f2328; --faint: #6b7480; --line: #7d8793; --back: #d4500c;
+  --paper: #ffffff; --ink: #1f2328; --faint: #6b7480; --line: #6d8fc0; --back: #d4500c;
   --value: #eef3fb; --value-line: #aebfd8; --given: #e4f4ea; --given-line: #5aa877;
   --fixed: #f1f2f4; --fixed-line: #b4bbc4; --op: #ffffff; --op-line: #3d4653;
   --group: #f1ecfb; --group-line: #8d74c7; --frame: #f7f8fa; --frame-line: #d5dae1;
@@ -9,7 +9,7 @@ LIGHT = """
 """
 
 DARK = """
-  --paper: #12161c; --ink: #e8ebef; --faint: #98a2ae; --line: #8792a0; --back: #ff9457;
+  --paper: #12161c; --ink: #e8ebef; --faint: #98a2ae; --line: #6f93c9; --back: #ff9457;
   --value: #1d2734; --value-line: #4b6180; --given: #173024; --given-line: #4f9c6f;
   --fixed: #23272d; --fixed-line: #565e68; --op: #262c35; --op-line: #a5afbc;
   --group: #2a2340; --group-line: #9c85d6; --frame: #171c23; --frame-line: #343c47;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from xml.sax.saxutils import escape, quoteattr
 
 from funcgrad.inspect.graphs import labels
@@ -12,7 +11,7 @@ from funcgrad.inspect.graphs.groups import Item
 from funcgrad.inspect.graphs.layout import RANKS_APART, Box, Inner, Layout, Point, lay_out
 from funcgrad.inspect.graphs.nodes import OpNode
 from funcgrad.inspect.graphs.style import STYLE
-from funcgrad.inspect.graphs.views import Edge, Frame, Shown, View
+from funcgrad.inspect.graphs.views import Edge, Frame, Shown, View, holds
 
 MARGIN = 12
 LANE = 3.5
@@ -92,8 +91,8 @@ class Picture:
         index = self.view.index
         width, height = self.layout.width + 2 * MARGIN, self.layout.height + 2 * MARGIN
         size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
-        calls = _numbers(self.view.group.calls)
-        own = f' data-op="{calls}"' if calls and self.view.parent is None else ""
+        calls = _numbers(self.view.group.opened)
+        own = f' data-op="{calls}"' if calls else ""
         return "\n".join(
             [
                 f'<svg xmlns="http://www.w3.org/2000/svg" class="funcgrad-graph" {size} role="img" '
@@ -111,7 +110,7 @@ class Picture:
 
     def _frames(self) -> Iterator[str]:
         for frame, box in zip(self.view.frames, self.layout.frames, strict=True):
-            calls = _numbers(frame.group.calls)
+            calls = _numbers([*frame.group.calls, *frame.group.opened])
             known = f' data-op="{calls}"' if calls else ""
             yield f'<g class="frame"{known}><rect {_corner(box)} {_size(box)} rx="8"/></g>'
 
@@ -145,9 +144,11 @@ class Picture:
     def _node(self, key: str) -> str:
         label, box = self.labels[key], self.boxes[key]
         left, top = box.x - box.width / 2, box.y - box.height / 2
-        radius = {"o": label.height / 2, "v": 6, "t": 3}[key[0]]
+        round_off = {"o": label.height / 2, "v": 6, "t": 3}[key[0]]
+        radius = label.height / 2 if label.kind == "group whole" else round_off
         size = _size(box)
-        behind = f'<rect class="behind" x="4" y="-4" {size} rx="6"/>' if key[0] == "v" else ""
+        behind = f'<rect class="behind" x="3.5" y="-3.5" {size} rx="{radius:.1f}"/>'
+        behind = behind if key[0] == "v" else ""
         return (
             f'<g class="{label.kind}" {self._data(key)} id="v{self.view.index}-{key}" '
             f'transform="translate({left:.1f} {top:.1f})"><title>{escape(label.title)}</title>{behind}'
@@ -173,34 +174,29 @@ def _home(view: View, node: Node) -> Frame | None:
     if not isinstance(node, Shown):
         return next((frame for frame in view.frames[::-1] if node in frame.items), None)
     ends = [*node.readers, *([] if node.maker is None else [node.maker])]
-    if node.is_entering or node.is_leaving or node.values[0].is_result or not ends:
+    if node.is_entering or node.is_leaving:
         return None
-    return next((frame for frame in view.frames[::-1] if all(_is_in(e, frame) for e in ends)), None)
-
-
-def _is_in(item: Item, frame: Frame) -> bool:
-    return any(
-        _is_in(item, inner) if isinstance(inner, Frame) else inner is item for inner in frame.items
-    )
+    if node.values[0].is_result or not ends:
+        return next((f for f in view.frames if f.group.graph is node.values[0].graph), None)
+    return next((f for f in view.frames[::-1] if all(holds(f, end) for end in ends)), None)
 
 
 def _spread(
-    edges: Sequence[Edge], curves: list[list[Point]], boxes: dict[str, Box]
-) -> list[list[Point]]:
+    edges: Sequence[Edge], curves: Sequence[list[Point]], boxes: dict[str, Box]
+) -> Sequence[list[Point]]:
     """Edges that meet at a node's side, beside each other in the order in which they come."""
-    for end, at, before in (("source", 0, 3), ("target", -1, -4)):
-        meeting: dict[str, list[int]] = {}
-        for i, edge in enumerate(edges):
-            meeting.setdefault(getattr(edge, end), []).append(i)
+    for end, points, side in (("source", (0, 1, 3), 0.5), ("target", (-1, -2, -4), -0.5)):
+        last, beside, before = points
+        meeting: dict[str, list[list[Point]]] = {}
+        for edge, curve in zip(edges, curves, strict=True):
+            meeting.setdefault(getattr(edge, end), []).append(curve)
         for key, several in meeting.items():
-            gap = min(APART, (boxes[key].width - 16) / len(several))
-            several.sort(key=lambda i: curves[i][before][0])
-            for place, i in enumerate(several):
-                shift = (place - (len(several) - 1) / 2) * gap
-                near = (0, 1) if at == 0 else (-1, -2)
-                for point in near:
-                    x, y = curves[i][point]
-                    curves[i][point] = (x + shift, y)
+            box = boxes[key]
+            apart = min(APART, (box.width - 16) / len(several))
+            for i, curve in enumerate(sorted(several, key=lambda curve: curve[before][0])):
+                shift = (i - (len(several) - 1) / 2) * apart
+                curve[last] = curve[last][0] + shift, box.y + side * box.height
+                curve[beside] = curve[beside][0] + shift, curve[beside][1]
     return curves
 
 
@@ -237,8 +233,9 @@ def _text(label: labels.Label) -> Iterator[str]:
         )
         yield f'<text class="label" x="{middle:.1f}" y="{y:.1f}">{"".join(spans)}</text>'
     for numbers in label.numbers:
+        first = below + 10 + numbers.row * labels.ROW
         rows = (
-            f'<tspan x="{numbers.x:.1f}" y="{below + 10 + i * labels.ROW:.1f}">{escape(row)}</tspan>'
+            f'<tspan x="{numbers.x:.1f}" y="{first + i * labels.ROW:.1f}">{escape(row)}</tspan>'
             for i, row in enumerate(numbers.rows)
         )
         yield f'<text class="{numbers.kind}">{"".join(rows)}</text>'

@@ -6,6 +6,7 @@ systems, so that text stays inside its box.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
 from typing import Any
@@ -77,19 +78,24 @@ def number(value: Any) -> str:
     return f"{float(value):.3g}"
 
 
-def rows(value: Any) -> list[str]:
-    """A small array as lines of text, a matrix row by row; empty for one that is not small or not known."""
+def table(value: Any) -> list[list[str]]:
+    """The numbers of a small array, a matrix row by row; empty for a large or an unknown one."""
+    shape = np.shape(value)
+    if (
+        value is None
+        or not 0 < math.prod(shape) <= 9
+        or len(shape) > 2
+        or (shape and shape[-1] > 4)
+    ):
+        return []
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # keys, and values that no host has
         return []
-    if value is None or array.dtype == object or array.size == 0 or array.ndim > 2:
-        return []
-    if array.size > 9 or (array.ndim and array.shape[-1] > 4):
-        return []
-    lines = [
-        [number(x) for x in line]
-        for line in array.reshape(-1, array.shape[-1] if array.ndim else 1)
-    ]
-    widest = max(len(text) for line in lines for text in line)
-    return ["  ".join(text.rjust(widest) for text in line) for line in lines]
+    return [[number(x) for x in row] for row in np.atleast_2d(array)]
+
+
+def lines(rows: list[list[str]], widest: int = 0) -> list[str]:
+    """Rows of numbers as lines, one number below the other."""
+    widest = max(widest, *(len(cell) for row in rows for cell in row), 0)
+    return ["  ".join(cell.rjust(widest) for cell in row) for row in rows]

@@ -12,6 +12,8 @@ from funcgrad import _jax, errors
 from funcgrad._jax import Value
 from funcgrad.arguments import name_of, names_of_arguments
 from funcgrad.called import INLINED, CalledFunction, leads_to_in, rule_of
+from funcgrad.functions import mark_of, unmarked
+from funcgrad.keys import FunctionId
 from funcgrad.nested import holding
 from funcgrad.places.asked import overrides_in
 from funcgrad.places.program import Block, Place, is_entered, program_of
@@ -74,15 +76,24 @@ class Traced:
         entered = is_entered(place.equation) or place in self.opened
         if place.function is None or place in self.opened:
             return place.op, self.rules.find(place.op), entered
+        caught = self._caught_by(place.function)
+        if caught is not None:
+            return *caught, False
         (jaxpr, *_) = _jax.inner_jaxprs(place.params)
         called = CalledFunction(place.function, lambda: None, leads_to_in(jaxpr))
         try:
             op, rule = rule_of(called, self.rules, len(place.operands))
         except errors.Unlocated as problem:
-            raise problem.at(place.where) from None
+            raise problem.at(place.where) from problem.cause
         if rule is None or rule is INLINED:
             return place.op, self.rules.find(place.op), entered
         return op, rule, False
+
+    def _caught_by(self, function: str) -> tuple[FunctionId, Rule] | None:
+        """The overridden function that a call is, as its mark says, and the rule."""
+        mark = unmarked(function)[1]
+        known = [(op, rule) for op, rule, _ in self.rules.functions if mark_of(op, rule) == mark]
+        return known[-1] if mark and known else None
 
 
 def traced(

@@ -1,9 +1,9 @@
 """A graph as a tree of views: pictures of at most some sixty nodes, each of which leads to others.
 
-A view draws operations, groups of operations and the values between them. A small group is drawn in place, in
-a frame. Any other group is one box, and has a view of its own. Where a level has too many operations,
-consecutive ones are groups. A value that no other view needs is drawn in the view in which it is read: a
-layer's weights are inside the layer.
+A view draws operations, groups of operations and the values between them. A small group, and one that is
+most of the view, is drawn in place, in a frame. Any other group is one box, and has a view of its own.
+Where a level has too many operations, consecutive ones are groups. An argument is drawn in the view in
+which it is read: a layer's weights are inside the layer.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import TypeGuard
 
 from funcgrad.inspect.graphs.groups import Group, Item, leaves, size, tree
 from funcgrad.inspect.graphs.nodes import Graph, OpNode, TensorNode
-from funcgrad.inspect.graphs.parts import in_parts
+from funcgrad.inspect.graphs.parts import PARTED, in_parts
 from funcgrad.inspect.graphs.same import Value, values_of
 
 LIMIT = 60
@@ -129,6 +130,15 @@ class View:
         return [*([] if self.parent is None else self.parent.path), self]
 
     @property
+    def full_name(self) -> str:
+        """Its name after those of the views and frames around it: ``Transformer/layer_0``."""
+        if self.parent is None:
+            return self.name
+        around = [f.group.name for f in self.parent.frames if holds(f, self.group)]
+        outer = [] if self.parent.parent is None else [self.parent.full_name]
+        return "/".join([*outer, *around, self.name])
+
+    @property
     def drawn(self) -> list[Item]:
         """The operations and groups, those in frames included."""
         return [*_unframed(self.items)]
@@ -141,9 +151,9 @@ class View:
     @property
     def operations(self) -> list[OpNode]:
         """The operations that are drawn here, as a box or as a frame, and in no other view."""
-        own = [] if self.parent is not None else self.group.calls
         boxes = [op for item in self.drawn for op in _named(item)]
-        return [*own, *(op for frame in self.frames for op in frame.group.calls), *boxes]
+        frames = [op for f in self.frames for op in (*f.group.calls, *f.group.opened)]
+        return [*self.group.opened, *frames, *boxes]
 
     @property
     def tensors(self) -> list[TensorNode]:
@@ -153,6 +163,11 @@ class View:
     def key(self, item: Item) -> str:
         """The name of an item in the picture: ``o7`` for an operation, ``v2`` for a group."""
         return f"o{item.index}" if isinstance(item, OpNode) else f"v{self.views[item].index}"
+
+    def _repr_html_(self) -> str:
+        from funcgrad.inspect.graphs.display import html_of
+
+        return html_of(self)
 
     def __repr__(self) -> str:
         return f"<view {self.index}, {self.name}: {size(self.group)} operations>"
@@ -217,24 +232,33 @@ class Views:
         return items, shown or []
 
     def _framed(
-        self, group: Group, items: list[Item], shown: list[Shown]
+        self, group: Group, items: Sequence[Item | Frame], shown: list[Shown]
     ) -> tuple[Sequence[Item | Frame], list[Shown]]:
-        """The smallest groups in frames while the view is not full; equal ones alike."""
-        room = ROOMY - len(items) - len(shown)
-        framed = set()
-        groups = (item for item in items if isinstance(item, Group) and not item.sealed)
-        for count, equal in groupby(sorted(groups, key=size), size):
+        """What is most of the view, and the smallest groups, in frames while the view is not full."""
+        main = next((i for i in items if _may_open(i) and 2 * size(i) > size(group)), None)
+        if main is not None and len(main.items) + len(items) <= LIMIT:
+            items, shown = self._opened(group, items, shown, {main: _frame(main, inner=False)})
+        room = ROOMY - len([*_unframed(items)]) - len(shown)
+        frames = {}
+        for count, equal in groupby(sorted(filter(_may_open, _unframed(items)), key=size), size):
             several = [*equal]
             room -= 2 * count * len(several)
             if count > SMALL or room < 0:
                 break
-            framed.update(several)
-        if framed:
-            found = [_frame(item) if item in framed else item for item in items]
-            more = self._shown(group, found)
-            if len([*_unframed(found)]) + len(more) <= LIMIT:
-                return found, more
-        return items, shown
+            frames |= {item: _frame(item) for item in several}
+        return self._opened(group, items, shown, frames) if frames else (items, shown)
+
+    def _opened(
+        self,
+        group: Group,
+        items: Sequence[Item | Frame],
+        shown: list[Shown],
+        frames: dict[Group, Frame],
+    ) -> tuple[Sequence[Item | Frame], list[Shown]]:
+        """Some groups in frames, if the view keeps to the limit."""
+        found = [*_replaced(items, frames)]
+        more = self._shown(group, found)
+        return (items, shown) if len([*_unframed(found)]) + len(more) > LIMIT else (found, more)
 
     def _shown(self, group: Group, items: Sequence[Item | Frame]) -> list[Shown]:
         """The values that a view of these items draws."""
@@ -317,13 +341,24 @@ def _graphs(*items: Item) -> list[Graph]:
     return [item.graph for item in items if isinstance(item, Group) and item.graph is not None]
 
 
-def _frame(group: Group) -> Frame:
-    """A group in place, and the groups in it."""
+def _may_open(item: Item | Frame) -> TypeGuard[Group]:
+    """Whether a group may be drawn in place: its values are those around it, or nothing is around it."""
+    return isinstance(item, Group) and not item.sealed and item.kind not in PARTED
+
+
+def _frame(group: Group, *, inner: bool = True) -> Frame:
+    """A group in place; `inner` says whether the groups in it are in place too."""
     inside = [item for item in group.items if _does_something(item)]
-    small = [isinstance(item, Group) and not item.sealed for item in inside]
-    return Frame(
-        group, [_frame(i) if framed else i for i, framed in zip(inside, small, strict=True)]
-    )
+    return Frame(group, [_frame(i) if inner and _may_open(i) else i for i in inside])
+
+
+def _replaced(items: Sequence[Item | Frame], frames: dict[Group, Frame]) -> Iterator[Item | Frame]:
+    """The items, with frames in place of their groups."""
+    for item in items:
+        if isinstance(item, Frame):
+            yield Frame(item.group, [*_replaced(item.items, frames)])
+        else:
+            yield frames.get(item, item) if isinstance(item, Group) else item
 
 
 def _unframed(items: Sequence[Item | Frame]) -> Iterator[Item]:
@@ -339,6 +374,11 @@ def _frames(items: Sequence[Item | Frame]) -> Iterator[Frame]:
         if isinstance(item, Frame):
             yield item
             yield from _frames(item.items)
+
+
+def holds(frame: Frame, item: Item) -> bool:
+    """Whether an item is in a frame, at any depth."""
+    return any(inner is item for inner in _unframed(frame.items))
 
 
 def _named(item: Item) -> list[OpNode]:

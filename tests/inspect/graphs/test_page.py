@@ -2,32 +2,85 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import re
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from funcgrad.inspect.graphs.page import page_of
+import funcgrad
+from funcgrad.inspect import graph
 from tests.inspect.graphs.browser import chromium, opened, why_not
-from tests.inspect.graphs.pages import small, views
 
 HOSTILE = "</script><script>window.stolen=1</script><img src=x onerror='window.stolen=1'>"
 
 
+def used_twice(x):
+    """At 3: y = 9, s = sin 3, and the gradient is 2 · 3 + cos 3."""
+    y = x**2
+    s = jnp.sin(x)
+    return y + s
+
+
+def waves(x):
+    """Two groups of more operations than are drawn in place, with one between them."""
+    for scope in ("low", "high"):
+        with jax.named_scope(scope):
+            for _ in range(12):
+                x = jnp.sin(x)
+        x = x * 2
+    return x
+
+
+def walk(w, h):
+    """A loop of 5 steps."""
+
+    def step(h, _):
+        h = jnp.tanh(w @ h)
+        return h, None
+
+    return jnp.sum(jax.lax.scan(step, h, length=5)[0])
+
+
+def hostile(given):
+    y = given[HOSTILE] * 2  # </script><script>window.stolen=1</script>
+    with jax.named_scope("<img src=x onerror=alert(1)>"):
+        return jnp.sin(y)
+
+
+hostile.__name__ = HOSTILE
+
+
 def test_the_page_names_no_address():
-    text = page_of(small(), views())
-    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)|url\(|@import|https?://""", text)
+    text = graph(used_twice, 3.0).to_html()
+    asked = r"""(src|href)\s*=\s*["'](?!data:)|url\(|@import|https?://|fetch\(|XMLHttp|WebSocket"""
+    assert not re.search(asked, text)
 
 
 def test_no_text_of_the_user_is_part_of_the_page():
-    text = page_of(small(HOSTILE, HOSTILE), views(HOSTILE))
-    assert "window.stolen" not in text.replace("&lt;script&gt;window.stolen", "").replace(
-        "onerror=&#x27;window.stolen", ""
-    )
+    text = graph(hostile, {HOSTILE: 1.0}).to_html()
+    assert "<script>window" not in text
+    assert "<img" not in text
     assert text.count("<script") == 2
 
 
-def test_the_same_graph_makes_the_same_page():
-    assert page_of(small(), views()) == page_of(small(), views())
+def test_the_same_graph_makes_the_same_page(tmp_path):
+    path = tmp_path / "graph.html"
+    made = graph(used_twice, 3.0)
+    assert made.to_html(path) == made.to_html() == path.read_text(encoding="utf-8")
+
+
+def test_the_page_holds_no_path_of_this_machine(tmp_path):
+    page = graph(used_twice, 3.0).to_html()
+    packed = re.search(r'octet-stream">([^<]*)<', page)
+    assert packed is not None
+    content = gzip.decompress(base64.b64decode(packed[1])).decode()
+    assert "arithmetic.py" in content
+    assert str(Path(funcgrad.__file__).parent) not in page + content
 
 
 # --- in a browser ---------------------------------------------------------------------------------
@@ -42,69 +95,118 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    made = tmp_path_factory.mktemp("page") / "small.html"
-    made.write_text(page_of(small(), views()), encoding="utf-8")
-    return made
+def paths(tmp_path_factory):
+    """The pages of the functions above."""
+    folder = tmp_path_factory.mktemp("pages")
+    made = {
+        "used_twice": graph(used_twice, 3.0),
+        "waves": graph(waves, 0.5),
+        "walk": graph(walk, *weights()),
+        "hostile": graph(hostile, {HOSTILE: 1.0}),
+        "types": graph(used_twice, jax.ShapeDtypeStruct((3,), jnp.float32)),
+    }
+    for name, one in made.items():
+        one.to_html(folder / f"{name}.html")
+    return {name: folder / f"{name}.html" for name in made}
+
+
+def weights():
+    keys = jax.random.split(jax.random.key(0))
+    return jax.random.normal(keys[0], (20, 20)) / 4, jax.random.normal(keys[1], (20,))
 
 
 @pytest.fixture
-def page(browser, path):
-    with opened(browser, path) as made:
+def page(browser, paths, request):
+    name = getattr(request, "param", "used_twice")
+    with opened(browser, paths[name]) as made:
         yield made
 
 
-def classes(page, tensor):
-    return set(page.get_attribute(f"#picture g.tensor[data-tensor='{tensor}']", "class").split())
+of_waves = pytest.mark.parametrize("page", ["waves"], indirect=True)
+of_walk = pytest.mark.parametrize("page", ["walk"], indirect=True)
+of_types = pytest.mark.parametrize("page", ["types"], indirect=True)
+
+
+def press(page, key, times=1):
+    for _ in range(times):
+        page.keyboard.press(key)
 
 
 def heading(page):
     return page.inner_text("#panel h2"), page.inner_text("#panel .pill")
 
 
+def shown_view(page):
+    return page.inner_text("#breadcrumbs [aria-current]")
+
+
+def states(page, name):
+    """How a drawn value stands."""
+    drawn = page.locator("#picture g.tensor", has=page.locator(f"text={name}")).first
+    return set(drawn.get_attribute("class").split())
+
+
+def drawn(page, what, name):
+    return page.locator(f"#picture g.{what}[aria-label*='{name}']").first
+
+
 @needs_browser
 def test_steps_forward_then_backward(page):
     seen = [heading(page)]
     for _ in range(8):
-        page.keyboard.press("ArrowRight")
+        press(page, "ArrowRight")
         seen.append(heading(page))
     assert seen == [
-        ("f", "Start"),
-        ("square", "Forward 1 of 3"), ("sin", "Forward 2 of 3"), ("add", "Forward 3 of 3"),
-        ("f", "The walk back begins"),
-        ("add", "Backward 1 of 3"), ("sin", "Backward 2 of 3"), ("square", "Backward 3 of 3"),
-        ("f", "The gradient"),
+        ("used_twice", "Start"),
+        ("integer_pow", "Forward 1 of 3"), ("sin", "Forward 2 of 3"), ("add", "Forward 3 of 3"),
+        ("used_twice", "The walk back begins"),
+        ("add", "Backward 1 of 3"), ("sin", "Backward 2 of 3"), ("integer_pow", "Backward 3 of 3"),
+        ("used_twice", "The gradient"),
     ]  # fmt: skip
-    page.keyboard.press("ArrowRight")
+    press(page, "ArrowRight")
     assert page.inner_text("#count") == "8 / 8"
-    page.keyboard.press("ArrowLeft")
-    assert heading(page) == ("square", "Backward 3 of 3")
+    press(page, "ArrowLeft")
+    assert heading(page) == ("integer_pow", "Backward 3 of 3")
 
 
 @needs_browser
 def test_values_fill_in_as_the_run_reaches_them(page):
-    assert "unknown" in classes(page, 1)
-    page.keyboard.press("ArrowRight")
-    assert "unknown" not in classes(page, 1)
-    assert {"now"} <= classes(page, 1)
-    assert "unknown" in classes(page, 3)
-    page.keyboard.press("End")
-    assert not {"unknown", "ct-unknown", "now"} & set().union(*(classes(page, i) for i in range(4)))
+    made = drawn(page, "op", "sin")
+    numbers = page.locator("#picture g.tensor text.value, #picture g.tensor text .value")
+    visible = lambda: sum(number.is_visible() for number in numbers.all())
+    assert visible() == 1  # x
+    assert "unknown" in made.get_attribute("class")
+    press(page, "ArrowRight", 2)
+    assert visible() == 3
+    assert {"now"} == {"unknown", "now"} & set(made.get_attribute("class").split())
+    press(page, "End")
+    assert visible() == 4
+    assert page.locator("#picture :is(.unknown, .ct-unknown, .now)").count() == 0
 
 
 @needs_browser
 def test_a_sum_is_added_up(page):
-    """ct_x = cos 3 + 2 · 3: first what sin gives, then what square adds."""
-    for _ in range(6):
-        page.keyboard.press("ArrowRight")
+    """First what sin gives, cos 3, then what the square adds, 2 · 3."""
+    press(page, "ArrowRight", 6)
     told = page.inner_text("#panel .sum")
     assert "\u22120.99" in told
     assert "1 more to come" in told
-    page.keyboard.press("ArrowRight")
+    assert drawn(page, "tensor", "x").locator(".gradient").text_content() == "\u22120.99"
+    press(page, "ArrowRight")
     terms = page.locator("#panel .sum .term").all_inner_texts()
     assert [" ".join(term.split()) for term in terms] == [
-        "from sin \u22120.99", "+ from square 6", "= ct_x, whole 5.01",
+        "from sin \u22120.99", "+ from integer_pow 6", "= ct_x, whole 5.01",
     ]  # fmt: skip
+    assert drawn(page, "tensor", "x").locator(".gradient").text_content() == "5.01"
+
+
+@needs_browser
+def test_a_step_shows_the_rule_and_the_line(page):
+    press(page, "ArrowRight", 6)
+    told = page.inner_text("#panel")
+    assert "sin_vjp" in told or "cos" in told
+    assert "elementwise.py" in told
+    assert "s = jnp.sin(x)" in told
 
 
 @needs_browser
@@ -120,106 +222,170 @@ def test_buttons_and_slider(page):
     page.fill("#slider", "5")
     assert heading(page)[1] == "Backward 1 of 3"
     page.focus("#slider")
-    page.keyboard.press("ArrowRight")
+    press(page, "ArrowRight")
     assert heading(page)[1] == "Backward 2 of 3"
-    page.keyboard.press("Home")
+    press(page, "Home")
     assert heading(page)[1] == "Start"
 
 
 @needs_browser
 def test_plays_by_space_and_stops_at_the_end(page):
-    page.click("#last")
-    page.keyboard.press("ArrowLeft")
-    page.evaluate("document.activeElement.blur()")
-    page.keyboard.press(" ")
+    press(page, "End")
+    press(page, "ArrowLeft")
+    press(page, " ")
     assert page.get_attribute("#play", "aria-pressed") == "true"
-    page.wait_for_selector("#play[aria-pressed=false]", timeout=5000)
+    page.wait_for_selector("#play[aria-pressed=false]")
     assert heading(page)[1] == "The gradient"
 
 
 @needs_browser
+@of_waves
 def test_the_view_follows_the_step(page):
-    current = "#breadcrumbs [aria-current]"
-    page.keyboard.press("ArrowRight")
-    assert page.inner_text(current) == "f"
-    page.keyboard.press("ArrowRight")
-    assert page.inner_text(current) == "waves"
-    assert page.locator("#picture g.op[data-op='1'].now").count() == 1
+    assert page.locator("#picture g.group").count() == 2
+    press(page, "ArrowRight")
+    assert (shown_view(page), heading(page)) == ("low", ("sin", "Forward 1 of 26"))
+    press(page, "ArrowRight", 12)
+    assert (shown_view(page), heading(page)) == ("waves", ("mul", "Forward 13 of 26"))
+    press(page, "ArrowRight")
+    assert shown_view(page) == "high"
     page.click("#breadcrumbs button")
-    assert page.inner_text(current) == "f"
-    assert page.locator("#picture g.group[data-view='1'].now").count() == 1
+    assert shown_view(page) == "waves"
+    assert "now" in drawn(page, "group", "high").get_attribute("class").split()
 
 
 @needs_browser
+@of_waves
 def test_a_group_can_be_one_step(page):
     page.uncheck("#into")
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("ArrowRight")
-    assert heading(page) == ("waves", "Forward through a group")
-    assert page.inner_text("#breadcrumbs") == "f"
-    for _ in range(4):
-        page.keyboard.press("ArrowRight")
-    assert heading(page) == ("waves", "Backward through a group")
-    page.keyboard.press("Shift+ArrowLeft")
-    assert heading(page) == ("add", "Backward 1 of 3")
+    press(page, "ArrowRight")
+    assert heading(page) == ("low", "Forward through a group")
+    press(page, "ArrowRight", 2)
+    assert heading(page) == ("high", "Forward through a group")
+    assert shown_view(page) == "waves"
+    press(page, "ArrowRight", 4)
+    assert heading(page) == ("high", "Backward through a group")
+    press(page, "ArrowLeft")
+    assert heading(page) == ("mul", "Backward 1 of 26")
+    drawn(page, "group", "low").click()
+    press(page, "ArrowRight")
+    assert heading(page) == ("high", "Backward through a group")
+    press(page, "ArrowLeft")
+    press(page, "Shift+ArrowRight")
+    assert heading(page) == ("sin", "Backward 2 of 26")
+    assert shown_view(page) == "high"
 
 
 @needs_browser
+@of_waves
+def test_a_group_is_entered(page):
+    drawn(page, "group", "high").click()
+    assert page.inner_text("#breadcrumbs") == "waveshigh"
+    assert page.locator("#picture g.op").count() == 12
+
+
+@needs_browser
+@of_waves
 def test_search(page):
-    page.keyboard.press("/")
-    page.keyboard.type("sin")
-    assert page.inner_text("#hit-count") == "1 hit"
+    press(page, "/")
+    page.keyboard.type("high sin")
+    assert page.inner_text("#hit-count") == "12 hits"
     assert page.locator("#picture g.group.hit").count() == 1
-    page.keyboard.press("Enter")
-    assert page.inner_text("#breadcrumbs [aria-current]") == "waves"
+    press(page, "Enter")
+    assert shown_view(page) == "high"
     assert heading(page) == ("sin", "Operation")
-    for text, hits in [
-        ("waves", 1),
-        ("y = x**2", 1),
-        ("model.py", 3),
-        ("argument", 1),
-        ("nowhere", 0),
-    ]:
+    press(page, "Enter")
+    assert page.inner_text("#hit-count") == "2 of 12"
+    lines = {"x * 2": 2, "test_page.py": 26, "argument": 1, "nowhere": 0}
+    for text, count in lines.items():
         page.fill("#search", text)
-        assert page.inner_text("#hit-count") == (f"{hits} hit" if hits == 1 else f"{hits} hits")
+        assert page.inner_text("#hit-count") == f"{count} hit{'s' * (count != 1)}"
 
 
 @needs_browser
 def test_a_click_tells_the_line(page):
-    page.click("#picture g.op[data-op='0']")
-    assert "model.py:1 (f)" in page.inner_text("#panel")
-    assert "y = x**2" in page.inner_text("#panel pre >> nth=0")
+    drawn(page, "op", "integer_pow").click()
+    assert re.search(r"test_page.py:\d+ \(used_twice\)", page.inner_text("#panel"))
+    assert page.inner_text("#panel pre >> nth=0") == "y = x**2"
     page.click("#panel .go button >> nth=1")
-    assert heading(page) == ("square", "Backward 3 of 3")
-    page.click("#picture g.tensor[data-tensor='0']")
-    assert heading(page)[0] == "x"
-    page.keyboard.press("Escape")
-    assert heading(page) == ("square", "Backward 3 of 3")
+    assert heading(page) == ("integer_pow", "Backward 3 of 3")
+    drawn(page, "tensor", "x").click()
+    assert heading(page) == ("x", "Argument")
+    press(page, "Escape")
+    assert heading(page) == ("integer_pow", "Backward 3 of 3")
 
 
 @needs_browser
 def test_a_thing_is_chosen_by_keyboard(page):
-    page.focus("#picture g.op[data-op='2']")
-    page.keyboard.press("Enter")
+    drawn(page, "op", "add").focus()
+    press(page, "Enter")
     assert heading(page) == ("add", "Operation")
 
 
 @needs_browser
+@of_walk
+def test_a_step_of_a_loop_is_chosen(page):
+    """A value inside is shown for one step; the numbers are those of the loop run in NumPy."""
+    w, h = map(np.asarray, weights())
+    page.fill("#search", "jnp.tanh(w @ h)")
+    page.locator("#hits button", has_text="tanh").click()
+    page.click("#panel .go button >> nth=0")
+    slider = page.locator("#panel input[type=range]").last
+    for step in range(5):
+        h = np.tanh(w @ h)
+        slider.fill(str(step))
+        told = page.locator("#panel .looped").last
+        assert told.locator("output").inner_text() == f"step {step + 1} of 5"
+        numbers = [text.replace("\u2212", "-") for text in told.locator("td").all_inner_texts()]
+        np.testing.assert_allclose(np.array(numbers, float), h, rtol=6e-3, atol=1e-6)
+
+
+@needs_browser
+@of_walk
+def test_a_large_value_is_a_heat_map_and_a_histogram(page):
+    """The matrix of 20 by 20: its least and largest number, and a pixel of each sign."""
+    w, _ = map(np.asarray, weights())
+    drawn(page, "tensor", "w").click()
+    canvas = page.locator("#panel canvas").first
+    assert (canvas.get_attribute("width"), canvas.get_attribute("height")) == ("20", "20")
+    colours = np.array(
+        canvas.evaluate("c => [...c.getContext('2d').getImageData(0, 0, 20, 20).data]")
+    )
+    red, _, blue, seen = colours.reshape(20, 20, 4).transpose(2, 0, 1)
+    clear = (np.abs(w) > 0.1) & (seen > 0)
+    assert clear.sum() > 100
+    assert ((red > blue) == (w > 0))[clear].all()
+    assert page.locator("#panel .bars >> nth=0 >> span").count() == 16
+    told = page.inner_text("#panel .facts >> nth=0").replace("\u2212", "-")
+    least, largest = map(float, re.findall(r"-?\d+\.\d+", told)[:2])
+    np.testing.assert_allclose([least, largest], [w.min(), w.max()], rtol=1e-3)
+
+
+@needs_browser
+@of_types
+def test_types_alone_have_steps_without_numbers(page):
+    assert "abstract" in page.inner_text("#panel")
+    press(page, "ArrowRight", 6)
+    assert heading(page) == ("sin", "Backward 2 of 3")
+    assert "is used 2 times" in page.inner_text("#panel .sum h4")
+
+
+@needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark(browser, path, scheme):
+def test_light_and_dark(browser, paths, scheme):
     def brightness():
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
         return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
 
-    with opened(browser, path, color_scheme=scheme) as page:
+    with opened(browser, paths["used_twice"], color_scheme=scheme) as page:
         assert (brightness() > 128) == (scheme == "light")
         page.click("#theme")
         assert (brightness() > 128) == (scheme == "dark")
 
 
 @needs_browser
-def test_fits_a_phone(browser, path):
-    with opened(browser, path, viewport={"width": 360, "height": 640}) as page:
+def test_fits_a_phone(browser, paths):
+    with opened(browser, paths["waves"], viewport={"width": 360, "height": 640}) as page:
+        press(page, "ArrowRight", 3)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         picture, panel = (page.locator(place).bounding_box() for place in ("#picture", "#panel"))
         assert panel["y"] >= picture["y"] + picture["height"] - 1
@@ -231,21 +397,37 @@ def test_fits_a_phone(browser, path):
 
 
 @needs_browser
+@pytest.mark.parametrize("page", ["used_twice", "waves", "walk"], indirect=True)
 def test_everything_that_can_be_pressed_has_a_name(page):
-    page.keyboard.press("End")
-    unnamed = """[...document.querySelectorAll('button, input, [role=button]')].filter(one =>
+    unnamed = """() => [...document.querySelectorAll('button, input, [role=button]')].filter(one =>
       !(one.getAttribute('aria-label') || one.textContent.trim() || one.closest('label'))).length"""
-    assert page.evaluate(unnamed) == 0
+    for key in ("Home", "ArrowRight", "End"):
+        press(page, key)
+        assert page.evaluate(unnamed) == 0
 
 
 @needs_browser
-def test_text_of_the_source_stays_text(browser, tmp_path):
-    path = tmp_path / "hostile.html"
-    path.write_text(page_of(small(HOSTILE, HOSTILE), views(HOSTILE)), encoding="utf-8")
-    with opened(browser, path) as page:
-        assert page.inner_text("h1") == HOSTILE
-        page.keyboard.press("ArrowRight")
-        assert HOSTILE in page.inner_text("#panel")
-        page.fill("#search", "script")
-        assert page.evaluate("window.stolen") is None
-        assert page.locator("img").count() == 0
+@pytest.mark.parametrize("page", ["used_twice", "waves", "walk"], indirect=True)
+def test_every_step_lights_what_it_is_about(page):
+    """In the view that a step leads to, its operation or the group of it is marked."""
+    last = int(page.get_attribute("#slider", "max"))
+    for i in range(last + 1):
+        way = page.evaluate(f"page.to({i}), page.timeline.steps[{i}].way")
+        marked = {"forward": ".now", "backward": ".ct-now"}.get(way)
+        if marked is not None:
+            assert page.locator(f"#picture :is(g.op, g.group){marked}").count() == 1, i
+
+
+@needs_browser
+@pytest.mark.parametrize("page", ["hostile"], indirect=True)
+def test_text_of_the_source_stays_text(page):
+    assert page.inner_text("h1").startswith(HOSTILE)
+    for _ in range(6):
+        press(page, "ArrowRight")
+        if "</script><script>" in page.inner_text("#panel"):
+            break
+    else:
+        pytest.fail("the line with </script> is not shown")
+    page.fill("#search", "script")
+    assert page.evaluate("window.stolen") is None
+    assert page.locator("img").count() == 0

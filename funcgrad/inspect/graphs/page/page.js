@@ -61,10 +61,17 @@ class Page {
     const begun = this.unitAt(this.index);
     let index = this.index + by;
     if (begun !== null) while (this.unitAt(index) === begun && this.sameWay(index, this.index)) index += by;
+    this.showAround(this.timeline.steps[index]?.op);
     const unit = this.unitAt(index);
     if (unit === null || unit[0] !== "v") return this.to(index);
     while (this.unitAt(index + 1) === unit && this.sameWay(index, index + 1)) index += 1;
     this.to(index, Number(unit.slice(1)));
+  }
+
+  /** Show the innermost view around the shown one that has an operation. */
+  showAround(op) {
+    const around = op && this.picture.path(this.picture.shown).filter((view) => this.picture.members(view).has(op.id));
+    if (around?.length) this.picture.show(around.at(-1), (key) => this.choose(key));
   }
 
   sameWay(a, b) {

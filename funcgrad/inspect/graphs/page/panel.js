@@ -25,8 +25,8 @@ class Panel {
     const given = graph.graphs[0].inputs.map((id) => this.timeline.tensors.get(id));
     return [
       this.title(graph.name, "Start", "start"),
-      element("p", {}, `${graph.ops.length} operations. `,
-        measured ? "The arguments are known; the forward pass fills in the rest." : "The graph was made of types alone, so it has no numbers."),
+      element("p", {}, measured ? "The arguments are known; the forward pass fills in the rest." : "The types are known, the numbers are not."),
+      graph.note ? element("p", { class: "quiet" }, graph.note) : null,
       element("p", { class: "keys" }, "Step with ", element("kbd", {}, "→"), " and ", element("kbd", {}, "←"),
         ", play with ", element("kbd", {}, "space"), ", search with ", element("kbd", {}, "/"), ". Click anything to see its line."),
       element("h3", {}, "Given"), given.slice(0, 40).map((tensor) => this.value(tensor)), this.more(given.length - 40),
@@ -42,7 +42,7 @@ class Panel {
       this.inside(op),
       element("h3", {}, "Reads"), this.values(op.inputs),
       element("h3", {}, "Makes"), this.values(op.outputs),
-      this.source(op), this.rule(kind, false, op),
+      this.source(op), this.rule(kind, op),
     ];
   }
 
@@ -58,7 +58,7 @@ class Panel {
       op.context.length ? [element("h3", {}, "The rule reads"), op.context.map(([id, what]) => this.value(this.timeline.tensors.get(id), what))] : null,
       op.residuals_inside ? element("p", { class: "quiet" }, "The rule reads values from inside.") : null,
       element("h3", {}, "Goes out"), this.goesOut(op, index),
-      this.rule(kind, true, op), this.source(op),
+      this.rule(kind, op), this.source(op),
     ];
   }
 
@@ -175,7 +175,7 @@ class Panel {
       element("p", { class: "go" }, this.stepButton(this.timeline.ranAt.get(op.id), "forward"), this.stepButton(this.timeline.pulledAt.get(op.id), "backward")),
       this.inside(op), this.mathematics(kind),
       params.length ? [element("h3", {}, "Params"), element("dl", {}, params.map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]))] : null,
-      this.rule(kind, true, op),
+      this.rule(kind, op),
     ];
   }
 
@@ -240,14 +240,14 @@ class Panel {
     return kind?.mathematics ? element("p", { class: "mathematics" }, kind.mathematics) : null;
   }
 
-  rule(kind, open, op) {
+  rule(kind, op) {
     if (!kind) return null;
     if (kind.zero) return element("p", { class: "quiet" }, "Its derivative is zero by nature: no cotangent goes back through it.");
     if (!kind.source) {
       const word = op.graphs.length ? "It is differentiated through what it carries." : "It has no rule of its own.";
       return element("p", { class: "quiet" }, word);
     }
-    return element("details", open ? { open: "" } : {}, element("summary", {}, "Rule ", element("code", {}, kind.rule)),
+    return element("details", { open: "" }, element("summary", {}, "Rule ", element("code", {}, kind.rule)),
       element("p", { class: "place" }, kind.place), element("pre", {}, element("code", {}, kind.source)));
   }
 
@@ -292,7 +292,9 @@ class Panel {
       const position = Math.min(this.chosen.step, numbers.length - 1);
       number.textContent = `step ${numbers[position] + 1} of ${total}`;
       slider.value = position;
-      place.replaceChildren(shown(atStep(data, tensor.steps, position), label));
+      place.replaceChildren(tensor.present && !tensor.present[numbers[position]]
+        ? element("p", { class: "absent" }, "not computed in this step")
+        : shown(atStep(data, tensor.steps, position), label));
     };
     const slider = element("input", { type: "range", min: 0, max: numbers.length - 1, "aria-label": `step of the loop, ${label}` });
     slider.addEventListener("input", () => { this.chosen.step = Number(slider.value); this.go.loopStep(); });

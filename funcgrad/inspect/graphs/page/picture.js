@@ -105,7 +105,7 @@ class Picture {
     const box = this.svg.viewBox.baseVal;
     const room = { width: this.place.clientWidth - 24, height: this.place.clientHeight - 24 };
     const fit = Math.min(room.width / box.width, room.height / box.height);
-    this.scale = this.zoom ?? Math.max(0.72, Math.min(1.35, fit));
+    this.scale = this.zoom ?? Math.max(0.9, Math.min(1.35, fit));
     this.svg.setAttribute("width", box.width * this.scale);
     this.svg.setAttribute("height", box.height * this.scale);
   }

@@ -96,7 +96,7 @@ class Timeline {
       ? tensor.contributions.filter((one) => one.gradient || !this.measured)
       : this.structural(tensor);
     return all
-      .map((one) => ({ ...one, at: one.reader === null ? seeded : this.pulledAt.get(one.reader) ?? Infinity }))
+      .map((one, _, { length }) => ({ ...one, gradient: length === 1 ? tensor.gradient : one.gradient, at: one.reader === null ? seeded : this.pulledAt.get(one.reader) ?? Infinity }))
       .filter((one) => one.at < Infinity)
       .sort((a, b) => a.at - b.at || a.operand - b.operand);
   }
