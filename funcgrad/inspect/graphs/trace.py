@@ -91,9 +91,10 @@ class Traced:
 
     def _caught_by(self, function: str) -> tuple[FunctionId, Rule] | None:
         """The overridden function that a call is, as its mark says, and the rule."""
-        mark = unmarked(function)[1]
-        known = [(op, rule) for op, rule, _ in self.rules.functions if mark_of(op, rule) == mark]
-        return known[-1] if mark and known else None
+        name, mark = unmarked(function)
+        same = [(op, rule) for op, rule, _ in self.rules.functions if op.description == name]
+        known = [(op, rule) for op, rule in same if mark_of(op, rule) == mark]
+        return known[-1] if known else None
 
 
 def traced(
@@ -112,7 +113,7 @@ def traced(
         trees[:] = [out_tree]
         return outs
 
-    avals = jax.make_jaxpr(lambda *leaves: leaves)(*leaves).in_avals
+    avals = jax.make_jaxpr(lambda *leaves: None)(*leaves).in_avals
     name = name_of(fun)
     known = [f for placed in rules.placed for f in placed.selector.functions]
     with holding(rules, name, [*known, *marked]):

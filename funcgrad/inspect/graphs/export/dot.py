@@ -1,4 +1,4 @@
-"""A graph in the language of Graphviz: ellipses are values, boxes operations, clusters scopes and calls."""
+"""A graph in the language of Graphviz: ellipses are values, boxes operations, clusters scopes, calls."""
 
 from __future__ import annotations
 
