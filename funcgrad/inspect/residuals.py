@@ -148,17 +148,13 @@ class Traced:
         analysis = jax.jit(self.gradient).lower(*self.args).compile().memory_analysis()
         return None if analysis is None else analysis.temp_size_in_bytes
 
-    def measured(self) -> Measured:
-        """What the gradient keeps and does."""
-        return measured(self.flat, self.walk, jax.make_jaxpr(self.gradient)(*self.args))
-
 
 def _kept_by_jax(fun: Callable[..., Any], args: tuple[Any, ...]) -> tuple[int | None, str]:
     """The bytes that ``jax.grad`` keeps besides arguments and constants, or why that is not known."""
     try:
         jaxpr = residuals_of_jax(fun, *args).jaxpr
     except Exception as error:  # of JAX's, about a function that it cannot differentiate
-        return None, str(error).partition("\n")[0][:120]
+        return None, str(error).partition("\n")[0].partition(". ")[0]
     kept = {*variables(jaxpr.outvars)} - {*jaxpr.invars, *jaxpr.constvars}
     return sum(size_of(v.aval) for v in kept), ""
 
@@ -186,7 +182,21 @@ def _suggestions(fun: Callable[..., Any], args: tuple[Any, ...], rules: Rules) -
 
         return checkpointed
 
-    def measure(function: Callable[..., Any]) -> Measured:
-        return Traced.of(function, args, rules.quietly()).measured()
+    return suggestions_for(
+        closed, fun, on_arguments, lambda function: _measured(function, args, rules.quietly())
+    )
 
-    return suggestions_for(closed, on_arguments, measure)
+
+def _measured(fun: Callable[..., Any], args: tuple[Any, ...], rules: Rules) -> Measured:
+    """What the gradient of `fun` keeps and does, by one trace."""
+    found: list[Any] = []
+
+    def leaves_and_gradient(*args: Any) -> Any:
+        out, pullback = vjp(fun, *args, rules=rules)
+        leaves = pullback.residuals
+        found[:] = pullback._static.tape, len(leaves)
+        return leaves, out, pullback(jax.tree.map(_jax.seed_like, out))
+
+    closed = jax.make_jaxpr(leaves_and_gradient)(*args)
+    tape, num_kept = found
+    return measured(closed.jaxpr, num_kept, walk_of(tape))

@@ -33,7 +33,8 @@ def residuals_of_jax(fun: Callable[..., Any], *args: Any) -> Any:
                 given[i] = x
             return fun(*jax.tree.unflatten(tree, given))
 
-        _, pullback = jax.vjp(on_varied, *(leaves[i] for i in varied))
+        out, pullback = jax.vjp(on_varied, *(leaves[i] for i in varied))
+        pullback(jax.tree.map(_jax.seed_like, out))  # JAX finds here that it cannot, as in a while
         return jax.tree.leaves(pullback)
 
     return jax.make_jaxpr(kept)(*leaves)

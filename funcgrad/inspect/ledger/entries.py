@@ -35,7 +35,8 @@ class Residual:
         kept until the sum over its steps, which follows the scan.
       shape: its shape, steps included.
       dtype: its dtype.
-      bytes: of the whole array, over all devices and steps.
+      bytes: of the whole array, over all devices and steps; of what a while loop computes again, those
+        of one step.
       bytes_per_device: the bytes that each device has of it.
       asked_by: the rules that read it.
       name: of an argument, its name: ``params['w']``.
@@ -45,7 +46,8 @@ class Residual:
       steps: of how many steps of a scan it holds values.
       freed: the step of the way back after which no rule needs it; None for one that is alive anyway.
       other_bytes: how many bytes more the other choice would keep: negative for a kept array.
-      other_operations: about how many operations more the other choice would take.
+      other_operations: about how many operations more the other choice would take; not a number if that
+        depends on the length of a while loop.
     """
 
     status: str
@@ -77,14 +79,16 @@ class Residual:
     def otherwise(self) -> str:
         """The other choice, in words."""
         more = f"{abs(self.other_operations):.2g} operations"
+        if math.isnan(self.other_operations):
+            more = "the steps of a while loop"
         if self.status == KEPT:
-            return f"{more} to compute it again"
+            return f"again: {more}"
         if self.status == RECOMPUTED:
-            return f"{self.other_bytes:,} B to keep it, {more} fewer"
+            return f"keep: {self.other_bytes:,} B, {more} fewer"
         if self.status == OFFLOADED:
-            return f"{self.other_bytes:,} B on the device, or {more} to compute it again"
+            return f"keep on the device: {self.other_bytes:,} B; again: {more}"
         if self.status == PUT_OFF:
-            return f"{self.other_operations:.2g} additions in the loop's steps"
+            return f"in the loop: {self.other_operations:.2g} additions"
         return ""
 
 
@@ -220,9 +224,18 @@ def _put_off(visit: Visit, program: ScanProgram) -> Iterator[Residual]:
         )
         # loops around this one use the memory again
         entry = _not_kept(PUT_OFF, v.aval, made[v], visit, asks, program.division.length)
+        pulled_back = _jax.pulled_back_op(made[v].source_info)
+        op = f"the pullback of {pulled_back}" if pulled_back else entry.op
         additions = sum(math.prod(_jax.type_of(term.result).shape) for term in terms)
         more = float(additions * program.division.length * (visit.times or 1))
-        yield replace(entry, freed=visit.last, other_bytes=-entry.bytes, other_operations=more)
+        yield replace(
+            entry,
+            op=op,
+            scope=visit.spot.scope,
+            freed=visit.last,
+            other_bytes=-entry.bytes,
+            other_operations=more,
+        )
 
 
 def _pulled_back(eqn: Equation) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -163,26 +164,38 @@ class Maker:
     steps: int | None = None
 
 
-MOVES = (lax.stop_gradient_p, _jax.checkpoint_name_p, lax.device_put_p)
-"""Operations whose result is the same value as their operand."""
+MOVES = (
+    lax.stop_gradient_p,
+    _jax.checkpoint_name_p,
+    lax.device_put_p,
+    lax.optimization_barrier_p,
+)
+"""Operations whose results are the same values as their operands."""
 
 
 def maker_of(v: Var, flat: Flat) -> Maker:
     """Who made a value of a flat program that is none of its inputs."""
     step, i = flat.producer[v]
-    eqn = step.equation
-    (*_, source) = eqn.invars or (None,)
-    if eqn.primitive in MOVES and source in flat.producer:
+    source: Any = step.equation.invars[i] if moves(step.equation) else None
+    if source is not None and not _jax.is_literal(source) and source in flat.producer:
         return maker_of(source, flat)
-    return _made_inside(eqn, i, step.spot)
+    return _made_inside(step.equation, i, step.spot)
+
+
+def moves(eqn: Equation) -> bool:
+    """Whether an equation's results are the same values as its operands."""
+    if eqn.primitive is lax.reduce_precision_p:  # in checkpoints, to the dtype that is there
+        found = jax.numpy.finfo(_jax.type_of(eqn.outvars[0]).dtype)
+        return eqn.params["mantissa_bits"] >= found.nmant
+    return eqn.primitive in MOVES
 
 
 def _made_inside(eqn: Equation, i: int, spot: Spot) -> Maker:
     """The operation that makes an equation's result number `i`, inside the function it carries."""
     op, steps = str(eqn.primitive), None
-    stacked = eqn.primitive is lax.scan_p and i >= eqn.params["num_carry"]
-    if stacked:
-        steps = eqn.params["length"]
+    if eqn.primitive is lax.scan_p:
+        _, num_carry, length = scan_sizes(eqn)
+        steps = length if i >= num_carry else None
     for jaxpr in _jax.inner_jaxprs(eqn.params):
         if len(jaxpr.outvars) != len(eqn.outvars):
             continue
@@ -195,24 +208,52 @@ def _made_inside(eqn: Equation, i: int, spot: Spot) -> Maker:
     return Maker(op, spot, steps)
 
 
+def scan_sizes(eqn: Equation) -> tuple[int, int, int]:
+    """The numbers of a scan's constants, carries and steps."""
+    num_consts, num_carry, length, *_ = _jax.scan_settings(eqn.params)
+    return num_consts, num_carry, length
+
+
 def _producer_inside(jaxpr: Any, i: int, eqn: Equation) -> tuple[Equation, int] | None:
     """The equation of a carried function that makes its result number `i`; None for a filling."""
-    v: Any = jaxpr.outvars[i]
     producer = {out: (inner, k) for inner in jaxpr.eqns for k, out in enumerate(inner.outvars)}
-    if eqn.primitive is lax.scan_p and not _jax.is_literal(v) and v in jaxpr.invars:
-        carry = list(jaxpr.invars).index(v) - eqn.params["num_consts"]
-        v = jaxpr.outvars[carry] if 0 <= carry < eqn.params["num_carry"] else v
+    v: Any = _before_step(jaxpr, jaxpr.outvars[i], eqn)
     found: Any = None if _jax.is_literal(v) else producer.get(v)
+    while found is not None and eqn.primitive is lax.while_p and (place := _written(found[0])):
+        v = _before_step(jaxpr, found[0].invars[place], eqn)
+        found = None if _jax.is_literal(v) else producer.get(v)
     if found is not None and found[0].primitive is lax.broadcast_in_dim_p:
         return None if all(map(_jax.is_literal, found[0].invars)) else found
     return found
+
+
+def _before_step(jaxpr: Any, v: Atom, eqn: Equation) -> Atom:
+    """The variable that made a loop's carry in the step before, if `v` is a carry that comes in."""
+    if _jax.is_literal(v) or v not in jaxpr.invars:
+        return v
+    first, count = 0, 0
+    if eqn.primitive is lax.scan_p:
+        first, count, _ = scan_sizes(eqn)
+    elif eqn.primitive is lax.while_p:
+        first, count = eqn.params["body_nconsts"], len(jaxpr.outvars)
+    carry = list(jaxpr.invars).index(v) - first
+    return jaxpr.outvars[carry] if 0 <= carry < count else v
+
+
+def _written(eqn: Equation) -> int | None:
+    """Which operand of an equation is written to a place in another; None if it writes none."""
+    writes = eqn.params.get("name") == "dynamic_update_index_in_dim"
+    return 1 if writes or eqn.primitive is lax.dynamic_update_slice_p else None
 
 
 # --- what it would cost to make a value again
 
 
 class OperationsAgain:
-    """From a kept value, about how many operations make it again from inputs and other kept values."""
+    """From a kept value, about how many operations make it again from inputs and other kept values.
+
+    Not a number if a loop of unknown length is among them.
+    """
 
     def __init__(self, flat: Flat, kept: Sequence[Var]):
         self.flat = flat
@@ -227,6 +268,8 @@ class OperationsAgain:
             if id(eqn) not in needed:
                 needed[id(eqn)] = eqn
                 waiting += [u for u in variables(eqn.invars) if u not in self.known]
+        if any(map(has_while, needed.values())):
+            return math.nan
         last, i = self.flat.producer[v]
         if last.equation.primitive is not lax.scan_p:
             return operations(needed.values())
@@ -235,10 +278,17 @@ class OperationsAgain:
         return operations(needed.values()) if inside is None else inside
 
 
+def has_while(eqn: Equation) -> bool:
+    """Whether there is a loop of unknown length in an equation, at any depth."""
+    if eqn.primitive is lax.while_p:
+        return True
+    return any(has_while(e) for jaxpr in _jax.inner_jaxprs(eqn.params) for e in jaxpr.eqns)
+
+
 def _operations_in_scan(eqn: Equation, i: int, others: Sequence[Var]) -> float | None:
     """The operations that make a stack again from the other stacks; None if the carry is needed."""
-    jaxpr, params = eqn.params["jaxpr"].jaxpr, eqn.params
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    jaxpr = eqn.params["jaxpr"].jaxpr
+    num_consts, num_carry, length = scan_sizes(eqn)
     given = [*jaxpr.invars[:num_consts], *jaxpr.invars[num_consts + num_carry :]]
     places = [list(eqn.outvars).index(v) for v in others]
     known = {*given, *variables(jaxpr.outvars[k] for k in places if k >= num_carry)}
@@ -246,6 +296,6 @@ def _operations_in_scan(eqn: Equation, i: int, others: Sequence[Var]) -> float |
     if i < num_carry or _jax.is_literal(v):
         return None
     try:
-        return operations(equations_between(jaxpr.eqns, known, [v])) * params["length"]
+        return operations(equations_between(jaxpr.eqns, known, [v])) * length
     except KeyError:
         return None

@@ -126,9 +126,10 @@ class Ledger:
     __repr__ = __str__
 
     def _head(self) -> Iterator[str]:
-        kept = self.of(KEPT)
+        count = len(self.of(KEPT))
+        arrays = f"{count} array{'s' * (count != 1)}"
         per = f" ({self.kept_per_device:,} on each of {self.devices})" if self.devices > 1 else ""
-        yield f"{self.name}: {self.kept:,} B kept in {len(kept)} arrays for the way back{per}"
+        yield f"{self.name}: {self.kept:,} B kept in {arrays} for the way back{per}"
         others = [
             ("arguments, alive anyway", self.of(ARGUMENT)),
             ("constants, alive anyway", self.of(CONSTANT)),
@@ -202,7 +203,10 @@ def _rules(entry: Residual) -> str:
     return "; ".join(dict.fromkeys(ask.rule for ask in entry.asked_by))
 
 
-COLUMNS = ("bytes", "array", "", "made by", "asked by", "freed after", "otherwise")
+COLUMNS = ("bytes", "array", "", "made by", "asked by", "freed after", "other choice")
+
+SCOPE = 32
+"""The most letters of a name scope in the printed table: its middle is left out."""
 
 
 def _table(entries: Sequence[Residual], steps: int) -> list[str]:
@@ -219,11 +223,16 @@ def _table(entries: Sequence[Residual], steps: int) -> list[str]:
     return lines
 
 
+def _shortened(scope: str) -> str:
+    half = (SCOPE - 1) // 2
+    return scope if len(scope) <= SCOPE else f"{scope[:half]}…{scope[-half:]}"
+
+
 def _row(entry: Residual, steps: int) -> tuple[str, ...]:
     made = entry.name or "closed over"
     if entry.op:
         line = f" at {short_line(entry.where)}" if entry.where else ""
-        made = f"{entry.scope}: " * bool(entry.scope) + entry.op + line
+        made = f"{_shortened(entry.scope)}: " * bool(entry.scope) + entry.op + line
     asks = [str(ask) for ask in entry.asked_by[:1]]
     more = len(entry.asked_by) - 1
     asked = "".join(asks) + (f" and {more} more" if more > 0 else "")

@@ -29,8 +29,8 @@ def picture_of(ledger: Ledger, rows: int) -> Any:
             "Ledger.to_figure was asked for a picture, but matplotlib is not installed. "
             "`pip install matplotlib`, or print the ledger."
         ) from error
-    groups = bars(ledger, rows)
-    figure = Figure(figsize=(11, 1.8 + 0.32 * len(groups)), layout="constrained")
+    groups = groups_of(ledger, rows)
+    figure = Figure(figsize=(11, 2.6 + 0.3 * len(groups)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_bars(left, groups)
     _draw_walk(right, ledger)
@@ -38,46 +38,68 @@ def picture_of(ledger: Ledger, rows: int) -> Any:
     return figure
 
 
-def bars(ledger: Ledger, rows: int) -> dict[str, dict[str, int]]:
-    """By scope, or by function where there is none, the bytes by status; the largest scopes."""
-    found: dict[str, dict[str, int]] = {}
-    for entry in ledger.of(*COLOURS):
-        group = found.setdefault(_group(entry), dict.fromkeys(COLOURS, 0))
-        group[entry.status] += entry.bytes
-    first: dict[str, int] = {}
-    for entry in ledger.of(*COLOURS):
-        steps = [ask.step for ask in entry.asked_by]
-        first[_group(entry)] = max([first.get(_group(entry), 0), *steps])
-    largest = sorted(found, key=lambda name: -sum(found[name].values()))
-    shown = sorted(largest[:rows], key=lambda name: -first[name])
-    result = {name: found[name] for name in shown}
-    rest = largest[rows:]
+def groups_of(ledger: Ledger, rows: int) -> dict[str, list[Residual]]:
+    """The arrays by scope, or by function where there is none, in the order of the program.
+
+    Scopes are cut at the greatest depth at which there are not too many; if there still are, the
+    smallest go together.
+    """
+    entries = ledger.of(*COLOURS)
+    depths = range(max((entry.scope.count("/") for entry in entries), default=0) + 1, 0, -1)
+    groups: dict[str, list[Residual]] = {}
+    for depth in depths:
+        groups = {}
+        for entry in entries:
+            groups.setdefault(_group(entry, depth), []).append(entry)
+        if len(groups) <= rows:
+            break
+    largest = sorted(groups, key=lambda name: -_total(groups[name]))
+    shown = sorted(largest[:rows], key=lambda name: -_reached(groups[name]))
+    found = {name: groups[name] for name in shown}
+    rest = [entry for name in largest[rows:] for entry in groups[name]]
     if rest:
-        sums = {status: sum(found[name][status] for name in rest) for status in COLOURS}
-        result[f"{len(rest)} smaller ones"] = sums
-    return result
+        found[f"{len(largest) - rows} smaller ones"] = rest
+    return found
 
 
-def _group(entry: Residual) -> str:
+def _group(entry: Residual, depth: int) -> str:
     if entry.scope:
-        return entry.scope
+        return "/".join(entry.scope.split("/")[:depth])
     function = (entry.where or "").rpartition("(")[2].rstrip(")")
     return function or "elsewhere"
 
 
-def _draw_bars(axes: Any, groups: dict[str, dict[str, int]]) -> None:
-    names = [*groups]
-    scale, unit = _unit([sum(group.values()) for group in groups.values()])
-    starts = [0.0] * len(names)
-    for status, colour in COLOURS.items():
-        widths = [groups[name][status] / scale for name in names]
-        if any(widths):
-            hatch = "///" if status == RECOMPUTED else None
-            axes.barh(names, widths, left=starts, color=colour, hatch=hatch, label=status,
-                      edgecolor="white", linewidth=0.5)  # fmt: skip
-            starts = [a + b for a, b in zip(starts, widths, strict=True)]
+def _total(entries: Sequence[Residual]) -> int:
+    return sum(entry.bytes for entry in entries)
+
+
+def _reached(entries: Sequence[Residual]) -> int:
+    """When the way back comes to the first of these arrays in the program: late for early ones."""
+    return max((ask.step for entry in entries for ask in entry.asked_by), default=0)
+
+
+def _draw_bars(axes: Any, groups: dict[str, list[Residual]]) -> None:
+    """A bar for each scope, of a piece for each array, with the op that made the array."""
+    scale, unit = _unit([_total(entries) for entries in groups.values()])
+    widest = max((_total(entries) for entries in groups.values()), default=1) / scale
+    seen: set[str] = set()
+    for row, entries in enumerate(groups.values()):
+        start = 0.0
+        for entry in sorted(entries, key=lambda entry: [*COLOURS].index(entry.status)):
+            width = entry.bytes / scale
+            label = None if entry.status in seen else entry.status
+            seen.add(entry.status)
+            hatch = "///" if entry.status == RECOMPUTED else None
+            axes.barh(row, width, left=start, color=COLOURS[entry.status], hatch=hatch, label=label,
+                      edgecolor="white", linewidth=0.8)  # fmt: skip
+            if width > 0.011 * widest * len(entry.op):
+                dark = entry.status == RECOMPUTED
+                axes.text(start + width / 2, row, entry.op, ha="center", va="center", fontsize=6.5,
+                          color="#333333" if dark else "white")  # fmt: skip
+            start += width
+    axes.set_yticks(range(len(groups)), [*groups], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel(f"{unit}, in the order of the program")
+    axes.set_xlabel(f"{unit}; a piece is an array, named after the op that made it")
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -86,6 +108,10 @@ def _draw_walk(axes: Any, ledger: Ledger) -> None:
     alive = ledger.alive()
     scale, unit = _unit(alive)
     values = [held / scale for held in alive]
+    if ledger.suggestion is not None:
+        most = ledger.suggestion.after.alive / scale
+        axes.axhline(most, color="#c0392b", linestyle="--", linewidth=1)
+        axes.text(0, most, " at most, with the checkpoints", color="#c0392b", fontsize=8, va="top")
     axes.fill_between(range(len(values)), values, step="post", color=COLOURS[KEPT], alpha=0.35)
     axes.step(range(len(values)), values, where="post", color=COLOURS[KEPT])
     axes.set_xlabel(f"step of the way back, of {ledger.steps}")
@@ -96,17 +122,21 @@ def _draw_walk(axes: Any, ledger: Ledger) -> None:
 
 
 def _title(ledger: Ledger) -> str:
-    scale, unit = _unit([ledger.kept])
-    title = f"{ledger.name.partition(' at ')[0]} keeps {ledger.kept / scale:.3g} {unit}"
+    title = f"{ledger.name} keeps {_shown(ledger.kept)}"
     if ledger.kept_by_jax is not None:
-        title += f"; jax.grad keeps {ledger.kept_by_jax / scale:.3g} {unit}"
+        title += f"; jax.grad keeps {_shown(ledger.kept_by_jax)}"
     if ledger.suggestion is not None:
         best = ledger.suggestion
         title += (
-            f"\ntry jax.checkpoint around {best.around}: keeps {best.after.kept / scale:.3g} {unit}, "
+            f"\ntry jax.checkpoint around {best.around}: keeps {_shown(best.after.kept)}, "
             f"{best.repeated:+.0%} operations"
         )
     return title
+
+
+def _shown(size: int) -> str:
+    scale, unit = _unit([size])
+    return f"{size / scale:.3g} {unit}"
 
 
 def _unit(sizes: Sequence[float]) -> tuple[int, str]:

@@ -14,12 +14,13 @@ from funcgrad import _jax
 from funcgrad._jax import Equation, Value, Var, variables
 from funcgrad.calls.checkpoint import RematProgram
 from funcgrad.inspect.ledger.flat import Flat, Step, flat_program, is_of_user, short_line
+from funcgrad.inspect.ledger.source import loop_around
 from funcgrad.inspect.ledger.walk import Walk
 from funcgrad.partition.budget import Search
 from funcgrad.partition.costs import operations
 from funcgrad.printing import size_of
 
-TRIED = 4
+TRIED = 3
 """The most candidates that are tried: those that promise to leave the fewest bytes alive."""
 
 WORTHWHILE = 0.8
@@ -32,8 +33,8 @@ class Measured:
 
     Attributes:
       kept: the bytes that the pullback keeps, arguments and constants left out.
-      alive: these and the most that a checkpoint's own way back computes again at a time.
-      operations: of the value and the gradient together, about.
+      alive: these and the most that one checkpoint computes again for its own way back.
+      operations: of the value and the gradient together, about; of a while loop, those of one step.
     """
 
     kept: int
@@ -77,16 +78,19 @@ class Suggestion:
         )
 
 
-def suggestions_for(closed: Any, run: Callable[..., Any], measure: Measure) -> list[Suggestion]:
+def suggestions_for(
+    closed: Any, fun: Callable[..., Any], run: Callable[..., Any], measure: Measure
+) -> list[Suggestion]:
     """The candidates that leave the fewest bytes alive, the best first.
 
     Args:
       closed: the traced function.
+      fun: the function itself.
       run: makes a function of the user's arguments of one of flat arrays.
       measure: says what the gradient of a function of the user's arguments keeps and does.
     """
     flat = flat_program(closed, is_opened=_is_users_call)
-    now = measure(run(_evaluator(flat, [])))
+    now = measure(fun)
     ranked = sorted(candidates(flat), key=lambda candidate: candidate.promise(flat))
     found = []
     for candidate in ranked[:TRIED]:
@@ -161,18 +165,61 @@ def _scopes_of(step: Step) -> tuple[Any, ...]:
 
 
 def _by_function(flat: Flat) -> Iterator[tuple[str, list[range]]]:
-    """The user's functions, each call a region."""
+    """The user's functions, each call a region; and bodies of their loops, each iteration a region."""
     stacks = [_frames(step) for step in flat.steps]
     for depth in range(_common(stacks) + 1, max(map(len, stacks), default=0) + 1):
         keys = [_call_at(stack, depth) for stack in stacks]
-        points = [stack[depth - 1].point if len(stack) >= depth else None for stack in stacks]
-        groups: dict[Any, list[range]] = {}
+        groups: dict[str, list[range]] = {}
         for span in _spans(keys):
-            function = stacks[span[0]][depth - 1].function
-            groups.setdefault(function, []).extend(_split_at_return(span, points))
-        for (file, name), spans in groups.items():
-            line = min(point[0] for span in spans for i in span if (point := points[i]))
-            yield f"{name} ({short_line(f'{file}:{line}')})", spans
+            points = {i: stacks[i][depth - 1].point for i in span}
+            file, name = stacks[span[0]][depth - 1].function
+            for around, regions in _calls_and_loops(file, name.split(".<locals>.")[-1], points):
+                groups.setdefault(around, []).extend(regions)
+        yield from groups.items()
+
+
+Point = tuple[int, int]
+"""Line and column."""
+
+
+def _calls_and_loops(
+    file: str, name: str, points: dict[int, Point]
+) -> Iterator[tuple[str, list[range]]]:
+    """The calls of a function in a run of steps, and the iterations of its loops.
+
+    Where the function's first point comes again, the function is called again, unless a loop in it is
+    around that point. Without its source this is not known, and nothing is found.
+    """
+    span = [*points]
+    loops: dict[Any, list[int]] = {}
+    try:
+        around_first = loop_around(file, points[span[0]][0])
+        for i, (line, _) in points.items():
+            loop = loop_around(file, line)
+            if loop is not None:
+                loops.setdefault(loop, []).append(i)
+    except OSError:
+        return
+    if name.startswith("<") and name != "<lambda>":  # a comprehension, which is called for its loop
+        return
+    calls = [range(span[0], span[-1] + 1)] if around_first else _returns(span, points)
+    yield f"{name} ({short_line(f'{file}:{min(points.values())[0]}')})", calls
+    for loop, steps in loops.items():
+        regions = [r for run in _runs(steps) for r in _returns(run, points)]
+        yield f"the body of the loop at {short_line(f'{file}:{loop.first}')}", regions
+
+
+def _returns(span: Sequence[int], points: dict[int, Point]) -> list[range]:
+    """A region from each return to the first point up to the next one."""
+    first = points[span[0]]
+    starts = [i for i in span if points[i] == first and (i == span[0] or points[i - 1] != first)]
+    return [range(a, b) for a, b in zip(starts, [*starts[1:], span[-1] + 1], strict=True)]
+
+
+def _runs(steps: Sequence[int]) -> Iterator[list[int]]:
+    """Runs of consecutive numbers."""
+    for span in _spans([i - k for k, i in enumerate(steps)]):
+        yield [steps[k] for k in span]
 
 
 class Frame(NamedTuple):
@@ -224,13 +271,6 @@ def _call_at(stack: Sequence[Frame], depth: int) -> Any:
     if len(stack) < depth:
         return None
     return tuple(stack[: depth - 1]), stack[depth - 1][:2]
-
-
-def _split_at_return(span: range, points: Sequence[Any]) -> list[range]:
-    """A region for each call: a call begins where the function's first point is reached again."""
-    first = points[span[0]]
-    starts = [i for i in span if points[i] == first and (i == span[0] or points[i - 1] != first)]
-    return [range(a, b) for a, b in zip(starts, [*starts[1:], span.stop], strict=True)]
 
 
 def _by_scan(flat: Flat) -> Iterator[tuple[str, list[range]]]:
@@ -319,21 +359,22 @@ def _with_checkpointed_body(eqn: Equation) -> Equation:
 # --- measuring
 
 
-def measured(flat: Flat, walk: Walk, gradient: Any) -> Measured:
+def measured(jaxpr: Any, num_kept: int, walk: Walk) -> Measured:
     """What a gradient keeps and does.
 
     Args:
-      flat: the forward program, whose results are kept.
+      jaxpr: the value and the gradient; its first results are the arrays that the pullback keeps.
+      num_kept: how many these are.
       walk: the way back.
-      gradient: the traced value and gradient.
     """
-    alive_anyway = {*flat.inputs, *flat.constants}
-    kept = sum(size_of(v.aval) for v in {*variables(flat.results)} - alive_anyway)
+    alive_anyway = {*jaxpr.invars, *jaxpr.constvars}
+    results = {*variables(jaxpr.outvars[:num_kept])}
+    kept = sum(size_of(v.aval) for v in results - alive_anyway)
     again = [0]
     for visit in walk.all():
         program = visit.node.pullback
         if isinstance(program, RematProgram):
             search = Search(program.plan.joint, program.inputs)
-            estimate = search.estimate(program.plan)
-            again.append(estimate.peak - estimate.kept)
-    return Measured(kept, kept + max(again), operations(gradient.jaxpr.eqns))
+            everything = search.estimate(search.everything()).kept
+            again.append(everything - search.estimate(program.plan).kept)
+    return Measured(kept, kept + max(again), operations(jaxpr.eqns))
