@@ -95,7 +95,7 @@ def shell(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 SHOWN = {
     "cost": ("cost small_model:loss --args example --no-xla", "dot_general", 0),
     "coverage": ("coverage small_model.py:loss --args types", "tanh_vjp", 0),
-    "graph": ("graph small_model:loss --args example", "5 operations", 0),
+    "graph": ("graph small_model:loss --args example", "4 operations", 0),
     "residuals": (
         "residuals small_model:loss --args example --no-xla --no-suggestions",
         "dot_general",
@@ -201,6 +201,27 @@ def test_output_as_json(model: Path) -> None:
     found = json.loads(output.read_text())
     (doubling,) = [row for row in found["by_op"] if row["name"] == "mul"]
     assert doubling["function"]["flops"] == 6 * 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("words", "suffix", "begins"),
+    [
+        ("graph --no-values", ".html", b"<!doctype html>"),
+        ("graph", ".svg", b"<svg"),
+        ("graph", ".json", b"{"),
+        ("graph", ".dot", b"digraph"),
+        ("residuals --no-xla --no-suggestions", ".csv", b"status,"),
+        ("residuals --no-xla --no-suggestions", ".png", b"\x89PNG"),
+    ],
+)
+def test_output_as_pages_pictures_and_data(
+    words: str, suffix: str, begins: bytes, model: Path
+) -> None:
+    output = model.parent / f"found{suffix}"
+    command, *options = words.split()
+    words = f"{command} small_model:loss --args example --output {output} {' '.join(options)}"
+    assert run(words, model)[0] == 0
+    assert output.read_bytes().lower().startswith(begins.lower())
 
 
 def test_output_as_text(model: Path) -> None:
