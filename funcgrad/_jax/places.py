@@ -72,3 +72,8 @@ def bind_equation(eqn: Equation, operands: Sequence[Any]) -> list[Any]:
     """Run an equation's operation on other operands."""
     out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return out if eqn.primitive.multiple_results else [out]
+
+
+def user_positions(eqn: Equation) -> list[Any]:
+    """The user's frames around an equation, with columns: equal for what one expression made twice."""
+    return [*_source_info.user_frames(eqn.source_info.traceback)]

@@ -4,6 +4,7 @@ from funcgrad.faults import NonFinite, Summary
 from funcgrad.inspect.beside_jax import BesideJax, RuleCost
 from funcgrad.inspect.cost import Cost, CostRow, OpenLoop, cost
 from funcgrad.inspect.coverage import Coverage, Row, coverage
+from funcgrad.inspect.flows import Flag, Flow, Thresholds, flow, value_grad_and_flow
 from funcgrad.inspect.graphs import Contribution, Graph, Op, OpNode, TensorNode, graph
 from funcgrad.inspect.ledger import Ask, Ledger, Measured, Region, Residual, Suggestion
 from funcgrad.inspect.nonfinite import nonfinite
@@ -17,6 +18,8 @@ __all__ = [
     "Cost",
     "CostRow",
     "Coverage",
+    "Flag",
+    "Flow",
     "Graph",
     "Ledger",
     "Measured",
@@ -32,10 +35,13 @@ __all__ = [
     "Suggestion",
     "Summary",
     "TensorNode",
+    "Thresholds",
     "cost",
     "coverage",
+    "flow",
     "graph",
     "nonfinite",
     "places",
     "residuals",
+    "value_grad_and_flow",
 ]

@@ -158,16 +158,17 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
                 inputs.update(zip(action.keys, edit.operands, strict=True))
                 actions[site.block, v].append(action)
     for of_user, selector in asked.taps.items():
-        sites = _sites(selector, program, name, f"The tap {of_user!r}")
+        sites = _sites(selector, program, name, f"The tap {of_user!r}", selector.optional)
         tapped[of_user] = [(site, []) for site in sites]
         for site, keys in tapped[of_user]:
             for v in site.variables:
                 key = (count,)
                 count += 1
                 keys.append(key)
-                actions[site.block, v].append(Action(key, tapped=True))
+                measure = selector.measure
+                actions[site.block, v].append(Action(key, tapped=True, measure=measure))
                 if _jax.is_inexact(v.aval):
-                    inputs[key] = sink_for(v.aval, lengths_around(site.block))
+                    inputs[key] = sink_for(v.aval, lengths_around(site.block), measure)
     actions = {where: _in_order(of_value) for where, of_value in actions.items()}
     taps = frozenset(key for sites in tapped.values() for _, keys in sites for key in keys)
     for replacement in replaced.values():

@@ -164,18 +164,40 @@ class Block:
 
     def read_outside(self, places: Iterable[Place]) -> tuple[Var, ...]:
         """All values that some of the block's places compute, and others read or the block returns."""
-        inside = set(places)
-        made = [v for place in self.places if place in inside for v in place.equation.outvars]
-        reads = {v for place in self.places if place not in inside for v in place.reads}
-        reads.update(_jax.variables(self.jaxpr.outvars))
-        return tuple(v for v in made if v in reads)
+        own = self._own(places)
+        returned = set(_jax.variables(self.jaxpr.outvars))
+        return tuple(
+            v
+            for place in own.values()
+            for v in place.equation.outvars
+            if v in returned or any(p.position not in own for p in self.readers.get(v, ()))
+        )
 
     def entering(self, places: Iterable[Place]) -> tuple[Var, ...]:
         """The values that some of the block's places read and none of them computes, in that order."""
-        inside = set(places)
-        own = [place for place in self.places if place in inside]
+        own = self._own(places).values()
         made = {v for place in own for v in place.equation.outvars}
         return tuple(dict.fromkeys(v for place in own for v in place.reads if v not in made))
+
+    @cached_property
+    def readers(self) -> dict[Var, list[Place]]:
+        """By variable, the block's places that read it."""
+        found: dict[Var, list[Place]] = {}
+        for place in self.places:
+            for v in dict.fromkeys(place.reads):
+                found.setdefault(v, []).append(place)
+        return found
+
+    def _own(self, places: Iterable[Place]) -> dict[int, Place]:
+        """Those of some places that stand in the block, by position, in the order of the program."""
+        return {p.position: p for p in sorted(places, key=lambda p: p.position) if p.block is self}
+
+    @property
+    def operands(self) -> list[Any]:
+        """The operands of the call that the block's arguments begin as, in their order."""
+        assert self.call is not None
+        skipped = 1 if self.kind.startswith("branch") else self.call.params.get("cond_nconsts", 0)
+        return self.call.equation.invars[skipped:]
 
 
 Carried = Callable[[dict[str, Any]], Sequence[tuple[str, Any]]]
