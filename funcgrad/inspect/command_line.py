@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 import traceback
@@ -16,6 +17,7 @@ from funcgrad.default import DEFAULT
 from funcgrad.inspect import named
 from funcgrad.inspect.cost import cost
 from funcgrad.inspect.coverage import coverage
+from funcgrad.inspect.flows import flow
 from funcgrad.inspect.graphs import graph
 from funcgrad.inspect.named import NotFound
 from funcgrad.inspect.nonfinite import nonfinite
@@ -70,8 +72,22 @@ def _csv(found: Any, path: Path) -> None:
     found.to_pandas().to_csv(path, index=False)
 
 
+def _rows(found: Any, path: Path) -> None:
+    """Writes rows that have not all the same names."""
+    rows = found.rows()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def _figure(found: Any, path: Path) -> None:
     found.to_figure().savefig(path)
+
+
+def _own_figure(found: Any, path: Path) -> None:
+    found.figure(path)
 
 
 PICTURES = dict.fromkeys((".png", ".svg", ".pdf"), _figure)
@@ -116,6 +132,12 @@ COMMANDS: dict[str, Command] = {
                 "help": "do not try checkpoints: quicker",
             },
         },
+    ),
+    "flow": Command(
+        flow,
+        "by layer, how large values, cotangents and gradients are, and what is wrong with them",
+        write={".csv": _rows, **dict.fromkeys(PICTURES, _own_figure)},
+        amiss=lambda found: bool(found.flags()),
     ),
     "nonfinite": Command(
         nonfinite,
@@ -162,7 +184,7 @@ Look into a JAX function and its gradient without writing code.
 
 The function is named as module:function, or as path/to/file.py:function. Its arguments are named
 likewise by --args: a tuple, or a function that returns one. Without a module, --args and --rules are
-looked for beside the function. Arrays may be jax.ShapeDtypeStruct, except for nonfinite.
+looked for beside the function. Arrays may be jax.ShapeDtypeStruct, except for flow and nonfinite.
 """
 
 EXAMPLES = """\
@@ -175,7 +197,7 @@ examples:
 
 exit codes:
   0  nothing is amiss
-  1  nonfinite found a value that is not finite, or coverage found an op without a rule
+  1  flow has a flag, nonfinite found a value that is not finite, or coverage an op without a rule
   2  the function, its arguments or the rules could not be found, or the function could not be
      differentiated
 """

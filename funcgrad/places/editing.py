@@ -143,7 +143,7 @@ class Editor:
         for v in block.variables:
             yield from self.actions.get((block, v), ())
         if self.uses:
-            for reader, atoms in block.readers:
+            for reader, atoms in block.uses:
                 yield from (
                     self.uses[reader, i] for i in range(len(atoms)) if (reader, i) in self.uses
                 )

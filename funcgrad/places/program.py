@@ -148,7 +148,7 @@ class Block:
         return [*self.given, *(v for place in self.places for v in place.equation.outvars)]
 
     @property
-    def readers(self) -> Iterator[tuple[Place | Block, Sequence[Atom]]]:
+    def uses(self) -> Iterator[tuple[Place | Block, Sequence[Atom]]]:
         """What reads values of the block: its places, and the block itself, which returns some."""
         for place in self.places:
             yield place, place.equation.invars
