@@ -93,7 +93,8 @@ def _own_figure(found: Any, path: Path) -> None:
 PICTURES = dict.fromkeys((".png", ".svg", ".pdf"), _figure)
 
 
-def _steps(word: str) -> int | str:
+def number_of_steps(word: str) -> int | str:
+    """A number, or ``run``; named in the message where it is neither."""
     return word if word == "run" else int(word)
 
 
@@ -168,7 +169,7 @@ COMMANDS: dict[str, Command] = {
         options={
             "--has-aux": HAS_AUX,
             "--steps": {
-                "type": _steps,
+                "type": number_of_steps,
                 "metavar": "N",
                 "help": "how many steps each while loop takes; 'run' to run it and count",
             },

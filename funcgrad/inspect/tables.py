@@ -1,21 +1,22 @@
-"""Tables in text: the first column to the left, figures to the right."""
+"""Tables in text: words to the left, figures to the right."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text under a head, in columns."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """Rows of text under a head, in columns, of which the first `words` are not figures."""
     columns = list(zip(head, *rows, strict=True))
+    sides = [str.ljust if i < words else str.rjust for i in range(len(head))]
     widths = [max(map(len, column)) for column in columns]
-    return "\n".join(_line(cells, widths) for cells in [head, *rows])
 
+    def line(cells: Sequence[str]) -> str:
+        columns = zip(sides, cells, widths, strict=True)
+        padded = (side(cell, width) for side, cell, width in columns)
+        return "  ".join(padded).rstrip()
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = zip(cells, widths, strict=True)
-    padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
-    return "  ".join(padded).rstrip()
+    return "\n".join(map(line, [head, *rows]))
 
 
 UNITS = ("", "k", "M", "G", "T", "P", "E")

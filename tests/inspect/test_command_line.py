@@ -216,6 +216,10 @@ def test_output_as_json(model: Path) -> None:
         ("residuals --no-xla --no-suggestions", ".csv", b"status,"),
         ("residuals --no-xla --no-suggestions", ".png", b"\x89PNG"),
     ],
+    ids=[
+        *("page of a graph", "drawing of a graph", "data of a graph", "dot of a graph"),
+        *("table of a flow", "picture of a flow", "table of residuals", "picture of residuals"),
+    ],
 )
 def test_output_as_pages_pictures_and_data(
     words: str, suffix: str, begins: bytes, model: Path
