@@ -2,7 +2,7 @@
 
 from funcgrad.faults import NonFinite, Summary
 from funcgrad.inspect.beside_jax import BesideJax, RuleCost
-from funcgrad.inspect.cost import Cost, CostRow, OpenLoop, cost
+from funcgrad.inspect.cost import Cost, CostRow, NotCounted, OpenLoop, cost
 from funcgrad.inspect.coverage import Coverage, Row, coverage
 from funcgrad.inspect.flows import Flag, Flow, Thresholds, flow, value_grad_and_flow
 from funcgrad.inspect.graphs import Contribution, Graph, Op, OpNode, TensorNode, graph
@@ -24,6 +24,7 @@ __all__ = [
     "Ledger",
     "Measured",
     "NonFinite",
+    "NotCounted",
     "Op",
     "OpNode",
     "OpenLoop",

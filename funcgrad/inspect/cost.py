@@ -68,6 +68,21 @@ class OpenLoop:
 
 
 @dataclass(frozen=True)
+class NotCounted:
+    """A primitive of whose work no count is known.
+
+    Attributes:
+      name: the primitive.
+      function: how often the function runs it.
+      gradient: how often value and gradient do.
+    """
+
+    name: str
+    function: int
+    gradient: int
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a function and its gradient cost; printed, tables.
 
@@ -80,7 +95,7 @@ class Cost:
       by_scope: a row for each name scope, the greatest work first.
       loops: the loops of unknown length, whose work is in no other figure.
       branches: of branches that differ, which ones were counted: those with the most work.
-      not_counted: the primitives without a count, which are in no figure, with how often each runs.
+      not_counted: the primitives without a count, which are in no figure.
       xla_function: XLA's figures for the function; None where XLA was not asked or does not know.
       xla_gradient: XLA's figures for the value and the gradient, as one program.
       beside: the gradient beside that of ``jax.grad``; None where that was not asked.
@@ -94,7 +109,7 @@ class Cost:
     by_scope: tuple[CostRow, ...]
     loops: tuple[OpenLoop, ...] = ()
     branches: tuple[str, ...] = ()
-    not_counted: tuple[tuple[str, int], ...] = ()
+    not_counted: tuple[NotCounted, ...] = ()
     xla_function: Work | None = None
     xla_gradient: Work | None = None
     beside: BesideJax | None = None
@@ -106,9 +121,15 @@ class Cost:
 
     @property
     def ratio(self) -> float | None:
-        """Operations of value and gradient, by those of the function; None where some are not known."""
-        unknown = self.loops or self.not_counted or not self.function.operations
-        return None if unknown else self.gradient.operations / self.function.operations
+        """Operations of value and gradient, by those of the function.
+
+        None where a loop's length is not known, or where the gradient runs a primitive without a count
+        more often than the function. If it runs such ones just as often, the true ratio is smaller.
+        """
+        more = any(own.gradient != own.function for own in self.not_counted)
+        if self.loops or more or not self.function.operations:
+            return None
+        return self.gradient.operations / self.function.operations
 
     def scopes(self, depth: int | None = None) -> tuple[CostRow, ...]:
         """The rows by name scope, with those below a depth added to the scope that they are in.
@@ -197,7 +218,6 @@ def cost(
     late = [execution for execution in forward.executions if not execution.pulls_back]
     both = [*early, *backward.executions]
     programs = {"function": function, "forward": forward, "backward": backward}
-    ran = [execution for program in programs.values() for execution in program.executions]
     xla_function = by_xla(ways.run, ways.given) if xla else None
     xla_gradient = by_xla(ways.gradient, ways.given) if xla else None
     ours = total([*forward.executions, *backward.executions])
@@ -210,7 +230,7 @@ def cost(
         _rows(function.executions, both, lambda execution: execution.scope),
         tuple(_open_loops(programs)),
         tuple(dict.fromkeys(words for program in programs.values() for words in program.branches)),
-        tuple(_not_counted(ran)),
+        tuple(_not_counted(function, forward, backward)),
         xla_function,
         xla_gradient,
         beside_jax(fun, args, has_aux, rules, ours, xla_gradient) if against_jax else None,
@@ -294,12 +314,19 @@ def _open_loops(programs: dict[str, Program]) -> Iterable[OpenLoop]:
             yield OpenLoop(words, name, sum((e.all_work for e in inside), Work()))
 
 
-def _not_counted(executions: Iterable[Execution]) -> list[tuple[str, int]]:
+def _not_counted(function: Program, *gradient: Program) -> Iterable[NotCounted]:
+    ours, *both = map(_runs_without_count, (function, *gradient))
+    theirs = sum(both, Counter())
+    for name in sorted({*ours, *theirs}):
+        yield NotCounted(name, ours[name], theirs[name])
+
+
+def _runs_without_count(program: Program) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for execution in executions:
+    for execution in program.executions:
         if execution.work is None:
             counts[execution.eqn.primitive.name] += execution.times
-    return sorted(counts.items())
+    return counts
 
 
 # --- what is printed
@@ -343,10 +370,11 @@ def _in_short(cost: Cost) -> str:
         return (
             f"Value and gradient by function: not known, since the function or its gradient {why}."
         )
+    at_most = "at most " if cost.not_counted else ""
     verdict = "within" if cost.ratio <= BOUND else "above"
     moved = cost.gradient.bytes / max(cost.function.bytes, 1.0)
     return (
-        f"Value and gradient take {cost.ratio:.2f} times the operations of the function "
+        f"Value and gradient take {at_most}{cost.ratio:.2f} times the operations of the function "
         f"({verdict} the {BOUND} of a cheap gradient), and move {moved:.2f} times its bytes."
     )
 
@@ -381,7 +409,10 @@ def _notes(cost: Cost) -> Iterable[str]:
         )
     for words in cost.branches:
         yield f"Counted as if taken, since it has the most work: {words}."
-    for name, count in cost.not_counted:
-        yield f"Not in the figures: {name}, which runs {number(count)} times; no count of it is known."
+    for own in cost.not_counted:
+        yield (
+            f"Not in the figures: {own.name}, of whose work no count is known. The function runs it "
+            f"{number(own.function)} times, value and gradient {number(own.gradient)} times."
+        )
     if cost.xla_function is not None or cost.xla_gradient is not None:
         yield "XLA counts after fusion, and the body of a loop once however often it runs."
