@@ -4,8 +4,8 @@
 
 Two inputs, three hidden units with a sigmoid, one output, and a squared loss, as in a first lecture on
 backpropagation. The output is 10.1, it should have been 12.1, and so the loss is 4. The picture is
-draw_graph.svg; draw_graph.html is a page that goes through it step by step. With --transformer it is that of a transformer of 12 layers, without numbers, and
-draw_graph_layer.svg is one of the layers.
+draw_graph.svg, and draw_graph.html is a page that goes through it step by step. With --transformer both
+are of a transformer of 12 layers, without numbers, and draw_graph_layer.svg is one of the layers.
 """
 
 import argparse
@@ -27,7 +27,8 @@ def loss(v: jax.Array, w: jax.Array, x: jax.Array, target: jax.Array) -> jax.Arr
     k = w @ x
     h = jax.nn.sigmoid(k)
     y = v @ h
-    return (y - target) ** 2
+    error = (y - target) ** 2
+    return error
 
 
 class Layer(nn.Module):
@@ -72,7 +73,7 @@ def main() -> None:
         graph = funcgrad.inspect.graph(loss, V, W, X, TARGET)
     graph.to_svg("draw_graph.svg")
     graph.to_html("draw_graph.html")
-    print(f"{graph!r}: draw_graph.svg, and draw_graph.html to step through it")
+    print(graph)
 
 
 if __name__ == "__main__":

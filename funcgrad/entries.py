@@ -28,7 +28,10 @@ class Rule:
         operations are checked for that when it is traced (``rule_program.is_elementwise``).
       optional: nothing is said if an override by this rule never applies.
       forward: computes the op's output from ``(*operands, **params)`` where it is differentiated
-        outside other transforms, if that is quicker than the primitive; None for the primitive.
+        outside other transforms, if that is quicker than the primitive, or saves the rule some work;
+        None for the primitive.
+      saves: how many values `forward` returns after the outputs. The rule finds them at the end of
+        `out`, if `forward` was used. They are integers, which take no cotangent.
     """
 
     fn: Callable[..., Any]
@@ -38,6 +41,7 @@ class Rule:
     elementwise: bool = False
     optional: bool = False
     forward: Callable[..., Any] | None = None
+    saves: int = 0
 
     def __call__(self, ct: Any, *operands: Any, **kwargs: Any) -> Any:
         """Apply the rule directly, as one would apply the function it was made from."""
@@ -109,7 +113,11 @@ class Observer(Protocol):
 
 
 def defvjp(
-    *ops: Any, elementwise: bool = False, optional: bool = False
+    *ops: Any,
+    elementwise: bool = False,
+    optional: bool = False,
+    forward: Callable[..., Any] | None = None,
+    saves: int = 0,
 ) -> Callable[[Callable[..., Any]], Rule]:
     """Make the decorated function the backward rule of `ops`.
 
@@ -124,6 +132,9 @@ def defvjp(
       elementwise: the op works element by element on operands broadcast against each other, and
         the rule only multiplies `ct` by factors or selects from it.
       optional: say nothing where an override by this rule never applies.
+      forward: computes the output in the op's place, from ``(*operands, **params)``.
+      saves: how many integer arrays `forward` returns after the outputs, for the rule: they are the
+        last in `out`. Where another transform must see the op itself, they are not there.
 
     Returns:
       A decorator that returns a :class:`Rule`. Registering is pure: pass the rule to
@@ -142,7 +153,7 @@ def defvjp(
 
     def register(fn: Callable[..., Any]) -> Rule:
         promise = dict.fromkeys(("broadcasts", "late", "elementwise"), elementwise)
-        return Rule(fn, keys, **promise, optional=optional)
+        return Rule(fn, keys, **promise, optional=optional, forward=forward, saves=saves)
 
     return register
 

@@ -346,14 +346,15 @@ class TapeTrace(_jax.Trace):
             if "subfuns" in params:
                 raise errors.UnknownCallError(primitive, _jax.here())
             forward = self.forward_of(entry) if isinstance(entry, Rule) else None
+            multiple, saved = primitive.multiple_results, 0
             if forward is not None:
-                outs = [forward(*primals, **params)]
+                outs = forward(*primals, **params)
+                outs, saved = outs if multiple else [outs], entry.saves
             else:
                 outs = self.evaluate(primitive, primals, params)
             if not isinstance(entry, ZeroRule):
-                multiple = primitive.multiple_results
                 outs = self.record_rule(primitive, params, primals, slots, outs, entry, multiple)
-        return outs if primitive.multiple_results else outs[0]
+        return outs[: len(outs) - saved] if multiple else outs[0]
 
     def process_call(
         self, primitive: Primitive, fun: Any, tracers: Sequence[Any], params: Any, /

@@ -64,7 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker("slow")
     tables: dict[tuple[Path, str], list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("slow"):
+        slow = item.get_closest_marker("slow")
+        if isinstance(item, pytest.Function) and slow and not slow.kwargs.get("landing"):
             tables[item.path, item.originalname].append(item)
     for rows in tables.values():
         for number, item in enumerate(rows):

@@ -13,21 +13,28 @@ from funcgrad import _jax
 from funcgrad.registry import defvjp
 
 
-@defvjp(lax.sort_p)
-def sort_vjp(ct: Any, *xs: Any, dimension: int, is_stable: bool, num_keys: int, **_: Any) -> Any:
-    # y[i] = x[origin[i]], where sorting 0, 1, 2, ... along with the keys gives the origins
+def sort_with_origin(*xs: Any, **params: Any) -> list[Any]:
+    """The sorted operands, and last where along the dimension each element came from."""
+    dimension = params["dimension"]
     shape = xs[0].shape
     like = jax.typeof(xs[0]).sharding
     positions = lax.broadcasted_iota(
         _index_dtype(shape[dimension]), shape, dimension, out_sharding=like
     )
-    keys_and_positions = (*xs[:num_keys], positions)
-    origin = lax.sort(
-        keys_and_positions, dimension=dimension, is_stable=is_stable, num_keys=num_keys
-    )[-1]
+    return lax.sort_p.bind(*xs, positions, **params)
+
+
+@defvjp(lax.sort_p, forward=sort_with_origin, saves=1)
+def sort_vjp(ct: Any, *xs: Any, out: Any, dimension: int, num_keys: int, **params: Any) -> Any:
+    # y[i] = x[origin[i]], where sorting 0, 1, 2, ... along with the keys gives the origins
+    if len(out) > len(xs):
+        origin = out[-1]
+    else:
+        keys = xs[:num_keys]
+        origin = sort_with_origin(*keys, dimension=dimension, num_keys=num_keys, **params)[-1]
     return tuple(
         None if ct_y is None else _send_back(ct_y, origin, x, dimension)
-        for ct_y, x in zip(ct, xs, strict=True)
+        for ct_y, x in zip(ct[: len(xs)], xs, strict=True)
     )
 
 

@@ -34,6 +34,7 @@ def test_the_network_is_that_of_the_lecture(example, monkeypatch):
         example.V, example.W, example.X, example.TARGET
     )
     np.testing.assert_allclose(value, 4, rtol=1e-3)
+    assert Path("draw_graph.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert {f"{float(x):.3g}" for gradient in gradients for x in gradient.ravel()} <= {*drawn}
 
 

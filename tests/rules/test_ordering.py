@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
+import funcgrad
 from tests.rules.cases import Case, complex_normal, distinct, normal
 
 TIES = np.array([[2.0, 1, 2, 1, 2], [0, 0, 0, 0, 0]])
@@ -111,3 +116,30 @@ SPECIAL = [
     ),
     Case(lax.top_k_p, top_k(3), (TIES,), "ties", order=1, smooth=False),
 ]
+
+
+@pytest.mark.parametrize("sorting", [jnp.sort, jnp.median, lambda x: jnp.percentile(x, 30.0)])
+@pytest.mark.parametrize("looped", [False, True], ids=["plain", "scan"])
+def test_a_key_is_sorted_once(sorting: Any, looped: bool) -> None:
+    """The sort on the way forward says where each element came from, as JAX's does."""
+
+    def loss(x: Any) -> Any:
+        if looped:
+            return lax.scan(lambda total, row: (total + jnp.sum(sorting(row) ** 2), None), 0.0, x)[
+                0
+            ]
+        return jnp.sum(sorting(x) ** 2)
+
+    x = distinct(3, 40)
+    compiled = jax.jit(funcgrad.value_and_grad(loss)).lower(x).compile().as_text()
+    assert len(re.findall(r" sort\(", compiled)) == 1
+
+
+def test_a_rule_without_the_origins_sorts_again() -> None:
+    """As where JAX differentiates our gradient, and must see the sort itself."""
+    x = distinct(4)
+    (ct_x,) = funcgrad.DEFAULT[lax.sort_p](
+        (jnp.arange(4.0),), x, out=(jnp.sort(x),), dimension=0, is_stable=True, num_keys=1
+    )
+    expected = jax.vjp(jnp.sort, x)[1](jnp.arange(4.0))[0]
+    np.testing.assert_array_equal(ct_x, expected)

@@ -1,6 +1,7 @@
 """Every row of every table: `CASES`, and `SPECIAL`, which are zeros, ties, infinities.
 
-The first row of an op in `CASES` is in the quick part of the tests, the others are slow.
+In the quick part of the tests the first row of an op in `CASES` is asked for its first derivative,
+eager and jitted. All that must hold of a row, and the other rows, are slow.
 """
 
 from __future__ import annotations
@@ -21,18 +22,30 @@ from tests.rules.cases import Case, check
 from tests.rules.rows import rows
 
 
-def each(table: str) -> list[Any]:
-    """The rows as parameters."""
+def each(table: str, first: bool | None = None) -> list[Any]:
+    """The rows as parameters, or those that are the first of an op, or the others; these are slow."""
     found, met = [], set()
     for family, case in rows(table):
         again = table == "SPECIAL" or op_key(case.op) in met
         met.add(op_key(case.op))
         marks = [pytest.mark.slow] if again else []
-        found.append(pytest.param(case, id=f"{family}-{case.id}", marks=marks))
+        if first is None or first != again:
+            found.append(pytest.param(case, id=f"{family}-{case.id}", marks=marks))
     return found
 
 
-@pytest.mark.parametrize("case", each("CASES"))
+@pytest.mark.parametrize("case", each("CASES", first=True))
+def test_first_derivative(case: Case) -> None:
+    check(case, only=("types", "value", "jax", "jit"))
+
+
+@pytest.mark.slow(landing=True)
+@pytest.mark.parametrize("case", each("CASES", first=True))
+def test_first_row(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("case", each("CASES", first=False))
 def test_rule(case: Case) -> None:
     check(case)
 

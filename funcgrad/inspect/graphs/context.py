@@ -41,10 +41,6 @@ def context_of(node: OpNode) -> list[tuple[TensorNode, str]]:
             program = program_of(rule, node.op.key, params, *types, wanted, multiple)
     except errors.Unlocated as problem:
         raise problem.at(node.where) from problem.cause
-    return [(_value(node, *reason), f"{reason[0]} {reason[1]}") for reason in program.reasons]
-
-
-def _value(node: OpNode, kind: str, position: int) -> TensorNode:
-    if kind == "operand":
-        return node.inputs[position]
-    return node.all_outputs[position]
+    values = {"operand": node.inputs, "output": node.all_outputs}
+    read = [(values[kind][i], f"{kind} {i}") for kind, i in program.reasons]
+    return [(tensor, what) for tensor, what in read if tensor is not None]

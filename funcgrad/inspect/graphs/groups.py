@@ -136,9 +136,9 @@ def _name(node: OpNode) -> str:
 
 def _joined(group: Group) -> Group:
     """A group that holds one other group is one with it: ``relu`` of ``relu``."""
-    if len(group.items) != 1 or not isinstance(group.items[0], Group):
+    inner = group.items[0] if len(group.items) == 1 else None
+    if not isinstance(inner, Group):
         return group
-    (inner,) = group.items
     names = [group.name] if inner.name == group.name else [group.name, inner.name]
     kind = inner.kind if inner.sealed or group.kind == "scope" else group.kind
     return replace(inner, name="/".join(names), kind=kind, calls=[*group.calls, *inner.calls])

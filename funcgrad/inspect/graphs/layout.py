@@ -117,8 +117,9 @@ def _dot(
 
 def _cluster(frame: Inner, numbers: Iterator[int]) -> Iterator[str]:
     yield f"subgraph cluster_{next(numbers)} {{ margin=10; labeljust=l;"
-    size = f'WIDTH="{frame.heading:.0f}" HEIGHT="{HEADING - 4}"'
-    yield f'label=<<TABLE BORDER="0" CELLBORDER="0" FIXEDSIZE="TRUE" {size}><TR><TD></TD></TR></TABLE>>;'
+    size = f'FIXEDSIZE="TRUE" WIDTH="{max(frame.heading, 12):.0f}" HEIGHT="{HEADING - 4}"'
+    plain = 'BORDER="0" CELLBORDER="0" CELLPADDING="0" CELLSPACING="0"'
+    yield f"label=<<TABLE {plain} {size}><TR><TD></TD></TR></TABLE>>;"
     for node in frame.nodes:
         yield f"n{node};"
     for inner in frame.frames:
@@ -147,4 +148,5 @@ def _graphviz(dot: str) -> dict[str, Any]:
             "to draw a graph", "pygraphviz", 'pip install "funcgrad[pictures]"'
         ) from None
     with _ONE_AT_A_TIME:
-        return json.loads(pygraphviz.AGraph(dot).draw(format="json0", prog="dot"))
+        placed: Any = pygraphviz.AGraph(dot).draw(format="json0", prog="dot")
+    return json.loads(placed)

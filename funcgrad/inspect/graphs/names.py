@@ -82,7 +82,7 @@ def _known(block: Block) -> Iterator[tuple[Var, str]]:
 
 def _assigned(block: Block) -> Iterator[tuple[Var, str]]:
     """The variables that are the last values of statements that assign to one name."""
-    ends: list[tuple[Place, tuple[str, Span]]] = []
+    ends: list[tuple[Place, tuple[str, Span] | None]] = []
     for place in block.places:
         found = _expression(place, block)
         if ends and ends[-1][1] == found:

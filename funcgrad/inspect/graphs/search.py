@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from funcgrad import errors
 from funcgrad.places.asked import no_place
@@ -52,7 +52,10 @@ class Found:
         return len(self.nodes)
 
 
-def _only(found: list, what: str, name: str) -> OpNode | TensorNode:
+T = TypeVar("T")
+
+
+def _only(found: list[T], what: str, name: str) -> T:
     if len(found) != 1:
         listed = "".join(f"\n- {i}: {one}" for i, one in enumerate(found[:10]))
         raise errors.SelectorError(

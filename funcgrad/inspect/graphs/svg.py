@@ -17,8 +17,8 @@ MARGIN = 12
 LANE = 3.5
 """How far forward and backward are from the middle between them."""
 
-APART = 15
-"""How far apart the edges are that enter or leave a node on the same side."""
+APART, WIDEST = 15, 60
+"""How far apart edges are that enter or leave a node on the same side, and how far all of them."""
 
 Node = Shown | Item
 
@@ -123,12 +123,11 @@ class Picture:
 
     def _edges(self) -> Iterator[str]:
         for edge, curve in zip(self.view.edges, self.curves, strict=True):
-            ends = edge.source, edge.target
+            down, up = (edge.source, edge.target), (edge.target, edge.source)
             lane = LANE if edge.is_back else 0
-            yield self._edge("forward", ends, edge.operand, _beside(curve, -lane))
+            yield self._edge("forward", down, edge.operand, _beside(curve, -lane))
             if edge.is_back:
-                back = _beside(curve, lane)[::-1]
-                yield self._edge("backward", ends[::-1], edge.operand, back)
+                yield self._edge("backward", up, edge.operand, _beside(curve, lane)[::-1])
 
     def _edge(
         self, way: str, ends: tuple[str, str], operand: int | None, curve: list[Point]
@@ -170,15 +169,23 @@ class Picture:
 
 
 def _home(view: View, node: Node) -> Frame | None:
-    """The innermost frame around a node; a value is in a frame if all that it leads from and to is."""
+    """The innermost frame around a node.
+
+    A value that the operations in a frame make is there if one of them reads it: it cannot be outside,
+    since the frame would be above it and below it. An argument is there if nothing else reads it.
+    """
+    frames = view.frames[::-1]
     if not isinstance(node, Shown):
-        return next((frame for frame in view.frames[::-1] if node in frame.items), None)
-    ends = [*node.readers, *([] if node.maker is None else [node.maker])]
-    if node.is_entering or node.is_leaving:
-        return None
-    if node.values[0].is_result or not ends:
-        return next((f for f in view.frames if f.group.graph is node.values[0].graph), None)
-    return next((f for f in view.frames[::-1] if all(holds(f, end) for end in ends)), None)
+        return next((frame for frame in frames if node in frame.items), None)
+    value, maker, readers = node.values[0], node.maker, node.readers
+    if maker is not None:
+        around = [f for f in frames if holds(f, maker) and any(holds(f, r) for r in readers)]
+    elif node.is_entering or not readers:
+        around = []
+    else:
+        around = [f for f in frames if all(holds(f, reader) for reader in readers)]
+    own = [frame for frame in frames if frame.group.graph is value.graph]
+    return next(iter(around or own), None)
 
 
 def _spread(
@@ -192,7 +199,7 @@ def _spread(
             meeting.setdefault(getattr(edge, end), []).append(curve)
         for key, several in meeting.items():
             box = boxes[key]
-            apart = min(APART, (box.width - 16) / len(several))
+            apart = min(APART, (box.width - 16) / len(several), WIDEST / len(several))
             for i, curve in enumerate(sorted(several, key=lambda curve: curve[before][0])):
                 shift = (i - (len(several) - 1) / 2) * apart
                 curve[last] = curve[last][0] + shift, box.y + side * box.height

@@ -49,9 +49,10 @@ def short_name(name: str, inside: Collection[str] = ()) -> str:
       name: an argument's name.
       inside: names that a reader sees around it, which are left out: ``kernel`` inside ``dense``.
     """
-    parts = re.sub(r"\[['\"](.*?)['\"]\]", r".\1", name).split(".")
-    known = max((i + 1 for i, part in enumerate(parts[:-1]) if part in inside), default=0)
-    plain = ".".join(parts[known:])
+    plain = re.sub(r"\[['\"](.*?)['\"]\]", r".\1", name)
+    parts = re.split("([./])", plain)
+    known = max((i + 2 for i, part in enumerate(parts[:-2]) if part in inside), default=0)
+    plain = "".join(parts[known:])
     if len(plain) <= LONGEST:
         return plain
     end = plain[-LONGEST + 1 :]

@@ -68,7 +68,7 @@ def _why_not(graph: Graph, leaves: Sequence[Any], values: bool | int | None) -> 
 def _within(limit: float, known: Known) -> tuple[dict[tuple[Block, Var], TensorNode], str]:
     """The values that are tapped, the largest left out until the rest fit, and a note of that."""
     sizes = {
-        where: _size(where[0], tensor) for where, tensor in known.items() if _is_tapped(*where)
+        where: _size(where[0], tensor) for where, tensor in known.items() if _is_array(where[1])
     }
     chosen, total = {}, 0
     for where in sorted(sizes, key=sizes.__getitem__):
@@ -86,11 +86,10 @@ def _within(limit: float, known: Known) -> tuple[dict[tuple[Block, Var], TensorN
     )
 
 
-def _is_tapped(block: Block, v: Var) -> bool:
-    """Whether a variable is an array that is reached by the walk back or the run."""
-    return isinstance(getattr(v.aval, "dtype", None), np.dtype) and all(
-        isinstance(n, int) for n in v.aval.shape
-    )
+def _is_array(v: Var) -> bool:
+    """Whether a variable is an array of numbers, not a random key, a token or a reference."""
+    shape, dtype = getattr(v.aval, "shape", ()), getattr(v.aval, "dtype", None)
+    return isinstance(dtype, np.dtype) and all(isinstance(n, int) for n in shape)
 
 
 def _size(block: Block, tensor: TensorNode) -> int:

@@ -237,16 +237,14 @@ class Views:
         """What is most of the view, and the smallest groups, in frames while the view is not full."""
         main = next((i for i in items if _may_open(i) and 2 * size(i) > size(group)), None)
         if main is not None and len(main.items) + len(items) <= LIMIT:
-            items, shown = self._opened(group, items, shown, {main: _frame(main, inner=False)})
-        room = ROOMY - len([*_unframed(items)]) - len(shown)
-        frames = {}
-        for count, equal in groupby(sorted(filter(_may_open, _unframed(items)), key=size), size):
-            several = [*equal]
-            room -= 2 * count * len(several)
-            if count > SMALL or room < 0:
-                break
-            frames |= {item: _frame(item) for item in several}
-        return self._opened(group, items, shown, frames) if frames else (items, shown)
+            frame = {main: _frame(main, inner=False)}
+            items, shown = self._opened(group, items, shown, frame, LIMIT)
+        small = [i for i in _unframed(items) if _may_open(i) and size(i) <= SMALL]
+        for count, equal in groupby(sorted(small, key=size), size):
+            frames = {item: _frame(item) for item in equal}
+            most = LIMIT if count == 1 else ROOMY
+            items, shown = self._opened(group, items, shown, frames, most)
+        return items, shown
 
     def _opened(
         self,
@@ -254,11 +252,12 @@ class Views:
         items: Sequence[Item | Frame],
         shown: list[Shown],
         frames: dict[Group, Frame],
+        most: int,
     ) -> tuple[Sequence[Item | Frame], list[Shown]]:
-        """Some groups in frames, if the view keeps to the limit."""
+        """Some groups in frames, if the view has at most so many nodes then."""
         found = [*_replaced(items, frames)]
         more = self._shown(group, found)
-        return (items, shown) if len([*_unframed(found)]) + len(more) > LIMIT else (found, more)
+        return (items, shown) if len([*_unframed(found)]) + len(more) > most else (found, more)
 
     def _shown(self, group: Group, items: Sequence[Item | Frame]) -> list[Shown]:
         """The values that a view of these items draws."""
@@ -284,11 +283,11 @@ def _shown(value: Value, where: dict[OpNode, Item], is_home: bool) -> Shown | No
       is_home: whether the view is that of the whole graph that the value is in.
     """
     inside = [where[op] for op, _, _ in value.readers if op in where]
-    readers = [*dict.fromkeys(inside)]
     maker = None if value.maker is None else where.get(value.maker)
+    readers = [item for item in dict.fromkeys(inside) if item is not maker]
     is_wanted = len(inside) < len(value.readers) or (value.is_result and not is_home)
     is_entering = maker is None and (is_wanted or not value.is_given)
-    items = readers if maker is None or maker in readers else [maker, *readers]
+    items = readers if maker is None else [maker, *readers]
     is_seen = len(items) != 1 or isinstance(items[0], OpNode) or items[0].sealed
     if not (is_seen or is_wanted or is_entering or value.is_result):
         return None
@@ -313,7 +312,7 @@ def _edges(view: View) -> Iterator[Edge]:
                 made = (view.key(shown.maker), shown.key, None)
                 found[made] = found.get(made, False) or value.tensor.is_active
             for op, operand, tensor in value.readers:
-                if op in boxes:
+                if op in boxes and boxes[op] is not shown.maker:
                     apart = operand if boxes[op] is op and len(shown.values) == 1 else None
                     read = (shown.key, view.key(boxes[op]), apart)
                     found[read] = found.get(read, False) or _adds(tensor, op, operand)

@@ -110,6 +110,20 @@ def many_arguments():
 
 
 @cache
+def tangled():
+    def fun(xs):
+        for r in range(4):
+            y = xs[1:] + xs[:1]
+            xs = [
+                jnp.sin(a) * b + xs[(i * 7 + r) % 24]
+                for i, (a, b) in enumerate(zip(xs, y, strict=True))
+            ]
+        return sum(xs)
+
+    return graph(fun, [jax.ShapeDtypeStruct((), np.float32)] * 24)
+
+
+@cache
 def many_results():
     return graph(
         lambda x: [jnp.sin(x + i) for i in range(100)], jax.ShapeDtypeStruct((3,), np.float32)
@@ -143,5 +157,5 @@ def transformer(layers=12):
 
 PICTURED = [
     hidden_layer, used_twice, calls, loops, scoped, whole_function_jitted, arguments_returned,
-    chain_of_300, many_arguments, many_results, transformer,
+    chain_of_300, many_arguments, tangled, many_results, transformer,
 ]  # fmt: skip

@@ -46,6 +46,22 @@ def walk(w, h):
     return jnp.sum(jax.lax.scan(step, h, length=5)[0])
 
 
+@jax.custom_vjp
+def doubled(x):
+    return 2 * x
+
+
+doubled.defvjp(lambda x: (doubled(x), None), lambda _, ct: (2 * ct,))
+
+
+def mixed(x, i):
+    """Integers, complex numbers, a branch, a loop, a function with a rule of its own, and NaNs."""
+    y = jax.lax.cond(i > 1, jnp.sin, jnp.cos, x[i])
+    y, _ = jax.lax.while_loop(lambda c: c[1] < 3, lambda c: (jnp.sin(c[0]), c[1] + 1), (y, 0))
+    z = jnp.sum(jnp.abs(jnp.fft.fft(x)))
+    return doubled(y) + z + jnp.sum(jnp.log(0 * x) * x)
+
+
 def hostile(given):
     y = given[HOSTILE] * 2  # </script><script>window.stolen=1</script>
     with jax.named_scope("<img src=x onerror=alert(1)>"):
@@ -102,6 +118,8 @@ def paths(tmp_path_factory):
         "used_twice": graph(used_twice, 3.0),
         "waves": graph(waves, 0.5),
         "walk": graph(walk, *weights()),
+        "mixed": graph(mixed, jnp.arange(100.0), 2),
+        "identity": graph(lambda x: x, 3.0),
         "hostile": graph(hostile, {HOSTILE: 1.0}),
         "types": graph(used_twice, jax.ShapeDtypeStruct((3,), jnp.float32)),
     }
@@ -407,15 +425,35 @@ def test_everything_that_can_be_pressed_has_a_name(page):
 
 
 @needs_browser
-@pytest.mark.parametrize("page", ["used_twice", "waves", "walk"], indirect=True)
+@pytest.mark.parametrize("page", ["used_twice", "waves", "walk", "mixed", "types"], indirect=True)
 def test_every_step_lights_what_it_is_about(page):
     """In the view that a step leads to, its operation or the group of it is marked."""
-    last = int(page.get_attribute("#slider", "max"))
-    for i in range(last + 1):
-        way = page.evaluate(f"page.to({i}), page.timeline.steps[{i}].way")
-        marked = {"forward": ".now", "backward": ".ct-now"}.get(way)
-        if marked is not None:
-            assert page.locator(f"#picture :is(g.op, g.group){marked}").count() == 1, i
+    wrong = """() => page.timeline.steps.map((step, i) => {
+      page.to(i);
+      const mark = {forward: '.now', backward: '.ct-now'}[step.way];
+      const lit = mark ? document.querySelectorAll(`#picture :is(g.op, g.group)${mark}`).length : 1;
+      const words = at('panel').innerText.match(/undefined|NaN|null|Infinity|object/);
+      return lit !== 1 ? `${i}: ${lit} are marked` : words ? `${i}: it says ${words[0]}` : '';
+    }).filter(Boolean)"""
+    assert page.evaluate(wrong) == []
+
+
+@needs_browser
+@pytest.mark.parametrize("page", ["identity"], indirect=True)
+def test_a_function_without_operations_has_a_gradient(page):
+    press(page, "End")
+    assert heading(page)[1] == "The gradient"
+    assert page.locator("#panel .scalar").inner_text() == "1"
+
+
+@needs_browser
+@pytest.mark.parametrize("page", ["mixed"], indirect=True)
+def test_what_is_not_finite_is_said(page):
+    page.fill("#search", "jnp.log(0 * x)")
+    page.locator("#hits button", has_text="log").click()
+    assert page.locator("#panel h2").inner_text() == "log"
+    page.click("#panel .go button >> nth=0")
+    assert "100 not finite" in page.inner_text("#panel")
 
 
 @needs_browser

@@ -140,6 +140,34 @@ def test_edges_end_at_their_nodes(views):
                 assert boxes[key][0] <= x <= boxes[key][2]
 
 
+def point_on(curve, t):
+    """A point of a cubic Bézier curve."""
+    a, b, c, d = np.asarray(curve)
+    return (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t**2 * c + t**3 * d
+
+
+def test_edges_run_around_nodes(views):
+    """Few edges of a tangle are led through a corner of a node; no other edge is."""
+    edges = through = 0
+    for view in views:
+        picture = Picture(view)
+        for edge, curve in zip(view.edges, picture.curves, strict=True):
+            pieces = [curve[i : i + 4] for i in range(0, len(curve) - 1, 3)]
+            points = [point_on(piece, t) for piece in pieces for t in np.linspace(0, 1, 20)]
+            others = [box for key, box in picture.boxes.items() if key not in edge_ends(edge)]
+            edges += 1
+            through += any(is_in(point, box) for box in others for point in points)
+    assert through <= 0.01 * edges if len(views) > 30 else through == 0
+
+
+def edge_ends(edge):
+    return edge.source, edge.target
+
+
+def is_in(point, box):
+    return abs(point[0] - box.x) < box.width / 2 - 1 and abs(point[1] - box.y) < box.height / 2 - 1
+
+
 def test_forward_runs_down_and_backward_up(views):
     for view in views:
         picture = parsed(view)

@@ -14,6 +14,7 @@ from funcgrad.inspect.graphs import text
         ("params['w']", (), "params.w"),
         ("params['dense']['kernel']", ("dense",), "kernel"),
         ("dense", ("dense",), "dense"),
+        ("p['mlp/~/linear_0']['w']", ("mlp", "linear_0"), "w"),
         ("params[0]['w'][1]", (), "params[0].w[1]"),
         ("params['encoder']['layer_11']['attention']['kernel']", (), "…attention.kernel"),
         ("a" * 40, (), "…" + "a" * 21),

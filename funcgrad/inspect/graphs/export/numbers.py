@@ -59,14 +59,12 @@ def rounded(x: Any) -> float:
 
 def as_numpy(x: Any) -> np.ndarray | None:
     """The array's numbers; None where there is none to show: a key, a reference, an array of others."""
-    if x is None or not (isinstance(x, (jax.Array, np.ndarray)) or np.isscalar(x)):
+    if not (isinstance(x, (jax.Array, np.ndarray)) or np.isscalar(x)):
         return None
     dtype = getattr(x, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
-        x = jax.random.key_data(x) if jnp.issubdtype(dtype, jax.dtypes.prng_key) else None
-    if x is None or not getattr(x, "is_fully_addressable", True):
         return None
-    return np.asarray(x)
+    return np.asarray(x) if getattr(x, "is_fully_addressable", True) else None
 
 
 def _real(array: np.ndarray) -> np.ndarray:
@@ -92,8 +90,8 @@ def _image(numbers: np.ndarray, finite: np.ndarray) -> dict[str, Any]:
     rows = numbers.reshape(-1, numbers.shape[-1] if numbers.ndim > 1 else numbers.size)
     picked = rows[np.ix_(*(_picked(length) for length in rows.shape))]
     least, largest = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    scaled = (picked - least) * (255 / (largest - least) if largest > least else 0)
-    pixels = np.nan_to_num(scaled, nan=0, posinf=0, neginf=0).astype(np.uint8)
+    above = np.where(np.isfinite(picked), picked - least, 0)
+    pixels = (above * (255 / (largest - least) if largest > least else 0)).astype(np.uint8)
     text = base64.b64encode(pixels.tobytes()).decode()
     return {"rows": pixels.shape[0], "columns": pixels.shape[1], "pixels": text}
 

@@ -88,24 +88,24 @@ const css = ([red, green, blue, alpha]) => `rgba(${red}, ${green}, ${blue}, ${(a
 function shown(data, label) {
   if (!data) return element("p", { class: "absent" }, "numbers not known");
   const facts = element("p", { class: "facts" },
-    `min ${short(data.min)}, max ${short(data.max)}, mean ${short(data.mean)}, norm ${short(data.norm)}`,
-    data.nonfinite ? element("strong", {}, ` ${data.nonfinite} not finite`) : null);
+    data.min === null ? "" : `min ${short(data.min)}, max ${short(data.max)}, mean ${short(data.mean)}, norm ${short(data.norm)} `,
+    data.nonfinite ? element("strong", {}, `${data.nonfinite} not finite`) : null);
   if (data.numbers === undefined) {
     return element("div", { class: "large" }, heatMap(data, label), histogram(data, label), facts);
   }
   if (!Array.isArray(data.numbers)) {
     return element("p", { class: "scalar" }, short(data.numbers));
   }
-  return table(data);
+  return table(data, label);
 }
 
 /** Numbers as a table: the last axis is a row. */
-function table(data) {
+function table(data, label) {
   let rows = data.numbers;
   if (!Array.isArray(rows[0])) rows = [rows];
   while (Array.isArray(rows[0]?.[0])) rows = rows.flat(1);
   const scale = Math.max(Math.abs(data.min), Math.abs(data.max));
-  return element("div", { class: "numbers" }, element("table", {}, rows.map((row) =>
+  return element("div", { class: "numbers", tabindex: "0", role: "group", "aria-label": `numbers of ${label}` }, element("table", {}, rows.map((row) =>
     element("tr", {}, row.map((number) => {
       const cell = element("td", {}, short(number, 3));
       cell.style.backgroundColor = css(tint(Number(number), scale));
@@ -122,7 +122,7 @@ function heatMap(data, label) {
   const context = canvas.getContext("2d");
   const image = context.createImageData(columns, rows);
   for (let i = 0; i < rows * columns; i++) {
-    const number = data.min + (bytes.charCodeAt(i) / 255) * (data.max - data.min);
+    const number = data.min === null ? NaN : data.min + (bytes.charCodeAt(i) / 255) * (data.max - data.min);
     image.data.set(tint(number, scale), 4 * i);
   }
   context.putImageData(image, 0, 0);
@@ -133,6 +133,7 @@ function heatMap(data, label) {
 /** Counts as bars over their edges. */
 function histogram(data, label) {
   const { counts, edges } = data.histogram;
+  if (!counts.length) return element("span");
   const most = Math.max(...counts, 1);
   const bars = element("div", { class: "bars", role: "img", "aria-label": `histogram of ${label}` },
     counts.map((count, i) => {

@@ -2,7 +2,9 @@
 
 /** Read the packed data of the page: gzip in base64. */
 async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
+  const letters = atob(text.trim());
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 }
@@ -203,7 +205,7 @@ class Page {
     this.hit = (i + this.hits.length) % this.hits.length;
     this.choose(this.hits[this.hit]);
     at("hit-count").textContent = `${this.hit + 1} of ${this.hits.length}`;
-    if (matchMedia("(max-width: 760px)").matches) at("hits").hidden = true;
+    at("hits").hidden = true;
   }
 
   // --- controls -----------------------------------------------------------------------------------
@@ -242,6 +244,7 @@ class Page {
       " ": () => this.play(!this.playing), "/": () => at("search").focus(), Escape: () => this.unchoose(),
     };
     if (!(event.key in keys) || (event.key === " " && pressable)) return;
+    if (event.target.matches(".numbers") && event.key.startsWith("Arrow")) return;
     if (ranged && event.target.id !== "slider" && event.key !== "/" && event.key !== "Escape") return;
     event.preventDefault();
     keys[event.key]();

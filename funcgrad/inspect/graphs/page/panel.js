@@ -237,7 +237,8 @@ class Panel {
   }
 
   mathematics(kind) {
-    return kind?.mathematics ? element("p", { class: "mathematics" }, kind.mathematics) : null;
+    if (!kind?.mathematics) return null;
+    return element("p", { class: "mathematics" }, kind.mathematics.split(/;\s*/).map((part) => element("span", {}, part)));
   }
 
   rule(kind, op) {

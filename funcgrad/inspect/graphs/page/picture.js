@@ -54,6 +54,7 @@ class Picture {
     this.shown = view;
     const parsed = new DOMParser().parseFromString(this.views[view].svg, "image/svg+xml");
     this.svg = document.importNode(parsed.documentElement, true);
+    this.svg.setAttribute("role", "group");
     this.things = [...this.svg.querySelectorAll("g.tensor, g.op, g.group")].filter((thing) => this.keysOf(thing).length);
     this.edges = [...this.svg.querySelectorAll("path.edge")];
     this.by = new Map();

@@ -19,7 +19,7 @@ class Timeline {
       ...forward.map((op, i) => ({ way: "forward", op, number: i + 1, of: forward.length })),
     ];
     this.turn = this.steps.length;
-    if (backward.length) {
+    if (graph.tensors.some((tensor) => tensor.contributions.length)) {
       this.steps.push(
         { way: "seed" },
         ...backward.map((op, i) => ({ way: "backward", op, number: i + 1, of: backward.length })),

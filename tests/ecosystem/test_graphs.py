@@ -1,0 +1,39 @@
+"""The graph of models that nobody edits: values, gradients and scopes."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from funcgrad.inspect import graph
+from tests.compare import assert_same
+from tests.ecosystem.test_places import equinox, haiku, linen
+
+
+@pytest.mark.parametrize("model", [linen, haiku, equinox], ids=lambda f: f.__name__)
+def test_graph_of_a_model(model):
+    loss, params, layers, values = model()
+    found = graph(loss, params)
+    assert not found.note
+    gradients = [tensor.gradient for tensor in found.inputs]
+    assert_same(gradients, jax.tree.leaves(jax.grad(loss)(params)))
+    if model is not equinox:  # whose selector means every call of a class
+        for tensor, expected in zip(found.find(layers).values, values, strict=True):
+            np.testing.assert_allclose(tensor.value, expected, rtol=1e-5)
+    assert found.find(layers).nodes[0].scope or model is equinox
+    assert found.to_json()
+    assert found.to_dot()
+    assert str(found).count("\n") < 100
+
+
+@pytest.mark.parametrize("model", [linen, haiku], ids=lambda f: f.__name__)
+def test_types_in_the_place_of_arrays(model):
+    loss, params, layers, _ = model()
+    types = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    found = graph(loss, types)
+    assert [node.op.name for node in found.walk()] == [
+        n.op.name for n in graph(loss, params).walk()
+    ]
+    assert len(found.find(layers)) > 0
+    assert all(tensor.value is None for tensor in found.inputs)
