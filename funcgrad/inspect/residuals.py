@@ -17,7 +17,13 @@ from funcgrad.default import DEFAULT
 from funcgrad.inspect.ledger.entries import kept_arrays, other_arrays
 from funcgrad.inspect.ledger.flat import Flat, flat_program
 from funcgrad.inspect.ledger.ledger import Ledger, Region
-from funcgrad.inspect.ledger.suggest import Measured, Suggestion, measured, suggestions_for
+from funcgrad.inspect.ledger.suggest import (
+    MOST_STEPS,
+    Measured,
+    Suggestion,
+    measured,
+    suggestions_for,
+)
 from funcgrad.inspect.ledger.walk import Walk, walk_of
 from funcgrad.partition.budget import Search
 from funcgrad.printing import size_of
@@ -44,7 +50,8 @@ def residuals(
       rules: the backward rules.
       compiled: compile the gradient and ask XLA for its temporary memory. Where arguments are divided
         over devices, XLA is also asked how it divides what is kept.
-      suggest: try ``jax.checkpoint`` around name scopes, functions and bodies of scans of the trace.
+      suggest: try ``jax.checkpoint`` around name scopes, functions and bodies of loops of the trace, if
+        `fun` has at most 4,000 operations.
 
     Returns:
       A :class:`Ledger`, which prints as a table; ``to_pandas()`` and ``to_figure()`` show it otherwise.
@@ -71,6 +78,7 @@ def residuals(
         *other_arrays(traced.walk),
     ]
     kept_by_jax, problem = _kept_by_jax(fun, args)
+    not_tried = _reason_not_to_try(traced) if suggest else "not asked for"
     return Ledger(
         name_of(fun).partition(" at ")[0],
         tuple(sorted(entries, key=lambda entry: -entry.bytes)),
@@ -80,7 +88,8 @@ def residuals(
         traced.temp_size_in_bytes() if compiled else None,
         kept_by_jax,
         problem,
-        tuple(_suggestions(fun, args, rules)) if suggest else (),
+        () if not_tried else tuple(_suggestions(fun, args, traced.rules)),
+        not_tried,
     )
 
 
@@ -169,10 +178,18 @@ def _regions(walk: Walk) -> Iterator[Region]:
             yield Region(str(visit.node.op), search.estimate(program.plan), everything)
 
 
+def _reason_not_to_try(traced: Traced) -> str:
+    """Why nothing can be suggested; empty if it can."""
+    if traced.rules.functions or traced.rules.placed:
+        return "rules of functions and places are lost in a trace, on which suggestions are tried"
+    count = len(traced.flat.steps)
+    if count > MOST_STEPS:
+        return f"{count:,} operations are more than {MOST_STEPS:,}, and each try traces them again"
+    return ""
+
+
 def _suggestions(fun: Callable[..., Any], args: tuple[Any, ...], rules: Rules) -> list[Suggestion]:
-    """What to checkpoint; nothing where rules of functions or places hold, which a trace has lost."""
-    if rules.functions or rules.placed:
-        return []
+    """What to checkpoint."""
     closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
     out_tree = tree_structure(shape)
 
@@ -183,7 +200,7 @@ def _suggestions(fun: Callable[..., Any], args: tuple[Any, ...], rules: Rules) -
         return checkpointed
 
     return suggestions_for(
-        closed, fun, on_arguments, lambda function: _measured(function, args, rules.quietly())
+        closed, fun, on_arguments, lambda function: _measured(function, args, rules)
     )
 
 

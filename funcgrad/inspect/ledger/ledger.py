@@ -60,6 +60,7 @@ class Ledger:
         cannot differentiate the function in reverse.
       jax_problem: the first line of JAX's error in that case.
       suggestions: what to checkpoint; the one that leaves the fewest bytes alive first.
+      not_tried: why no suggestion was tried; empty if some were.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Ledger:
     kept_by_jax: int | None
     jax_problem: str
     suggestions: tuple[Suggestion, ...]
+    not_tried: str = ""
 
     # --- totals
 
@@ -155,6 +157,8 @@ class Ledger:
             yield from ["", "checkpoints:", *(f"  {region}" for region in self.regions)]
         if self.suggestions:
             yield from ["", "what to checkpoint:", *(f"  {each}" for each in self.suggestions)]
+        elif self.not_tried:
+            yield from ["", f"what to checkpoint: not tried, {self.not_tried}"]
 
     def to_pandas(self) -> Any:
         """The entries as a ``pandas.DataFrame``, a row each.

@@ -6,7 +6,7 @@ and each has room for its name. Treemaps compare areas, and would need another p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from funcgrad.inspect.ledger.entries import KEPT, OFFLOADED, PUT_OFF, RECOMPUTED, Residual
@@ -78,6 +78,10 @@ def _reached(entries: Sequence[Residual]) -> int:
     return max((ask.step for entry in entries for ask in entry.asked_by), default=0)
 
 
+THINNEST = 0.004
+"""Pieces thinner than this share of the longest bar are drawn as one."""
+
+
 def _draw_bars(axes: Any, groups: dict[str, list[Residual]]) -> None:
     """A bar for each scope, of a piece for each array, with the op that made the array."""
     scale, unit = _unit([_total(entries) for entries in groups.values()])
@@ -85,23 +89,34 @@ def _draw_bars(axes: Any, groups: dict[str, list[Residual]]) -> None:
     seen: set[str] = set()
     for row, entries in enumerate(groups.values()):
         start = 0.0
-        for entry in sorted(entries, key=lambda entry: [*COLOURS].index(entry.status)):
-            width = entry.bytes / scale
-            label = None if entry.status in seen else entry.status
-            seen.add(entry.status)
-            hatch = "///" if entry.status == RECOMPUTED else None
-            axes.barh(row, width, left=start, color=COLOURS[entry.status], hatch=hatch, label=label,
+        for status, op, size in _pieces(entries, THINNEST * widest * scale):
+            width = size / scale
+            label = None if status in seen else status
+            seen.add(status)
+            hatch = "///" if status == RECOMPUTED else None
+            axes.barh(row, width, left=start, color=COLOURS[status], hatch=hatch, label=label,
                       edgecolor="white", linewidth=0.8)  # fmt: skip
-            if width > 0.011 * widest * len(entry.op):
-                dark = entry.status == RECOMPUTED
-                axes.text(start + width / 2, row, entry.op, ha="center", va="center", fontsize=6.5,
-                          color="#333333" if dark else "white")  # fmt: skip
+            if width > 0.011 * widest * len(op):
+                colour = "#333333" if status == RECOMPUTED else "white"
+                axes.text(start + width / 2, row, op, ha="center", va="center", fontsize=6.5,
+                          color=colour)  # fmt: skip
             start += width
     axes.set_yticks(range(len(groups)), [*groups], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(f"{unit}; a piece is an array, named after the op that made it")
-    axes.legend(frameon=False, fontsize=8)
+    if seen:
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _pieces(entries: Sequence[Residual], thinnest: float) -> Iterator[tuple[str, str, int]]:
+    """Status, op and bytes of each piece of a bar: an array, or all small ones of a status."""
+    for status in COLOURS:
+        own = [entry for entry in entries if entry.status == status]
+        yield from ((status, e.op, e.bytes) for e in own if e.bytes >= thinnest)
+        small = sum(e.bytes for e in own if e.bytes < thinnest)
+        if small:
+            yield status, "", small
 
 
 def _draw_walk(axes: Any, ledger: Ledger) -> None:

@@ -23,6 +23,9 @@ from funcgrad.printing import size_of
 TRIED = 3
 """The most candidates that are tried: those that promise to leave the fewest bytes alive."""
 
+MOST_STEPS = 4_000
+"""The most operations of a function in which suggestions are tried: each try traces it again."""
+
 WORTHWHILE = 0.8
 """A suggestion leaves at most this share of the bytes alive."""
 
@@ -84,7 +87,7 @@ def suggestions_for(
     """The candidates that leave the fewest bytes alive, the best first.
 
     Args:
-      closed: the traced function.
+      closed: the traced function, of at most `MOST_STEPS` operations.
       fun: the function itself.
       run: makes a function of the user's arguments of one of flat arrays.
       measure: says what the gradient of a function of the user's arguments keeps and does.
@@ -308,6 +311,8 @@ def inputs_of(flat: Flat, region: Iterable[int]) -> list[Var]:
 def _evaluator(flat: Flat, regions: Sequence[range]) -> Callable[..., list[Value]]:
     """A function of flat arrays that runs the program, with checkpoints around regions."""
     starting = {region.start: region for region in regions}
+    last_read = {v: i for i, eqn in enumerate(flat.equations) for v in variables(eqn.invars)}
+    last_read |= dict.fromkeys(variables(flat.results), len(flat.steps))
 
     def run(*args: Value) -> list[Value]:
         known = {**flat.constants, **dict(zip(flat.inputs, args, strict=True))}
@@ -318,24 +323,24 @@ def _evaluator(flat: Flat, regions: Sequence[range]) -> Callable[..., list[Value
                 known |= _jax.values_of([flat.steps[i].equation], known)
                 i += 1
             else:
-                known |= _checkpointed(flat, region, known)
+                known |= _checkpointed(flat, region, known, last_read)
                 i = region.stop
         return _jax.read(flat.results, known)
 
     return run
 
 
-def _checkpointed(flat: Flat, region: range, known: dict[Var, Value]) -> dict[Var, Value]:
-    """The values that a region makes, under a checkpoint."""
+def _checkpointed(
+    flat: Flat, region: range, known: dict[Var, Value], last_read: dict[Var, int]
+) -> dict[Var, Value]:
+    """The values that a region makes and later steps read, under a checkpoint."""
     eqns = [flat.steps[i].equation for i in region]
     if len(eqns) == 1 and eqns[0].primitive is lax.scan_p:
         eqn = _with_checkpointed_body(eqns[0])
         return _jax.values_of([eqn], known)
     inputs = inputs_of(flat, region)
-    made = [v for eqn in eqns for v in eqn.outvars if not _jax.is_dropped(v)]
-    read = {v for step in flat.steps[region.stop :] for v in variables(step.equation.invars)}
-    read.update(variables(flat.results))
-    outputs = [v for v in made if v in read]
+    made = [v for eqn in eqns for v in eqn.outvars]
+    outputs = [v for v in made if last_read.get(v, 0) >= region.stop]
 
     def run(*values: Value) -> list[Value]:
         return _jax.eval_equations(eqns, dict(zip(inputs, values, strict=True)), outputs)

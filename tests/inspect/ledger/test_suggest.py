@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -149,3 +151,13 @@ def test_rules_of_functions_are_lost_in_a_trace_so_nothing_is_suggested():
     rules = funcgrad.DEFAULT.override({block: block_vjp})
     ledger = residuals(lambda x: chain(list(LONG), x, block), X, rules=rules, compiled=False)
     assert ledger.suggestions == ()
+    assert "not tried, rules of functions" in str(ledger)
+
+
+def test_a_long_program_is_listed_and_nothing_is_tried(monkeypatch):
+    module = importlib.import_module("funcgrad.inspect.residuals")
+    monkeypatch.setattr(module, "MOST_STEPS", 20)
+    ledger = residuals(chain, list(LONG), X, compiled=False)
+    assert ledger.suggestions == ()
+    assert len(ledger.of("kept")) >= 24
+    assert "operations are more than 20" in str(ledger)
