@@ -46,7 +46,7 @@ def test_a_healthy_network_has_no_flag():
 
 
 def test_sigmoids_vanish():
-    """The slope of a sigmoid is at most 1/4, and rotations keep norms: each layer divides by 4 or more."""
+    """The slope of a sigmoid is at most 1/4, and rotations keep norms: by 4 or more in each layer."""
     rotations = [*jax.random.orthogonal(jax.random.key(0), 16, (10,))]
     found = flow(network(jax.nn.sigmoid), rotations, X)
     kinds = flagged(found)
