@@ -146,7 +146,7 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
     count = 0
     replaced: dict[Place, Replacement] = {}
     for edit in asked.edits:
-        for site in _sites(edit.selector, program, name, "An edit", edit.optional):
+        for site in sites_meant(edit.selector, program, name, "An edit", edit.optional):
             if edit.by is not None:
                 replacement = Replacement(site, edit.by)
                 _check_replaced(replacement, replaced, {*placed, *opened}, name)
@@ -158,7 +158,7 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
                 inputs.update(zip(action.keys, edit.operands, strict=True))
                 actions[site.block, v].append(action)
     for of_user, selector in asked.taps.items():
-        sites = _sites(selector, program, name, f"The tap {of_user!r}", selector.optional)
+        sites = sites_meant(selector, program, name, f"The tap {of_user!r}", selector.optional)
         tapped[of_user] = [(site, []) for site in sites]
         for site, keys in tapped[of_user]:
             for v in site.variables:
@@ -237,7 +237,7 @@ def _check_nothing_inside(replacement: Replacement, actions: Any, name: str) -> 
         )
 
 
-def _sites(
+def sites_meant(
     selector: Selector, program: Block, name: str, what: str, optional: bool = False
 ) -> list[Site]:
     sites = selector.sites(program)

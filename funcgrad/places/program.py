@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -187,6 +188,16 @@ class Block:
             for v in dict.fromkeys(place.reads):
                 found.setdefault(v, []).append(place)
         return found
+
+    @cached_property
+    def makers(self) -> dict[Var, Place]:
+        """By variable, the block's place that computes it."""
+        return {v: place for place in self.places for v in place.equation.outvars}
+
+    def inner_of(self, place: Place) -> list[Block]:
+        """The blocks of the functions that one of the block's places carries."""
+        index = bisect_left(self.places, place.position, key=lambda other: other.position)
+        return self.inner.get(index, [])
 
     def _own(self, places: Iterable[Place]) -> dict[int, Place]:
         """Those of some places that stand in the block, by position, in the order of the program."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -33,11 +33,8 @@ def _rectifiers() -> frozenset[str]:
     return frozenset(op_key(f).description for f in (jax.nn.relu, jax.nn.relu6))
 
 
-@cache
-def _gated() -> frozenset[str]:
-    """Functions with a sigmoid or a tanh inside, whose own slope does not end where that saturates."""
-    gated = (jax.nn.silu, jax.nn.gelu, jax.nn.mish, jax.nn.softplus, jax.nn.log_sigmoid, jax.nn.glu)
-    return frozenset(op_key(f).description for f in gated)
+GATED = {"silu", "gelu", "mish", "glu", "softplus", "log_sigmoid"}
+"""Functions of ``jax.nn`` with a sigmoid or a tanh inside, which have a slope where that saturates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +68,8 @@ def is_rectifier(place: Place) -> bool:
 def kind_of(place: Place) -> str | None:
     """By which tap an operation is measured; None for one that is no activation."""
     around = {unmarked(call.function)[0] for call in place.calls if call.function is not None}
-    if place.sealed is not None or around & (_rectifiers() | _gated()):
+    gated = GATED & _jax.functions_of_nn(place.equation)
+    if place.sealed is not None or gated or around & _rectifiers():
         return None
     if is_rectifier(place):
         return "dead"
@@ -122,18 +120,14 @@ class Origins:
 
     Attributes:
       leaving: the layers, by the values that leave them.
-      makers: by block, the operation that computes each variable.
     """
 
     leaving: dict[tuple[Block, Var], Group]
-    makers: dict[Block, dict[Var, Place]] = field(default_factory=dict)
 
     def __call__(self, place: Place) -> Group | None:
         """The layer with the fewest operations between; None if there is none."""
         block = place.block
-        if block not in self.makers:
-            self.makers[block] = {v: p for p in block.places for v in p.equation.outvars}
-        made, ahead, seen = self.makers[block], [*place.reads], set()
+        made, ahead, seen = block.makers, [*place.reads], set()
         for v in ahead:
             if (block, v) in self.leaving:
                 return self.leaving[block, v]

@@ -49,7 +49,10 @@ def figure(flow: Flow) -> Any:
         _common(axis, rows, flags)
     _name(axes[0], rows, flags)
     wrong = summary(flags, rows)
-    drawn.suptitle(f"{flow.name}: {flow.how}", fontsize=10, ha="left", x=0.01)
+    title = (
+        f"Flow of {flow.name}, from its input on top to its output below; {flow.how}; red: flagged"
+    )
+    drawn.suptitle(title, fontsize=10, ha="left", x=0.01)
     drawn.supxlabel(
         "\n".join(wrong), fontsize=9, ha="left", x=0.01, color=WRONG if flags else "0.3"
     )
@@ -70,8 +73,19 @@ def _line(axis: Any, rows: Sequence[Row], key: str, color: str, label: str = "")
     axis.plot(np.full(len(bad), 0.98), bad, ">", color=WRONG, ms=5, transform=left)
 
 
+def _at_least_two_decades(axis: Any) -> None:
+    """So that its ticks are powers of ten."""
+    from matplotlib.ticker import NullFormatter
+
+    left, right = axis.get_xlim()
+    wider = max(1.0, 10 / np.sqrt(right / left))
+    axis.set_xlim(left / wider, right * wider)
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _values(axis: Any, rows: Sequence[Row], flow: Flow) -> None:
     _line(axis, rows, "value_rms", COLORS["value"])
+    _at_least_two_decades(axis)
     first = reference(rows[::-1], "value_rms")
     if first is not None:
         _shaded(axis, None, flow.thresholds.exploding * first)
@@ -81,6 +95,7 @@ def _values(axis: Any, rows: Sequence[Row], flow: Flow) -> None:
 
 def _cotangents(axis: Any, rows: Sequence[Row], flow: Flow) -> None:
     _line(axis, rows, "cotangent_norm", COLORS["cotangent"])
+    _at_least_two_decades(axis)
     last = reference(rows, "cotangent_norm")
     if last is not None:
         _shaded(axis, flow.thresholds.vanishing * last, flow.thresholds.exploding * last)
@@ -89,17 +104,18 @@ def _cotangents(axis: Any, rows: Sequence[Row], flow: Flow) -> None:
 
 
 def _shaded(axis: Any, low: float | None, high: float) -> None:
-    """Shade what is flagged, as far as there are numbers nearby."""
+    """Shade what is flagged, as far as the axis goes."""
     left, right = axis.get_xlim()
-    if low is not None and left < low * 10:
-        axis.axvspan(min(left, low / 10), low, color=WRONG, alpha=0.09, lw=0)
-    if right > high / 10:
-        axis.axvspan(high, max(right, high * 10), color=WRONG, alpha=0.09, lw=0)
+    for start, end in ((left, low), (high, right)):
+        if start is not None and end is not None and start < end:
+            axis.axvspan(start, end, color=WRONG, alpha=0.09, lw=0)
+    axis.set_xlim(left, right)
 
 
 def _gradients(axis: Any, rows: Sequence[Row], flow: Flow) -> None:
     _line(axis, rows, "gradient_norm", COLORS["gradient"], "gradient")
     _line(axis, rows, "weight_norm", "0.6", "parameters")
+    _at_least_two_decades(axis)
     axis.legend(fontsize=7, loc="best", framealpha=0.7)
     axis.set_title("parameters of the layer", fontsize=9)
     axis.set_xlabel("norm", fontsize=8)
@@ -107,6 +123,7 @@ def _gradients(axis: Any, rows: Sequence[Row], flow: Flow) -> None:
 
 def _updates(axis: Any, rows: Sequence[Row], flow: Flow) -> None:
     _line(axis, rows, "update_ratio", COLORS["update"])
+    _at_least_two_decades(axis)
     axis.axvline(1e-3, color="0.6", lw=0.8, ls="--")
     axis.set_title("update of the parameters", fontsize=9)
     axis.set_xlabel("norm / norm of parameters (dashed: usual, 1e-3)", fontsize=8)
@@ -117,7 +134,7 @@ def _shares(axis: Any, rows: Sequence[Row], flow: Flow) -> None:
         found = [(row[key], i) for i, row in enumerate(rows) if key in row]
         if found:
             share, at = zip(*found, strict=True)
-            axis.plot(share, at, marker, color=color, ms=4, label=label, alpha=0.8)
+            axis.plot(share, at, marker, color=color, ms=4, label=label, alpha=0.8, mfc="none")
     axis.set_xlim(-0.03, 1.03)
     axis.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
     axis.legend(fontsize=7, loc="best", framealpha=0.7)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from funcgrad import _jax, errors
 from funcgrad.inspect.flows.flags import Flag, Row, Thresholds, flags_of
-from funcgrad.inspect.flows.measures import MOMENTS, moments_by_step, together
+from funcgrad.inspect.flows.measures import Part, moments_by_row, norms
 from funcgrad.inspect.flows.parameters import Parameter
 from funcgrad.inspect.flows.table import table
 
@@ -39,15 +40,6 @@ class Layer:
     size: int
     parameters: tuple[Parameter, ...]
 
-    def moments(self, leaves: Sequence[Any]) -> Any:
-        """The moments of its parameters together, from the leaves of a tree like them."""
-        found = [
-            (p.size, moments_by_step(jnp.asarray(leaves[p.leaf]), p.steps)) for p in self.parameters
-        ]
-        if not found:
-            return jnp.zeros((len(self.rows), MOMENTS))
-        return together(found)[jnp.array(self.steps)]
-
 
 @dataclass(frozen=True)
 class Flow:
@@ -60,7 +52,7 @@ class Flow:
       values: of what leaves each layer norm, mean, share of zeros, and whether there is such a value.
       cotangents: the same of the cotangents there.
       gradients: the same of the gradients of the layer's parameters.
-      weights: the same of the parameters.
+      weights: of the parameters norm, and whether there are any.
       updates: the same of their updates; None if none were given.
       shares: share of dead units, whether it is known, share of saturated results, whether it is known.
       layers: the layers, whose rows the arrays have one after the other.
@@ -102,15 +94,13 @@ class Flow:
         leaves = jax.tree.leaves(updates)
         wanted = max((p.leaf for layer in self.layers for p in layer.parameters), default=-1)
         if len(leaves) <= wanted or any(
-            np.size(leaves[p.leaf]) != p.size * p.steps
-            for layer in self.layers
-            for p in layer.parameters
+            np.shape(leaves[p.leaf]) != p.shape for layer in self.layers for p in layer.parameters
         ):
             raise errors.InputError(
                 f"The flow of `{self.name}` was given updates with {len(leaves)} leaves, which are not "
                 "like the gradient's. Pass what the optimiser's update returns for that gradient."
             )
-        return replace(self, updates=by_row(self.layers, leaves))
+        return replace(self, updates=of_parameters(self.layers, leaves, norms, 2))
 
     def rows(self) -> list[Row]:
         """The numbers of each layer as a dict, with those names only that it has numbers for.
@@ -218,9 +208,22 @@ jax.tree_util.register_dataclass(
 )
 
 
-def by_row(layers: Sequence[Layer], leaves: Sequence[Any]) -> Any:
-    """The moments of each row's parameters, from the leaves of a tree like them."""
-    return jnp.concatenate([layer.moments(leaves) for layer in layers])
+def rows_of(layers: Sequence[Layer]) -> list[range]:
+    """The numbers of each layer's rows in the arrays."""
+    ends = [*itertools.accumulate(len(layer.rows) for layer in layers)]
+    return [range(end - len(layer.rows), end) for end, layer in zip(ends, layers, strict=True)]
+
+
+def of_parameters(
+    layers: Sequence[Layer], leaves: Sequence[Any], measure: Callable[..., Any], width: int
+) -> Any:
+    """A measure of the parameters of each row, from the leaves of a tree like them."""
+    parts, rows = [], rows_of(layers)
+    for layer, own in zip(layers, rows, strict=True):
+        for p in layer.parameters:
+            numbers = measure(jnp.asarray(leaves[p.leaf]), p.steps).reshape(-1, width)
+            parts.append(Part(own, p.size, numbers[np.array(layer.steps, int)]))
+    return moments_by_row(parts, rows[-1].stop if rows else 0, width)
 
 
 def has_numbers(flow: Flow) -> bool:
@@ -240,13 +243,13 @@ def _row(layer: Layer, i: int, numbers: dict[str, Any]) -> Row:
             row |= {name: float(share) for name, (share, known) in found.items() if known}
             continue
         name = plural.removesuffix("s")
-        norm, mean, zeros, there = (float(number) for number in x)
+        norm, *more, there = (float(number) for number in x)
         if there:
-            size = sizes.get(name, sum(p.size for p in layer.parameters))
             row[f"{name}_norm"] = norm
-            if name not in ("weight", "update"):
-                row[f"{name}_rms"] = norm / math.sqrt(size)
-                row[f"{name}_mean"], row[f"{name}_zeros"] = mean, zeros
+        if there and more:
+            size = sizes.get(name, sum(p.size for p in layer.parameters))
+            row[f"{name}_rms"] = norm / math.sqrt(size)
+            row[f"{name}_mean"], row[f"{name}_zeros"] = more
     if "update_norm" in row and row["weight_norm"] > 0:
         row["update_ratio"] = row["update_norm"] / row["weight_norm"]
     return row

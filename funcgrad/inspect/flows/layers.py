@@ -6,12 +6,14 @@ import itertools
 import linecache
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from funcgrad import _jax
+from funcgrad._jax import Var
 from funcgrad.catching import CALL
+from funcgrad.places.asked import sites_meant
 from funcgrad.places.program import Block, Place, is_entered
 from funcgrad.places.selectors import Selector, Site
 
@@ -29,13 +31,18 @@ class Group:
       name: what its rows are called.
       where: the line, in words.
       site: the values; None for parameters that belong to no layer.
-      position: where it stands in the order of the program.
+      position: where it ends in the order of the program.
     """
 
     name: str
     where: str
     site: Site | None
     position: float
+
+    @property
+    def within(self) -> tuple[float, int]:
+        """By which groups are sorted: where they end; of those that end together, the inner first."""
+        return self.position, 0 if self.site is None else len(self.site.places)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -62,9 +69,8 @@ class Group:
 
         def key(step: tuple[int, ...]) -> tuple[float, ...]:
             of_scans = zip(scans, signs, step, strict=True)
-            return *(
-                x for scan, sign, i in of_scans for x in (scan.position, sign * i)
-            ), self.position
+            steps = [x for scan, sign, i in of_scans for x in (scan.position, sign * i)]
+            return (*steps, *self.within)
 
         return [key(step) for step in self._by_scan]
 
@@ -84,19 +90,27 @@ class Chosen:
 
 
 def chosen(
-    program: Block, places: Selector | Mapping[str, Selector] | None, depth: int | None
+    program: Block,
+    places: Selector | Mapping[str, Selector] | None,
+    depth: int | None,
+    function: str,
 ) -> Chosen:
-    """The sites that are rows: those of the user's selectors, or name scopes, or lines."""
+    """The sites that are rows: those of the user's selectors, or name scopes, or lines.
+
+    Raises:
+      errors.SelectorError: a selector means no place of the function.
+      errors.EditError: a place is inside a call that is not entered.
+    """
     if places is not None:
         named = {"": places} if isinstance(places, Selector) else dict(places)
         groups = [
             _group(name or _short(site.label), replace(site, variables=variables))
             for name, selector in named.items()
-            for site in selector.sites(program)
+            for site in sites_meant(selector, program, function, "The flow")
             if (variables := tuple(v for v in site.variables if is_measured(v.aval)))
         ]
-        return Chosen(_in_order(groups), "rows: what leaves the places that were given")
-    deepest = max((len(named_scopes(p)) for p in program.walk() if p.sealed is None), default=0)
+        return Chosen(in_order(groups), "rows: what leaves the places that were given")
+    deepest = max((len(named_scopes(place)) for place in program.walk()), default=0)
     if not deepest:
         groups, how = _thinned(by_line(program))
         return Chosen(
@@ -225,8 +239,9 @@ def _groups(regions: Any) -> list[Group]:
         own = [place for place in places if place.block is block]
         variables = tuple(v for v in block.leaving(own) if is_measured(v.aval))
         if variables:
-            found[block, variables] = _group(name, Site(tuple(places), block, variables, name))
-    return _in_order(found.values())
+            same = tuple(_computed(block, v) for v in variables)
+            found[same] = _group(name, Site(tuple(places), block, variables, name))
+    return in_order(found.values())
 
 
 def _group(name: str, site: Site) -> Group:
@@ -234,7 +249,17 @@ def _group(name: str, site: Site) -> Group:
     source = linecache.getline(file, line).strip()
     where = f"{_base(file)}:{line} {source}" if file else ""
     last = " (last step)" if _in_while(site.block) else ""
-    return Group(name + last, where, site, site.position)
+    return Group(name + last, where, site, max(place.position for place in site.places))
+
+
+def _computed(block: Block, v: Var) -> tuple[Block, Var]:
+    """The value that a variable is, inside the call that returns it if that is no loop and no branch."""
+    call = block.makers.get(v)
+    inner = [] if call is None else block.inner_of(call)
+    if call is None or len(inner) != 1 or inner[0].kind not in ("jit", "checkpoint", "call"):
+        return block, v
+    returned = inner[0].jaxpr.outvars[call.equation.outvars.index(v)]
+    return (block, v) if _jax.is_literal(returned) else _computed(inner[0], returned)
 
 
 def _base(file: str) -> str:
@@ -255,8 +280,9 @@ def is_measured(aval: Any) -> bool:
     return _jax.has_numbers(aval) and aval.size > 0
 
 
-def _in_order(groups: Any) -> list[Group]:
-    return sorted(groups, key=lambda group: group.position)
+def in_order(groups: Iterable[Group]) -> list[Group]:
+    """The groups in the order of the program."""
+    return sorted(groups, key=lambda group: group.within)
 
 
 def numbered(groups: Sequence[Group]) -> list[Group]:

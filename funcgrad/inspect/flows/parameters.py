@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from jax import lax
 from funcgrad import _jax
 from funcgrad._jax import Var
 from funcgrad.calls.scan import ScanSettings
-from funcgrad.inspect.flows.layers import Group, is_measured
+from funcgrad.inspect.flows.layers import Group, in_order, is_measured
 from funcgrad.places.program import Block, Place, is_entered
 
 SAME = {lax.convert_element_type_p, lax.copy_p}
@@ -27,14 +26,19 @@ class Parameter:
     Attributes:
       name: where it stands in the arguments: ``params['w']``.
       leaf: its number among the leaves.
-      size: how many elements belong to each row.
-      steps: how many steps its leading axes have, one for each row; 1 if it belongs to one row.
+      shape: its shape.
+      steps: how many of its leading axes are steps of scans, of which each is a row.
     """
 
     name: str
     leaf: int
-    size: int
+    shape: tuple[int, ...]
     steps: int
+
+    @property
+    def size(self) -> int:
+        """How many elements belong to each row."""
+        return math.prod(self.shape[self.steps :])
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +108,7 @@ def _is_of_one(place: Place) -> bool:
 
 def _entering(call: Place, v: Var) -> Iterator[tuple[Block, Var, str]]:
     """The arguments of a call's functions that begin as a variable, and whether a loop slices it."""
-    index = bisect_left(call.block.places, call.position, key=lambda place: place.position)
-    for inner in call.block.inner.get(index, ()):
+    for inner in call.block.inner_of(call):
         for i, (operand, argument) in enumerate(
             zip(inner.operands, inner.jaxpr.invars, strict=True)
         ):
@@ -136,10 +139,9 @@ def parameters_of(
         if group is None:
             group = Group(f"{name} ({why})", "", None, _position(reads))
             added.append(group)
-        steps = math.prod(group.lengths)
-        own = Parameter(name, leaf, v.aval.size // steps, steps)
+        own = Parameter(name, leaf, v.aval.shape, len(group.lengths))
         found.setdefault(group, []).append(own)
-    return sorted([*groups, *added], key=lambda group: group.position), found
+    return in_order([*groups, *added]), found
 
 
 def _position(reads: Sequence[Read]) -> float:

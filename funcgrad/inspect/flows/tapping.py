@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from funcgrad.inspect.flows.activations import SATURATING, Activation, activations_of
 from funcgrad.inspect.flows.flags import Thresholds
-from funcgrad.inspect.flows.flow import Flow, Layer, by_row
+from funcgrad.inspect.flows.flow import Flow, Layer, of_parameters, rows_of
 from funcgrad.inspect.flows.layers import STEPS, Group, chosen, numbered
 from funcgrad.inspect.flows.measures import (
-    MOMENTS,
+    Part,
+    by_row,
     dead_units,
     moments,
-    shares_together,
-    together,
+    moments_by_row,
+    norms,
 )
 from funcgrad.inspect.flows.parameters import Parameter, parameters_of
 from funcgrad.places.program import Block, Place
@@ -60,6 +62,7 @@ class Tapping:
       depth: how many name scopes deep.
       unit_axis: the axis of units.
       thresholds: from where on a number is flagged.
+      function: the function's name.
       names: the names of the differentiated leaves.
       plans: what was chosen, by traced function.
     """
@@ -68,6 +71,7 @@ class Tapping:
     depth: int | None
     unit_axis: int
     thresholds: Thresholds
+    function: str
     names: list[str]
     plans: dict[Block, Plan] = field(default_factory=dict)
 
@@ -87,7 +91,7 @@ class Tapping:
     def plan(self, program: Block) -> Plan:
         """What is tapped of a traced function."""
         if program not in self.plans:
-            rows = chosen(program, self.places, self.depth)
+            rows = chosen(program, self.places, self.depth, self.function)
             groups, parameters = parameters_of(program, rows.groups, self.names)
             batch = self.thresholds.batch
             activations = activations_of(program, groups, self.unit_axis, batch)
@@ -95,7 +99,7 @@ class Tapping:
         return self.plans[program]
 
     def flow(
-        self, tapped: Mapping[str, Tapped], primals: Sequence[Any], cts: Sequence[Any], name: str
+        self, tapped: Mapping[str, Tapped], primals: Sequence[Any], cts: Sequence[Any]
     ) -> Flow:
         """The flow, from what was tapped and the leaves of parameters and gradients."""
         (plan,) = self.plans.values()
@@ -104,17 +108,24 @@ class Tapping:
             _layer(group, plan.parameters.get(old, ()))
             for old, group in zip(groups, numbered(groups), strict=True)
         )
-        values, cotangents = _moments(plan, tapped["moments"])
+        rows = dict(zip(groups, rows_of(layers), strict=True))
+        count = sum(map(len, rows.values()))
         return Flow(
-            _rows(groups, values, MOMENTS),
-            _rows(groups, cotangents, MOMENTS),
-            by_row(layers, cts),
-            by_row(layers, primals),
+            moments_by_row(_of_values(plan, tapped["moments"].values, rows), count),
+            moments_by_row(_of_values(plan, tapped["moments"].cotangents, rows), count),
+            of_parameters(layers, cts, moments, 4),
+            of_parameters(layers, primals, norms, 2),
             None,
-            _rows(groups, _shares(plan, tapped), 4),
+            jnp.concatenate(
+                [
+                    by_row(_of_activations(plan, tapped, rows, dead), count, 2)
+                    for dead in (True, False)
+                ],
+                1,
+            ),
             layers,
             self.thresholds,
-            name.split(" at ")[0],
+            self.function.split(" at ")[0],
             plan.how + _sampled(groups),
         )
 
@@ -155,47 +166,29 @@ def _layer(group: Group, parameters: Sequence[Parameter]) -> Layer:
     return Layer(rows, steps, order, group.where, size, tuple(parameters))
 
 
-def _rows(groups: Sequence[Group], found: Mapping[Group, Any], width: int) -> Any:
-    """The numbers of all rows, zeros for a layer without any."""
-    each = [
-        found[g].reshape(-1, width)[jnp.array(g.steps)]
-        if g in found
-        else jnp.zeros((len(g.steps), width))
-        for g in groups
+Rows = Mapping[Group, range]
+
+
+def _part(group: Group, rows: Rows, size: int, numbers: Any) -> Part:
+    """Numbers of one value in each step of the scans around it, of which some are rows."""
+    flat = numbers.reshape(-1, numbers.shape[-1])
+    return Part(rows[group], size, flat[np.array(group.steps, int)])
+
+
+def _of_values(plan: Plan, numbers: Sequence[Any], rows: Rows) -> list[Part]:
+    """The moments of what leaves each layer, or of the cotangents there."""
+    leaving = [(g, v) for g in plan.groups if g.site is not None for v in g.site.variables]
+    return [
+        _part(group, rows, v.aval.size, found)
+        for (group, v), found in zip(leaving, numbers, strict=True)
     ]
-    return jnp.concatenate([jnp.zeros((0, width)), *each])
 
 
-def _moments(plan: Plan, tapped: Tapped) -> tuple[dict[Group, Any], dict[Group, Any]]:
-    """The moments of each layer's values, and of their cotangents."""
-    of_values, of_cts = iter(tapped.values), iter(tapped.cotangents)
-    found: tuple[dict[Group, Any], dict[Group, Any]] = {}, {}
-    for group in plan.groups:
-        if group.site is not None:
-            sizes = [v.aval.size for v in group.site.variables]
-            for of_group, numbers in zip(found, (of_values, of_cts), strict=True):
-                of_group[group] = together([(size, next(numbers)) for size in sizes])
-    return found
-
-
-def _shares(plan: Plan, tapped: Mapping[str, Tapped]) -> dict[Group, Any]:
-    """The shares of dead units and of saturated results in each layer, each with whether it is known."""
-    found: dict[Group, Any] = {}
-    for group, parts in _shares_by_group(plan, tapped).items():
-        none = jnp.zeros((*group.lengths, 2))
-        both = [shares_together(parts[kind]) if parts[kind] else none for kind in (True, False)]
-        found[group] = jnp.concatenate(both, -1)
-    return found
-
-
-def _shares_by_group(
-    plan: Plan, tapped: Mapping[str, Tapped]
-) -> dict[Group, dict[bool, list[tuple[int, Any]]]]:
-    """By layer, and by whether units can be dead, the sizes and shares of its activations."""
-    numbers: dict[str, Iterator[Any]] = {k: iter(t.values) for k, t in tapped.items()}
-    found: dict[Group, dict[bool, list[tuple[int, Any]]]] = {}
-    for activation in plan.activations:
-        parts = found.setdefault(activation.group, {True: [], False: []})
-        share = next(numbers[activation.kind])
-        parts[activation.kind == "dead"].append((activation.size, share))
-    return found
+def _of_activations(plan: Plan, tapped: Mapping[str, Tapped], rows: Rows, dead: bool) -> list[Part]:
+    """The shares of dead units, or of saturated results, of the activations in each layer."""
+    numbers = {kind: iter(found.values) for kind, found in tapped.items()}
+    return [
+        _part(activation.group, rows, activation.size, next(numbers[activation.kind]))
+        for activation in plan.activations
+        if (activation.kind == "dead") is dead
+    ]

@@ -88,12 +88,12 @@ def value_grad_and_flow(
             for i, arg in zip(positions, dynamic, strict=True)
             for path, _ in jax.tree_util.tree_leaves_with_path(arg)
         ]
-        tapping = Tapping(places, depth, unit_axis, thresholds, names)
+        tapping = Tapping(places, depth, unit_axis, thresholds, name, names)
         found = value_and_grad(
             fun, argnums, has_aux, rules=rules, strict=strict, taps=tapping.taps
         )(*args, **kwargs)
         value, gradient, tapped = found
-        flow = tapping.flow(tapped, jax.tree.leaves(dynamic), jax.tree.leaves(gradient), name)
+        flow = tapping.flow(tapped, jax.tree.leaves(dynamic), jax.tree.leaves(gradient))
         return value, gradient, flow
 
     return run
