@@ -40,7 +40,7 @@ def graph(
       rules: the backward rules.
       values: whether the function is run for its numbers. True: all of them; False: none; a number: so
         many bytes of them, the largest arrays left out first; None: 256 MiB, and none of a function of
-        more than 3,000 operations. What is left out is said in the graph's `note`.
+        more than 2,000 operations. What is left out is said in the graph's `note`.
       cts: the cotangents of the results, a pytree as `fun` returns; None for ones, so that a gradient is
         that of the sum of all results.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from funcgrad.inspect.graphs.nodes import Contribution, Graph, OpNode, TensorNode
+from funcgrad.inspect.graphs.nodes import Contribution, Graph, TensorNode
 from funcgrad.registry import ZeroRule
 
 Known = set[TensorNode]
@@ -33,32 +33,23 @@ def _forward(graph: Graph, moved: Known) -> None:
     for node in graph.nodes:
         if isinstance(node.op.entry, ZeroRule) or not any(t in moved for t in node.inputs):
             continue
+        given = set(node.outputs)
         if node.is_entered:
-            for inner in node.graphs:
-                _through(inner, moved)
-            given = {t for inner in node.graphs for t in _leaving(inner, node, moved)}
-        else:
-            given = {*node.outputs}
+            given = {outer for inner in node.graphs for outer in _through(inner, moved)}
         moved |= {t for t in given if t.differentiable}
 
 
-def _through(inner: Graph, moved: Known) -> None:
-    """The same inside an operation; around a loop until nothing is added."""
-    entering = inner.entering()
-    moved |= {t for outer, t in entering if outer in moved and t.differentiable}
+def _through(inner: Graph, moved: Known) -> list[TensorNode]:
+    """The same inside an operation, around a loop until nothing is added; return its moved outputs."""
+    moved |= {t for outer, t in inner.entering() if outer in moved and t.differentiable}
     while True:
         _forward(inner, moved)
         again = {i for r, i in inner.carried() if r in moved and i.differentiable} - moved
         if not again:
-            return
+            break
         moved |= again
-
-
-def _leaving(inner: Graph, node: OpNode, moved: Known) -> list[TensorNode]:
-    """The operation's outputs that moved results of the carried graph are."""
-    pairs = inner.leaving()
-    looped = {i for outer, i in inner.entering() if outer in moved} and inner.kind == "while"
-    return [outer for result, outer in pairs if result in moved or looped]
+    kept = {r for r, i in inner.carried() if i in moved}  # where a loop does no step
+    return [outer for r, outer in inner.leaving() if r in moved or r in kept]
 
 
 def _back(graph: Graph, wanted: Known, moved: Known) -> None:
@@ -66,10 +57,25 @@ def _back(graph: Graph, wanted: Known, moved: Known) -> None:
     for tensor in wanted:
         tensor.is_active = True
     for node in reversed(graph.nodes):
-        if not any(t.is_active for t in node.outputs):
+        if not node.is_pulled:
             continue
+        read = set(node.inputs)
         if node.is_entered:
-            for inner in node.graphs:
-                _back(inner, {t for t in inner.results if t in moved}, moved)
-        for tensor in node.inputs:
-            tensor.is_active = tensor.is_active or tensor in moved
+            read = {outer for inner in node.graphs for outer in _back_through(inner, moved)}
+        for tensor in read & moved:
+            tensor.is_active = True
+
+
+def _back_through(inner: Graph, moved: Known) -> list[TensorNode]:
+    """The same inside an operation, around a loop until nothing is added; return what it reads."""
+    wanted = {r for r, outer in inner.leaving() if outer.is_active and r in moved}
+    while True:
+        _back(inner, wanted, moved)
+        again = {r for r, i in inner.carried() if i.is_active and r in moved} - wanted
+        if not again:
+            break
+        wanted |= again
+    kept = {
+        i for r, i in inner.carried() for q, outer in inner.leaving() if q is r and outer.is_active
+    }
+    return [outer for outer, i in inner.entering() if i.is_active or i in kept]

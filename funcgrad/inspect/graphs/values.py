@@ -29,7 +29,7 @@ from funcgrad.places.program import Block, Place
 from funcgrad.places.taps import sink_for
 from funcgrad.tape import record
 
-MOST_OPERATIONS = 3000
+MOST_OPERATIONS = 2000
 MOST_BYTES = 2**28
 """The largest function that is run unasked, and how much is kept of its run."""
 

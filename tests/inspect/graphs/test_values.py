@@ -14,7 +14,7 @@ from funcgrad import at
 from funcgrad.inspect import graph
 from tests.inspect.graphs import models
 from tests.inspect.graphs.models import STEPS, W, X
-from tests.meshes import mesh_of
+from tests.meshes import mesh_of, sharded
 
 
 def close(found, expected):
@@ -223,3 +223,64 @@ def test_sharded_arrays_on_eight_devices():
     sine = made_by(graph(lambda x: jnp.sum(jnp.exp(jnp.sin(x))), x), "sin")
     close(sine.gradient, jnp.exp(jnp.sin(jnp.arange(16.0))))
     assert sine.value.sharding.num_devices == 8
+
+
+def of_reference(x):
+    ref = jax.new_ref(jnp.zeros(3))
+    ref[...] += jnp.sin(x)
+    return (ref[...] ** 2).sum()
+
+
+def of_shards(x):
+    body = sharded(jnp.sin, PartitionSpec("i"), PartitionSpec("i"))
+    return (body(jnp.tile(x, 4)) ** 2).sum()
+
+
+MATRIX = 3 * jnp.eye(3) + 0.1
+
+
+@pytest.mark.parametrize(
+    "fun",
+    [
+        lambda x: x.sum(),
+        lambda x: (jnp.linalg.solve(MATRIX, x) ** 2).sum(),
+        lambda x: jnp.abs(jnp.fft.fft(x)).sum(),
+        lambda x: jnp.linalg.svd(MATRIX * x)[1].sum(),
+        lambda x: lax.top_k(x, 2)[0].sum(),
+        lambda x: jax.grad(lambda y: (jnp.sin(y) ** 2).sum())(x).sum(),
+        lambda x: jax.vmap(lambda v: lax.scan(lambda c, _: (jnp.sin(c), None), v, None, 3)[0])(
+            x
+        ).sum(),
+        of_reference,
+        of_shards,
+    ],
+    ids=["nothing", "solve", "complex", "svd", "top_k", "grad", "vmap", "reference", "shard_map"],
+)
+def test_gradients_of_other_functions(fun):
+    found = graph(fun, X)
+    np.testing.assert_allclose(found.inputs[0].gradient, jax.grad(fun)(X), rtol=1e-4, atol=1e-5)
+    assert found.to_json()
+    assert all(map(str, found.backward(inside=True)))
+
+
+@pytest.mark.parametrize(
+    ("fun", "args"),
+    [(lambda: jnp.sin(1.0), ()), (lambda x: 3.0, (X,)), (lambda n: n * 2, (jnp.arange(3),))],
+    ids=["no argument", "a constant", "integers"],
+)
+def test_where_there_is_no_gradient(fun, args):
+    found = graph(fun, *args)
+    assert all(tensor.gradient is None for tensor in found.inputs)
+    assert not [*found.backward()]
+
+
+def test_the_function_runs_once():
+    runs = []
+
+    def fun(x):
+        jax.debug.callback(lambda: runs.append(1))
+        return jnp.sin(x).sum()
+
+    graph(fun, X)
+    jax.effects_barrier()
+    assert len(runs) == 1
