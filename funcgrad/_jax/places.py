@@ -19,7 +19,12 @@ checkpoint_name_p = name_p
 
 def scopes_of_equation(eqn: Equation) -> tuple[Any, ...]:
     """The name scopes around an equation, each an object of its own for each time it was entered."""
-    stack = eqn.source_info.name_stack.stack
+    return scopes_of_source(eqn.source_info)
+
+
+def scopes_of_source(source: Any) -> tuple[Any, ...]:
+    """The same from the source information of an operation; transforms are left out."""
+    stack = source.name_stack.stack
     return tuple(element for element in stack if isinstance(element, _source_info.Scope))
 
 

@@ -14,7 +14,7 @@ from funcgrad.calls.cond import BranchProgram
 from funcgrad.calls.loop_body import LoopProgram
 from funcgrad.calls.replayed import ReplayedProgram
 from funcgrad.calls.scan import ScanProgram
-from funcgrad.inspect.ledger.flat import Flat, OperationsAgain, maker_of
+from funcgrad.inspect.ledger.flat import Flat, OperationsAgain, maker_of, op_of
 from funcgrad.inspect.ledger.walk import Ask, Visit, Walk, leaves_of
 from funcgrad.partition.costs import operations
 from funcgrad.partition.cut import Cut
@@ -204,7 +204,7 @@ def _not_kept(
         shape=entry.shape if count == 1 else (count, *entry.shape),
         bytes=entry.bytes * count,
         bytes_per_device=entry.bytes * count,
-        op=str(eqn.primitive),
+        op=op_of(eqn),
         where=spot.where,
         scope=spot.scope,
         steps=None if count == 1 else count,
@@ -224,18 +224,10 @@ def _put_off(visit: Visit, program: ScanProgram) -> Iterator[Residual]:
         )
         # loops around this one use the memory again
         entry = _not_kept(PUT_OFF, v.aval, made[v], visit, asks, program.division.length)
-        pulled_back = _jax.pulled_back_op(made[v].source_info)
-        op = f"the pullback of {pulled_back}" if pulled_back else entry.op
         additions = sum(math.prod(_jax.type_of(term.result).shape) for term in terms)
         more = float(additions * program.division.length * (visit.times or 1))
-        yield replace(
-            entry,
-            op=op,
-            scope=visit.spot.scope,
-            freed=visit.last,
-            other_bytes=-entry.bytes,
-            other_operations=more,
-        )
+        entry = replace(entry, freed=visit.last)
+        yield replace(entry, other_bytes=-entry.bytes, other_operations=more)
 
 
 def _pulled_back(eqn: Equation) -> str:

@@ -14,6 +14,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import Atom, Equation, Value, Var, variables
+from funcgrad.catching import CALL
 from funcgrad.partition.costs import operations
 from funcgrad.partition.plan import equations_between
 
@@ -32,19 +33,17 @@ class Spot:
     where: str | None = None
     scope: str = ""
 
-    def inside(self, where: str | None, scope: str, function: str | None) -> Spot:
-        """The place of an operation in a function that is called here.
+    def within(self, source: Any, function: str | None = None) -> Spot:
+        """The place of an operation, by its source information, in a function that is called here.
 
         A function of JAX's is traced once and then taken from a cache, with the lines of its first
         caller. So the line in it is that of the call.
         """
-        joined = "/".join(part for part in (self.scope, scope) if part)
+        names = [scope.name for scope in _jax.scopes_of_source(source)]
+        parts = [self.scope, *(name for name in names if not name.startswith(CALL))]
         own = function is None or is_of_user(function)
-        return Spot(where if own and where else self.where, joined)
-
-    def within(self, source: Any, function: str | None = None) -> Spot:
-        """The same from the source information of the operation."""
-        return self.inside(_jax.where(source), _jax.scope_of(source), function)
+        where = _jax.where(source) if own else None
+        return Spot(where or self.where, "/".join(filter(None, parts)))
 
     @property
     def line(self) -> str:
@@ -190,9 +189,15 @@ def moves(eqn: Equation) -> bool:
     return eqn.primitive in MOVES
 
 
+def op_of(eqn: Equation) -> str:
+    """The name of an equation's op, and whose rule the equation is of, if it is of one."""
+    pulled_back = _jax.pulled_back_op(eqn.source_info)
+    return f"{eqn.primitive} of {pulled_back}'s rule" if pulled_back else str(eqn.primitive)
+
+
 def _made_inside(eqn: Equation, i: int, spot: Spot) -> Maker:
     """The operation that makes an equation's result number `i`, inside the function it carries."""
-    op, steps = str(eqn.primitive), None
+    steps = None
     if eqn.primitive is lax.scan_p:
         _, num_carry, length = scan_sizes(eqn)
         steps = length if i >= num_carry else None
@@ -205,7 +210,7 @@ def _made_inside(eqn: Equation, i: int, spot: Spot) -> Maker:
             spot_inside = spot.within(inner.source_info, _jax.called_function(eqn))
             found = _made_inside(inner, k, spot_inside)
             return Maker(found.op, found.spot, steps)
-    return Maker(op, spot, steps)
+    return Maker(op_of(eqn), spot, steps)
 
 
 def scan_sizes(eqn: Equation) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Loops in the user's source: whether lines that come again are a loop, or calls of a function."""
+"""Loops and branches in the user's source: what it means that a line comes again."""
 
 from __future__ import annotations
 
@@ -10,28 +10,36 @@ from typing import NamedTuple
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
-class Lines(NamedTuple):
-    """The first and the last line of a loop."""
-
-    first: int
-    last: int
-
-    def __contains__(self, line: object) -> bool:
-        return isinstance(line, int) and self.first <= line <= self.last
+BRANCHES = (ast.If, ast.IfExp, ast.BoolOp, ast.Match, ast.Try)
+LOOPS = (ast.For, ast.AsyncFor, ast.While)
 
 
-def loop_around(file: str, line: int) -> Lines | None:
-    """The innermost ``for`` or ``while`` around a line, in the innermost function around that.
+class Surroundings(NamedTuple):
+    """What is around a line, within the innermost function.
+
+    Attributes:
+      loop: the first line of the innermost loop; None if there is none.
+      branched: whether the line is one of several ways through that loop, or through the function.
+    """
+
+    loop: int | None
+    branched: bool
+
+
+def surroundings(file: str, line: int) -> Surroundings:
+    """The loop around a line, and whether the line is in a branch.
 
     Raises:
       OSError: the source is not there.
     """
-    found: Lines | None = None
+    found = Surroundings(None, branched=False)
     for node in _around(file, line):
         if isinstance(node, FUNCTIONS):
-            found = None
-        elif isinstance(node, (ast.For, ast.AsyncFor, ast.While)):
-            found = Lines(node.lineno, node.end_lineno or node.lineno)
+            found = Surroundings(None, branched=False)
+        elif isinstance(node, LOOPS):
+            found = Surroundings(node.lineno, branched=False)
+        elif isinstance(node, BRANCHES):
+            found = Surroundings(found.loop, branched=True)
     return found
 
 

@@ -14,7 +14,7 @@ from funcgrad import _jax
 from funcgrad._jax import Equation, Value, Var, variables
 from funcgrad.calls.checkpoint import RematProgram
 from funcgrad.inspect.ledger.flat import Flat, Step, flat_program, is_of_user, short_line
-from funcgrad.inspect.ledger.source import loop_around
+from funcgrad.inspect.ledger.source import surroundings
 from funcgrad.inspect.ledger.walk import Walk
 from funcgrad.partition.budget import Search
 from funcgrad.partition.costs import operations
@@ -98,7 +98,10 @@ def suggestions_for(
     found = []
     for candidate in ranked[:TRIED]:
         function = run(_evaluator(flat, candidate.regions))
-        after = measure(function)
+        try:
+            after = measure(function)
+        except Exception:  # not everything can be computed again: effects, for one
+            continue
         if after.alive <= WORTHWHILE * now.alive:
             found.append(Suggestion(candidate.around, len(candidate.regions), now, after, function))
     return sorted(found, key=lambda each: (each.after.alive, each.after.operations))
@@ -151,20 +154,30 @@ def _by_scope(flat: Flat) -> Iterator[tuple[str, list[range]]]:
     """Name scopes that differ by numbers alone, each time that one is entered a region."""
     paths = [_scopes_of(step) for step in flat.steps]
     for depth in range(1, max(map(len, paths), default=0) + 1):
-        keys = [tuple(map(id, path[:depth])) if len(path) >= depth else None for path in paths]
+        keys = [
+            tuple((id(scope), call) for scope, call in path[:depth]) if len(path) >= depth else None
+            for path in paths
+        ]
         groups: dict[str, list[range]] = {}
         for span in _spans(keys):
-            name = "/".join(scope.name for scope in paths[span[0]][:depth])
+            name = "/".join(scope.name for scope, _ in paths[span[0]][:depth])
             groups.setdefault(re.sub(r"\d+", "*", name), []).append(span)
         for pattern, spans in groups.items():
-            one = "/".join(scope.name for scope in paths[spans[0][0]][:depth])
+            one = "/".join(scope.name for scope, _ in paths[spans[0][0]][:depth])
             yield (pattern if len(spans) > 1 else one), spans
 
 
-def _scopes_of(step: Step) -> tuple[Any, ...]:
-    return tuple(
-        scope for eqn in (*step.calls, step.equation) for scope in _jax.scopes_of_equation(eqn)
-    )
+def _scopes_of(step: Step) -> list[tuple[Any, int | None]]:
+    """The name scopes around a step, from the outside in, each with the jitted call that it is in.
+
+    A jitted function is traced once: its scopes are the same objects in each call.
+    """
+    found: list[tuple[Any, int | None]] = []
+    call = None
+    for eqn in (*step.calls, step.equation):
+        found += [(scope, call) for scope in _jax.scopes_of_equation(eqn)]
+        call = id(eqn)
+    return found
 
 
 def _by_function(flat: Flat) -> Iterator[tuple[str, list[range]]]:
@@ -191,25 +204,31 @@ def _calls_and_loops(
     """The calls of a function in a run of steps, and the iterations of its loops.
 
     Where the function's first point comes again, the function is called again, unless a loop in it is
-    around that point. Without its source this is not known, and nothing is found.
+    around that point. Each call begins there only if no branch is around that point. Without the source
+    none of this is known, and nothing is found.
     """
     span = [*points]
-    loops: dict[Any, list[int]] = {}
+    loops: dict[int, list[int]] = {}
     try:
-        around_first = loop_around(file, points[span[0]][0])
+        first = surroundings(file, points[span[0]][0])
         for i, (line, _) in points.items():
-            loop = loop_around(file, line)
+            loop = surroundings(file, line).loop
             if loop is not None:
                 loops.setdefault(loop, []).append(i)
+        branched = {
+            loop: surroundings(file, points[steps[0]][0]).branched for loop, steps in loops.items()
+        }
     except OSError:
         return
     if name.startswith("<") and name != "<lambda>":  # a comprehension, which is called for its loop
         return
-    calls = [range(span[0], span[-1] + 1)] if around_first else _returns(span, points)
-    yield f"{name} ({short_line(f'{file}:{min(points.values())[0]}')})", calls
+    if not first.branched:
+        calls = _returns(span, points) if first.loop is None else [range(span[0], span[-1] + 1)]
+        yield f"{name} ({short_line(f'{file}:{min(points.values())[0]}')})", calls
     for loop, steps in loops.items():
-        regions = [r for run in _runs(steps) for r in _returns(run, points)]
-        yield f"the body of the loop at {short_line(f'{file}:{loop.first}')}", regions
+        if not branched[loop]:
+            regions = [r for run in _runs(steps) for r in _returns(run, points)]
+            yield f"the body of the loop at {short_line(f'{file}:{loop}')}", regions
 
 
 def _returns(span: Sequence[int], points: dict[int, Point]) -> list[range]:

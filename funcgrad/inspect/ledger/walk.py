@@ -118,7 +118,7 @@ def _walked(
 ) -> Walk:
     visits = []
     for node in reversed(tape.nodes):
-        spot = around.inside(node.where, node.scope, function)
+        spot = around.within(node.source, function)
         tapes = node.pullback.inner
         called = _function_of(node)
         more = _times(node, times)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from jax.experimental import io_callback
 
 import funcgrad
 from funcgrad.inspect import residuals
@@ -39,6 +40,17 @@ def checkpointed_scan(ws, x):
     return jnp.sum(lax.scan(body, x, ws)[0])
 
 
+def scoped(w, x):
+    with jax.named_scope("inner"):
+        return block(w, x)
+
+
+def named_inside(ws, x, block):
+    for w in ws:
+        x = block(w, x)
+    return jnp.sum(x)
+
+
 CASES = {
     "function": (chain, checkpointed_chain, list(LONG), "block (programs.py:"),
     "jitted function": (
@@ -50,6 +62,18 @@ CASES = {
     "all jitted": (jax.jit(chain), checkpointed_chain, list(LONG), "block (programs.py:"),
     "scopes": (
         named,
+        lambda ws, x: named(ws, x, jax.checkpoint(block)),
+        list(LONG),
+        "layer_*",
+    ),
+    "scopes of jitted functions": (
+        lambda ws, x: named_inside(ws, x, jax.jit(scoped)),
+        lambda ws, x: named_inside(ws, x, jax.checkpoint(scoped)),
+        list(LONG),
+        "inner",
+    ),
+    "jitted scopes": (
+        jax.jit(named),
         lambda ws, x: named(ws, x, jax.checkpoint(block)),
         list(LONG),
         "layer_*",
@@ -113,6 +137,32 @@ def test_a_loop_is_told_from_a_call():
     assert best.around == f"the body of the loop at test_suggest.py:{line}"
     assert best.count == len(LONG)
     assert best.after.kept == kept(by_hand, list(LONG), X)
+
+
+def test_a_function_that_begins_in_a_branch_is_not_split_into_calls():
+    def layer(x, even):
+        if even:
+            return jnp.tanh(x) * jnp.exp(-x)
+        return jnp.sin(x) * jnp.cos(x)
+
+    def loss(x):
+        for i in range(24):
+            x = layer(x, i % 2 == 0)
+        return jnp.sum(x)
+
+    found = residuals(loss, X, compiled=False).suggestions
+    assert all("layer" not in each.around for each in found)
+
+
+def test_what_cannot_be_computed_again_is_not_suggested():
+    def talking(w, x):
+        io_callback(lambda: None, None, ordered=True)
+        return block(w, x)
+
+    ledger = residuals(lambda ws, x: chain(ws, x, talking), list(LONG), X, compiled=False)
+    assert ledger.kept > 0
+    assert ledger.suggestions  # block, inside
+    assert all("talking" not in each.around for each in ledger.suggestions)
 
 
 def test_without_source_no_function_is_named():
