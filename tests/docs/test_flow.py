@@ -11,4 +11,4 @@ def test_what_the_page_shows_runs():
     names = {"__name__": "flow_page"}
     exec(compile("\n".join(blocks), "flow.md", "exec", dont_inherit=True), names)
     assert names["found"]["layer_7"]["update_ratio"] > 0
-    assert [flag.layer for flag in names["found"].flags()][0] == "layer_0"
+    assert names["found"].flags()[0].layer == "layer_0"

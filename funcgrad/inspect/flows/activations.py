@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +15,7 @@ from jax import lax
 from funcgrad import _jax
 from funcgrad._jax import Var
 from funcgrad.functions import unmarked
-from funcgrad.inspect.flows.layers import Group, is_measured
+from funcgrad.inspect.flows.layers import Group, is_measured, shape_of
 from funcgrad.inspect.flows.measures import saturated_sigmoid, saturated_tanh
 from funcgrad.inspect.flows.parameters import Reader
 from funcgrad.keys import op_key
@@ -54,7 +55,7 @@ class Activation:
     @property
     def size(self) -> int:
         """How many elements the result has, or units."""
-        return self.site.variables[0].aval.size
+        return math.prod(shape_of(self.site.variables[0]))
 
 
 def is_rectifier(place: Place) -> bool:
@@ -97,7 +98,7 @@ def activations_of(
         v = place.equation.outvars[0]
         if _jax.is_dropped(v) or not is_measured(v.aval):
             continue
-        if kind == "dead" and not _has_units(v.aval.shape, unit_axis, batch):
+        if kind == "dead" and not _has_units(shape_of(v), unit_axis, batch):
             continue
         group, before = reader.layer_of.get(place), origin(place)
         if before is not None and (group is None or before in inner[group]):

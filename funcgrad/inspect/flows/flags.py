@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+KINDS = ("not finite", "vanishing", "exploding", "dead", "saturated", "no gradient")
+
 
 @dataclass(frozen=True)
 class Thresholds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcgrad import _jax, errors
-from funcgrad.inspect.flows.flags import Flag, Row, Thresholds, flags_of
+from funcgrad.inspect.flows.flags import KINDS, Flag, Row, Thresholds, flags_of
 from funcgrad.inspect.flows.measures import Part, moments_by_row, norms
 from funcgrad.inspect.flows.parameters import Parameter
 from funcgrad.inspect.flows.table import table
@@ -170,11 +171,10 @@ class Flow:
             for name, number in row.items()
             if isinstance(number, float)
         }
-        kinds = ("not finite", "vanishing", "exploding", "dead", "saturated", "no gradient")
-        counts = dict.fromkeys(kinds, 0.0)
-        for kind in {(flag.layer, flag.kind) for flag in self.flags()}:
-            counts[kind[1]] += 1.0
-        return found | {f"{prefix}flags/{k.replace(' ', '_')}": n for k, n in counts.items()}
+        flagged = Counter(kind for _, kind in {(flag.layer, flag.kind) for flag in self.flags()})
+        return found | {
+            f"{prefix}flags/{kind.replace(' ', '_')}": float(flagged[kind]) for kind in KINDS
+        }
 
     def figure(self, path: str | Path | None = None) -> Any:
         """One figure of all numbers, in which each panel says what it shows.

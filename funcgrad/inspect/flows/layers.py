@@ -45,6 +45,11 @@ class Group:
         return self.position, 0 if self.site is None else len(self.site.places)
 
     @property
+    def sizes(self) -> list[int]:
+        """How many elements each of its values has, in one step."""
+        return [] if self.site is None else [math.prod(shape_of(v)) for v in self.site.variables]
+
+    @property
     def lengths(self) -> tuple[int, ...]:
         """The lengths of the scans around it."""
         scans = [] if self.site is None else scans_around(self.site.block)
@@ -196,7 +201,7 @@ def by_line(program: Block) -> list[Group]:
         for block, line, places in _stretches(program)
     ]
     groups = _groups(regions)
-    arrays = [g for g in groups if g.site and any(v.aval.size > 1 for v in g.site.variables)]
+    arrays = [group for group in groups if max(group.sizes) > 1]
     return arrays or groups
 
 
@@ -278,6 +283,11 @@ def _in_while(block: Block) -> bool:
 def is_measured(aval: Any) -> bool:
     """Whether numbers of values of a type are taken: arrays of floating-point numbers."""
     return _jax.has_numbers(aval) and aval.size > 0
+
+
+def shape_of(v: Var) -> tuple[int, ...]:
+    """The shape of an array."""
+    return getattr(v.aval, "shape", ())
 
 
 def in_order(groups: Iterable[Group]) -> list[Group]:

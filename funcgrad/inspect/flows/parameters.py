@@ -12,7 +12,7 @@ from jax import lax
 from funcgrad import _jax
 from funcgrad._jax import Var
 from funcgrad.calls.scan import ScanSettings
-from funcgrad.inspect.flows.layers import Group, in_order, is_measured
+from funcgrad.inspect.flows.layers import Group, in_order, is_measured, shape_of
 from funcgrad.places.program import Block, Place, is_entered
 
 SAME = {lax.convert_element_type_p, lax.copy_p}
@@ -139,7 +139,7 @@ def parameters_of(
         if group is None:
             group = Group(f"{name} ({why})", "", None, _position(reads))
             added.append(group)
-        own = Parameter(name, leaf, v.aval.shape, len(group.lengths))
+        own = Parameter(name, leaf, shape_of(v), len(group.lengths))
         found.setdefault(group, []).append(own)
     return in_order([*groups, *added]), found
 

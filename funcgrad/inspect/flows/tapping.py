@@ -160,10 +160,8 @@ def _sampled(groups: Sequence[Group]) -> str:
 
 
 def _layer(group: Group, parameters: Sequence[Parameter]) -> Layer:
-    variables = () if group.site is None else group.site.variables
-    size = sum(v.aval.size for v in variables)
     rows, steps, order = tuple(group.rows), tuple(group.steps), tuple(group.order)
-    return Layer(rows, steps, order, group.where, size, tuple(parameters))
+    return Layer(rows, steps, order, group.where, sum(group.sizes), tuple(parameters))
 
 
 Rows = Mapping[Group, range]
@@ -177,10 +175,10 @@ def _part(group: Group, rows: Rows, size: int, numbers: Any) -> Part:
 
 def _of_values(plan: Plan, numbers: Sequence[Any], rows: Rows) -> list[Part]:
     """The moments of what leaves each layer, or of the cotangents there."""
-    leaving = [(g, v) for g in plan.groups if g.site is not None for v in g.site.variables]
+    leaving = [(group, size) for group in plan.groups for size in group.sizes]
     return [
-        _part(group, rows, v.aval.size, found)
-        for (group, v), found in zip(leaving, numbers, strict=True)
+        _part(group, rows, size, found)
+        for (group, size), found in zip(leaving, numbers, strict=True)
     ]
 
 
