@@ -137,6 +137,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "docs/test_methods.py": {
         "test_the_snippets_run_from_top_to_bottom": (),
     },
+    "ecosystem/test_cost.py": {
+        "test_matrix_products_by_op_and_scope": ("flax linen",),
+    },
     "ecosystem/test_optax.py": {
         "test_loss": ("ctc_loss", "huber_loss", "softmax_cross_entropy", "sigmoid_focal_loss"),
         "test_line_search_with_our_value_and_gradient": (),
@@ -161,6 +164,16 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_each_option_changes_the_run": ("options0",),
         "test_a_wrong_rule_stops_the_script": ("1.01",),
         "test_the_seed_fixes_the_run": (),
+    },
+    "inspect/test_command_line.py": {
+        "test_sub_command_in_a_shell": ("cost", "nonfinite"),
+        "test_help_has_every_sub_command_and_its_examples_run": (),
+        "test_output_as_pages_pictures_and_data": ("page of a graph", "table of residuals"),
+    },
+    "inspect/test_cost.py": {
+        "test_a_scan_counts_as_often_as_it_has_steps": ("7",),
+        "test_steps_of_the_gradients_own_loops": ("40-40",),
+        "test_a_vmapped_loop_goes_on_until_the_last_example_ends": (),
     },
     "inspect/graphs/test_views.py": {
         "test_50_000_operations_take_seconds": (),

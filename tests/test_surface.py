@@ -50,7 +50,8 @@ def test_help_lists_the_public_names():
 @pytest.mark.parametrize(
     "function",
     [*[t for t, _ in TRANSFORMS.values()], funcgrad.vjp, funcgrad.hvp, funcgrad.as_jax_grad,
-     looking.coverage, looking.residuals, testing.check_grads],
+     looking.coverage, looking.cost, looking.graph, looking.flow, looking.residuals,
+     testing.check_grads],
     ids=lambda f: f.__name__,
 )  # fmt: skip
 def test_signatures_name_the_default_rules(function):

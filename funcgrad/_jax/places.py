@@ -77,3 +77,15 @@ def bind_equation(eqn: Equation, operands: Sequence[Any]) -> list[Any]:
     """Run an equation's operation on other operands."""
     out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return out if eqn.primitive.multiple_results else [out]
+
+
+def functions_of_nn(eqn: Equation) -> set[str]:
+    """The functions of ``jax.nn`` that an equation comes from, by their names."""
+    traceback = eqn.source_info.traceback
+    frames = () if traceback is None else traceback.frames
+    return {frame.function_name for frame in frames if "jax/_src/nn/" in frame.file_name}
+
+
+def user_positions(eqn: Equation) -> list[Any]:
+    """The user's frames around an equation, with columns: equal for what one expression made twice."""
+    return [*_source_info.user_frames(eqn.source_info.traceback)]

@@ -108,6 +108,7 @@ eval_jaxpr_p = (
 )
 fused_p = _found("fused", "fused_p", "jax.experimental")
 linear_call_p = _found("custom_derivatives", "linear_call_p")
+platform_index_p = _found("lax.control_flow.conditionals", "platform_index_p")
 program_order_p = _found("program_order", "program_order_p") or _found("pjit", "program_order_p")
 remat_opt_p = _found("custom_derivatives", "remat_opt_p")
 xla_metadata_call_p = _found("xla_metadata", "xla_metadata_call_p")

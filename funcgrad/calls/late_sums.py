@@ -31,9 +31,10 @@ from funcgrad import _jax
 from funcgrad._jax import Atom, Aval, Cotangent, Equation, Value, Var, is_literal, read, variables
 from funcgrad.calls.step_sums import SUMS, can_be_late, linear_operand
 from funcgrad.masks import only, select
-from funcgrad.partition.costs import length_of, size_in_bytes
+from funcgrad.partition.costs import size_in_bytes
 from funcgrad.partition.plan import Joint, Plan, equations_between, meaning
 from funcgrad.partition.split import Split
+from funcgrad.partition.work import length_of
 from funcgrad.tape import LeafIndex
 
 WORTH = 4

@@ -18,6 +18,7 @@ from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
 from funcgrad.functions import unmarked
 from funcgrad.inspect.observe import tape_of
+from funcgrad.inspect.tables import table
 from funcgrad.keys import FunctionId, Op
 from funcgrad.registry import Rule, Rules, ZeroRule
 from funcgrad.rule_program import RuleProgram
@@ -71,12 +72,8 @@ class Coverage:
 
     def __str__(self) -> str:
         head = ("op", "count", "kind", "rule", "source")
-        cells = [head] + [
-            (str(row.op), str(row.count), row.kind, row.rule, row.source) for row in self.rows
-        ]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
-        return "\n".join(lines)
+        cells = [(str(row.op), str(row.count), row.kind, row.rule, row.source) for row in self.rows]
+        return table(head, cells, words=len(head))
 
 
 @public

@@ -9,16 +9,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import Aval, Equation, Jaxpr, Primitive, Var
+from funcgrad.partition import work
+from funcgrad.partition.work import Work, elements
 
 CHEAP = frozenset(
     {
@@ -35,17 +34,17 @@ CHEAP = frozenset(
 about. Results of matrix products, convolutions, reductions, transcendental functions, sorts and random
 bits are kept."""
 
-TRANSCENDENTAL = frozenset(
+DEAR = frozenset(
     {
         *(lax.exp_p, lax.exp2_p, lax.log_p, lax.log1p_p, lax.expm1_p, lax.logistic_p, lax.tanh_p),
         *(lax.sin_p, lax.cos_p, lax.tan_p, lax.pow_p, lax.erf_p, lax.rsqrt_p, lax.sqrt_p),
         lax.div_p,
     }
 )
-"""Operations that cost about ten floating-point operations an element."""
+"""Operations whose cost is about that of ten additions."""
 
 
-REPEATABLE = TRANSCENDENTAL | {lax.reduce_sum_p, lax.reduce_max_p, lax.reduce_min_p}
+REPEATABLE = DEAR | {lax.reduce_sum_p, lax.reduce_max_p, lax.reduce_min_p}
 """Operations that may be computed again at a price, where the bytes saved are worth the operations."""
 
 
@@ -101,8 +100,7 @@ element. One exp may be repeated to save a float32 of each step, two in a row ma
 
 def size_in_bytes(aval: Aval) -> int:
     """The bytes that a value of this type takes, and one more, so that nothing is free."""
-    parts = _jax.parts_of(aval)
-    return sum(_size(part) * getattr(part.dtype, "itemsize", 8) for part in parts) + 1
+    return work.bytes_of(aval) + 1
 
 
 def reads_all_for_each(jaxpr: Jaxpr) -> bool:
@@ -116,36 +114,17 @@ def reads_all_for_each(jaxpr: Jaxpr) -> bool:
 
 
 def operations(eqns: Iterable[Equation]) -> float:
-    """About how many floating-point operations equations take."""
+    """About how many floating-point operations equations take, or move elements for."""
     return sum(map(_operations, eqns))
 
 
 def _operations(eqn: Equation) -> float:
-    outputs = sum(_size(v.aval) for v in eqn.outvars)
-    if eqn.primitive is lax.dot_general_p:
-        (contracted, _), _ = eqn.params["dimension_numbers"]
-        shape = _jax.type_of(eqn.invars[0]).shape
-        return 2.0 * outputs * math.prod(length_of(shape[i]) for i in contracted)
-    if eqn.primitive is lax.conv_general_dilated_p:
-        kernel = _jax.type_of(eqn.invars[1])
-        features = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
-        return 2.0 * outputs * _size(kernel) / max(1, length_of(features))
-    inner = [operations(jaxpr.eqns) for jaxpr in _jax.inner_jaxprs(eqn.params)]
-    if inner:
-        return max(inner) * length_of(eqn.params.get("length", 1))
-    if eqn.primitive in TRANSCENDENTAL:
-        return 10.0 * outputs
-    return float(max(outputs, *(_size(v.aval) for v in eqn.invars), 1))
-
-
-def _size(aval: Aval) -> int:
-    return math.prod(map(length_of, getattr(aval, "shape", ())))
-
-
-SYMBOLIC = 128
-"""What an axis of symbolic length counts for. It decides what is kept, and no value."""
-
-
-def length_of(n: Any) -> int:
-    """The length of an axis or of a loop, in the costs of a program."""
-    return int(n) if isinstance(n, (int, np.integer)) else SYMBOLIC
+    called = work.parts_of(eqn)
+    if called is not None:
+        counts = [operations(part.jaxpr.eqns) * (part.steps or 1) for part in called]
+        return max(counts, default=0.0)
+    elementwise = sum(elements(v.aval) for v in eqn.outvars)
+    found = work.work_of(eqn) or Work()
+    dear = elementwise if eqn.primitive is lax.div_p else found.transcendentals
+    moved = max(elementwise, *(elements(v.aval) for v in eqn.invars), 1)
+    return float(max(found.flops, 10 * dear, moved))

@@ -146,7 +146,7 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
     count = 0
     replaced: dict[Place, Replacement] = {}
     for edit in asked.edits:
-        for site in _sites(edit.selector, program, name, "An edit", edit.optional):
+        for site in sites_meant(edit.selector, program, name, "An edit", edit.optional):
             if edit.by is not None:
                 replacement = Replacement(site, edit.by)
                 _check_replaced(replacement, replaced, {*placed, *opened}, name)
@@ -158,16 +158,17 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
                 inputs.update(zip(action.keys, edit.operands, strict=True))
                 actions[site.block, v].append(action)
     for of_user, selector in asked.taps.items():
-        sites = _sites(selector, program, name, f"The tap {of_user!r}")
+        sites = sites_meant(selector, program, name, f"The tap {of_user!r}", selector.optional)
         tapped[of_user] = [(site, []) for site in sites]
         for site, keys in tapped[of_user]:
             for v in site.variables:
                 key = (count,)
                 count += 1
                 keys.append(key)
-                actions[site.block, v].append(Action(key, tapped=True))
+                measure = selector.measure
+                actions[site.block, v].append(Action(key, tapped=True, measure=measure))
                 if _jax.is_inexact(v.aval):
-                    inputs[key] = sink_for(v.aval, lengths_around(site.block))
+                    inputs[key] = sink_for(v.aval, lengths_around(site.block), measure)
     actions = {where: _in_order(of_value) for where, of_value in actions.items()}
     taps = frozenset(key for sites in tapped.values() for _, keys in sites for key in keys)
     for replacement in replaced.values():
@@ -236,7 +237,7 @@ def _check_nothing_inside(replacement: Replacement, actions: Any, name: str) -> 
         )
 
 
-def _sites(
+def sites_meant(
     selector: Selector, program: Block, name: str, what: str, optional: bool = False
 ) -> list[Site]:
     sites = selector.sites(program)

@@ -27,7 +27,7 @@ from funcgrad._jax import Value, Var
 from funcgrad.calls.scan import ScanSettings
 from funcgrad.places.program import Block, Place
 from funcgrad.places.selectors import Site
-from funcgrad.places.taps import sink_of_step, tap, with_cotangent_changed
+from funcgrad.places.taps import Measure, sink_of_step, tap, with_cotangent_changed
 
 Key = tuple[int, ...]
 """What a tap or an edit is known by: its number, and that of an operand of it."""
@@ -40,6 +40,7 @@ class Action:
     Attributes:
       key: by which its sink, its operands and its value are known.
       tapped: the value is tapped.
+      measure: what is returned of a tapped value, and of its cotangent, instead of all of it.
       of_value: it is changed by this function of itself and the operands.
       of_cotangent: its cotangent is changed by this function.
       operands: how many operands `of_value` is given besides.
@@ -54,6 +55,7 @@ class Action:
     operands: int = 0
     asked: str = ""
     found: bool = True
+    measure: Measure | None = None
 
     @property
     def keys(self) -> list[Key]:
@@ -141,7 +143,7 @@ class Editor:
         for v in block.variables:
             yield from self.actions.get((block, v), ())
         if self.uses:
-            for reader, atoms in block.readers:
+            for reader, atoms in block.uses:
                 yield from (
                     self.uses[reader, i] for i in range(len(atoms)) if (reader, i) in self.uses
                 )
@@ -214,9 +216,11 @@ class Editor:
 def act(action: Action, y: Value, inputs: Inputs, found: Found) -> Value:
     """Tap or change one value."""
     if action.tapped:
+        measure = action.measure
         if action.found:
-            found[action.key] = (y, jnp.bool_(True))
-        return tap(y, inputs[action.key]) if action.key in inputs else y
+            tapped = y if measure is None else measure(lax.stop_gradient(y))
+            found[action.key] = (tapped, jnp.bool_(True))
+        return tap(y, inputs[action.key], measure) if action.key in inputs else y
     if action.of_cotangent is not None:
         changed = checked(action, action.of_cotangent, "cotangent")
         takes_value = _number_of_parameters(action.of_cotangent) > 1

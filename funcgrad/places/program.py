@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -148,7 +149,7 @@ class Block:
         return [*self.given, *(v for place in self.places for v in place.equation.outvars)]
 
     @property
-    def readers(self) -> Iterator[tuple[Place | Block, Sequence[Atom]]]:
+    def uses(self) -> Iterator[tuple[Place | Block, Sequence[Atom]]]:
         """What reads values of the block: its places, and the block itself, which returns some."""
         for place in self.places:
             yield place, place.equation.invars
@@ -164,18 +165,50 @@ class Block:
 
     def read_outside(self, places: Iterable[Place]) -> tuple[Var, ...]:
         """All values that some of the block's places compute, and others read or the block returns."""
-        inside = set(places)
-        made = [v for place in self.places if place in inside for v in place.equation.outvars]
-        reads = {v for place in self.places if place not in inside for v in place.reads}
-        reads.update(_jax.variables(self.jaxpr.outvars))
-        return tuple(v for v in made if v in reads)
+        own = self._own(places)
+        returned = set(_jax.variables(self.jaxpr.outvars))
+        return tuple(
+            v
+            for place in own.values()
+            for v in place.equation.outvars
+            if v in returned or any(p.position not in own for p in self.readers.get(v, ()))
+        )
 
     def entering(self, places: Iterable[Place]) -> tuple[Var, ...]:
         """The values that some of the block's places read and none of them computes, in that order."""
-        inside = set(places)
-        own = [place for place in self.places if place in inside]
+        own = self._own(places).values()
         made = {v for place in own for v in place.equation.outvars}
         return tuple(dict.fromkeys(v for place in own for v in place.reads if v not in made))
+
+    @cached_property
+    def readers(self) -> dict[Var, list[Place]]:
+        """By variable, the block's places that read it."""
+        found: dict[Var, list[Place]] = {}
+        for place in self.places:
+            for v in dict.fromkeys(place.reads):
+                found.setdefault(v, []).append(place)
+        return found
+
+    @cached_property
+    def makers(self) -> dict[Var, Place]:
+        """By variable, the block's place that computes it."""
+        return {v: place for place in self.places for v in place.equation.outvars}
+
+    def inner_of(self, place: Place) -> list[Block]:
+        """The blocks of the functions that one of the block's places carries."""
+        index = bisect_left(self.places, place.position, key=lambda other: other.position)
+        return self.inner.get(index, [])
+
+    def _own(self, places: Iterable[Place]) -> dict[int, Place]:
+        """Those of some places that stand in the block, by position, in the order of the program."""
+        return {p.position: p for p in sorted(places, key=lambda p: p.position) if p.block is self}
+
+    @property
+    def operands(self) -> list[Any]:
+        """The operands of the call that the block's arguments begin as, in their order."""
+        assert self.call is not None
+        skipped = 1 if self.kind.startswith("branch") else self.call.params.get("cond_nconsts", 0)
+        return self.call.equation.invars[skipped:]
 
 
 Carried = Callable[[dict[str, Any]], Sequence[tuple[str, Any]]]

@@ -14,6 +14,7 @@ from typing import Any
 from funcgrad import _jax, errors
 from funcgrad._jax import Var
 from funcgrad.places.program import Block, Place
+from funcgrad.places.taps import Measure
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,11 @@ class Selector:
     ``a & b`` means places that both mean, ``a | b`` those that either means, ``~a`` all others, ``a[i]``
     one of them by its number in the order of the program, ``a[i:j]`` some of them.
     """
+
+    measure: Measure | None = None
+    """What a tap returns of each value and cotangent, instead of all of it."""
+    optional = False
+    """Whether a tap may mean no place."""
 
     def places(self, program: Block) -> list[Place]:
         """The operations that are meant, in the order of the program."""
@@ -120,6 +126,28 @@ class Selector:
           1.0
         """
         return Edit(self, None, change)
+
+    def measured(self, measure: Measure, *, optional: bool = False) -> Measured:
+        """Tap some numbers of the values that are meant, and of their cotangents, not all of them.
+
+        Args:
+          measure: a function from an array to one floating-point array. It runs where the value is, in
+            each step of a scan, so that the value itself does not leave the program.
+          optional: return empty lists where the selector means no place.
+
+        Returns:
+          A selector for `taps`. ``Tapped.values`` and ``Tapped.cotangents`` are what `measure` returns;
+          a measured cotangent is zeros where no cotangent arrived.
+
+        Example:
+          >>> import jax.numpy as jnp, funcgrad
+          >>> taps = {"e": funcgrad.at(op="exp").measured(jnp.max)}
+          >>> f = lambda x: jnp.sum(3 * jnp.exp(x))
+          >>> gradient, tapped = funcgrad.grad(f, taps=taps)(jnp.zeros(5))
+          >>> print(tapped["e"].value, tapped["e"].cotangent)
+          1.0 3.0
+        """
+        return Measured(self, measure, optional)
 
     def replaced(self, by: Callable[..., Any], *, optional: bool = False) -> Edit:
         """Compute what is meant in another way, and differentiate that.
@@ -311,6 +339,28 @@ class Numbered(Selector):
     def __str__(self) -> str:
         part = ":".join("" if x is None else str(x) for x in self.part[:2])
         return f"{self.among}[{part if self.index is None else self.index}]"
+
+
+@dataclass(frozen=True)
+class Measured(Selector):
+    """What another selector means, of which a tap returns a measure."""
+
+    of: Selector
+    measure: Measure | None
+    optional: bool = False
+
+    def places(self, program: Block) -> list[Place]:
+        return self.of.places(program)
+
+    def sites(self, program: Block) -> list[Site]:
+        return self.of.sites(program)
+
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        return self.of.functions
+
+    def __str__(self) -> str:
+        return str(self.of)
 
 
 def _inside(sites: Sequence[Site], places: set[Place]) -> list[Site]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -74,18 +75,22 @@ jax.tree_util.register_dataclass(
 # --- what stands at a tapped place in the program
 
 
-@jax.custom_vjp
-def tap(x: Any, sink: Any) -> Any:
-    """`x`; the cotangent that arrives at it is the sink's as well."""
+Measure = Callable[[Any], Any]
+"""A function from an array to the numbers of it that are returned in its place."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def tap(x: Any, sink: Any, measure: Measure | None = None) -> Any:
+    """`x`; the sink's cotangent is the one that arrives at `x`, or what `measure` says of it."""
     return x
 
 
-def _tap_forward(x: Any, sink: Any) -> tuple[Any, None]:
+def _tap_forward(x: Any, sink: Any, measure: Measure | None) -> tuple[Any, None]:
     return x, None
 
 
-def _tap_backward(_: None, ct: Any) -> tuple[Any, Any]:
-    return ct, ct
+def _tap_backward(measure: Measure | None, _: None, ct: Any) -> tuple[Any, Any]:
+    return ct, ct if measure is None else measure(ct)
 
 
 tap.defvjp(_tap_forward, _tap_backward)
@@ -130,6 +135,27 @@ def with_cotangent_changed(x: Any, change: Callable[..., Any], takes_value: bool
     return identity(x)
 
 
-def sink_for(aval: Any, lengths: Sequence[int]) -> Any:
-    """Zeros whose cotangent is that of a tapped value: of its type, with an axis for each scan."""
-    return _jax.blank(_jax.strong(_jax.cotangent_aval(aval)), *lengths)
+def sink_for(aval: Any, lengths: Sequence[int], measure: Measure | None = None) -> Any:
+    """Zeros whose cotangent is that of a tapped value, or its measure, with an axis for each scan."""
+    of_ct = _jax.strong(_jax.cotangent_aval(aval))
+    return _jax.blank(of_ct if measure is None else type_of_measure(measure, of_ct), *lengths)
+
+
+def type_of_measure(measure: Measure, aval: Any) -> Any:
+    """The type of a measure of values of a type.
+
+    Raises:
+      errors.EditError: it is not one floating-point array.
+    """
+
+    def leaves(x: Any) -> list[Any]:
+        return jax.tree.leaves(measure(x))
+
+    results = _jax.stage_closed(leaves, [aval], "measure").out_avals
+    if len(results) != 1 or not _jax.is_inexact(results[0]):
+        found = ", ".join(result.str_short() for result in results) or "nothing"
+        raise errors.EditError(
+            f"The measure of a tap was given {aval.str_short()} and returned {found}. Return one "
+            "floating-point array."
+        )
+    return _jax.strong(results[0])

@@ -1,0 +1,33 @@
+"""Tables in text: words to the left, figures to the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """Rows of text under a head, in columns, of which the first `words` are not figures."""
+    columns = list(zip(head, *rows, strict=True))
+    sides = [str.ljust if i < words else str.rjust for i in range(len(head))]
+    widths = [max(map(len, column)) for column in columns]
+
+    def line(cells: Sequence[str]) -> str:
+        columns = zip(sides, cells, widths, strict=True)
+        padded = (side(cell, width) for side, cell, width in columns)
+        return "  ".join(padded).rstrip()
+
+    return "\n".join(map(line, [head, *rows]))
+
+
+UNITS = ("", "k", "M", "G", "T", "P", "E")
+
+
+def number(x: float) -> str:
+    """A figure in at most four digits, with a unit of thousands: ``1.23M``."""
+    if x == int(x) and abs(x) < 10_000:
+        return f"{int(x)}"
+    for unit in UNITS:
+        if abs(x) < 999.5 or unit == UNITS[-1]:
+            return f"{x:.3g}{unit}"
+        x /= 1000
+    raise AssertionError
