@@ -24,5 +24,6 @@ from funcgrad._jax.references import *  # noqa: F403
 from funcgrad._jax.rule_settings import *  # noqa: F403
 from funcgrad._jax.settings import *  # noqa: F403
 from funcgrad._jax.sharding import *  # noqa: F403
+from funcgrad._jax.taps import *  # noqa: F403
 from funcgrad._jax.types import *  # noqa: F403
 from funcgrad._jax.values import *  # noqa: F403

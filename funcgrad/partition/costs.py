@@ -27,6 +27,7 @@ CHEAP = frozenset(
         *(lax.and_p, lax.or_p, lax.not_p, lax.xor_p, lax.convert_element_type_p),
         *(lax.reshape_p, lax.broadcast_in_dim_p, lax.squeeze_p, lax.transpose_p, lax.rev_p),
         *(lax.slice_p, lax.split_p, lax.concatenate_p, lax.pad_p, lax.stop_gradient_p),
+        _jax.tap_p,
         *(_jax.random_clone_p, _jax.random_wrap_p, _jax.random_unwrap_p),
     }
 )

@@ -79,21 +79,25 @@ Measure = Callable[[Any], Any]
 """A function from an array to the numbers of it that are returned in its place."""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def tap(x: Any, sink: Any, measure: Measure | None = None) -> Any:
     """`x`; the sink's cotangent is the one that arrives at `x`, or what `measure` says of it."""
+    return _jax.tap_p.bind(x, sink) if measure is None else _measured(x, sink, measure)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _measured(x: Any, sink: Any, measure: Measure) -> Any:
     return x
 
 
-def _tap_forward(x: Any, sink: Any, measure: Measure | None) -> tuple[Any, None]:
+def _measured_forward(x: Any, sink: Any, measure: Measure) -> tuple[Any, None]:
     return x, None
 
 
-def _tap_backward(measure: Measure | None, _: None, ct: Any) -> tuple[Any, Any]:
-    return ct, ct if measure is None else measure(ct)
+def _measured_backward(measure: Measure, _: None, ct: Any) -> tuple[Any, Any]:
+    return ct, measure(ct)
 
 
-tap.defvjp(_tap_forward, _tap_backward)
+_measured.defvjp(_measured_forward, _measured_backward)
 
 
 @jax.custom_vjp

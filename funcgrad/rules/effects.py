@@ -35,6 +35,12 @@ def marker_vjp(ct: Any, x: Any, **_: Any) -> Any:
     return ct
 
 
+@defvjp(_jax.tap_p)
+def tap_vjp(ct: Any, x: Any, sink: Any, **_: Any) -> Any:
+    # y = x; the sink is zeros whose cotangent is read after the walk back
+    return ct, ct
+
+
 @defvjp(_jax.tie_p)
 def tie_vjp(ct: Any, x: Any, y: Any, **_: Any) -> Any:
     # z = y, computed after x

@@ -303,3 +303,31 @@ def test_threads_with_other_taps_never_meet():
     for k in range(8):
         assert_same(found[k][0], 2 * k * np.cos(X), rtol=1e-6)
     assert_same(funcgrad.grad(lambda x: jnp.sum(shared(x, 2.0)))(X), 2 * np.cos(X), rtol=1e-6)
+
+
+def through_calls(x):
+    y = lax.scan(lambda c, _: (jnp.sin(c) * c, None), x, None, 3)[0]
+    y = jax.jit(lambda y: jnp.exp(y) * y)(y)
+    return jax.checkpoint(lambda y: jnp.cos(y) ** 2)(y).sum()
+
+
+def test_taps_inside_transforms_of_jax():
+    """Batched, and differentiated forward, backward and by our own gradient."""
+    x = jnp.array([0.3, 0.7, 1.1])
+    taps = {op: at(op=op) for op in ("sin", "exp", "cos")}
+    tapped = funcgrad.grad(through_calls, taps=taps)
+    one = tapped(x)[1]
+    batch = jax.vmap(tapped)(jnp.stack([0 * x, x]))[1]
+    for op in taps:
+        np.testing.assert_allclose(batch[op].values[0][1], one[op].values[0], rtol=1e-5)
+        np.testing.assert_allclose(batch[op].cotangents[0][1], one[op].cotangents[0], rtol=1e-5)
+    gradient = lambda x: tapped(x)[0]
+    expected = jax.jacfwd(jax.grad(through_calls))(x)
+    for jacobian in (
+        jax.jacfwd(gradient),
+        jax.jacrev(jax.jit(gradient)),
+        funcgrad.jacrev(gradient),
+    ):
+        np.testing.assert_allclose(jacobian(x), expected, rtol=1e-4)
+    cotangent = lambda x: tapped(x)[1]["exp"].cotangents[0]
+    np.testing.assert_allclose(jax.jacfwd(cotangent)(x), jax.jacrev(cotangent)(x), rtol=1e-4)

@@ -41,7 +41,7 @@ if shard_alike_p is not None:  # until JAX 0.10
         ),
     ]
 
-TESTED_APART = (stage_p, space_p)
+TESTED_APART = (stage_p, space_p, _jax.tap_p)  # taps: tests/places/test_taps.py
 
 ZEROS = {
     "dce_sink_p": lambda x: lax.dce_sink(x) if hasattr(lax, "dce_sink") else None,

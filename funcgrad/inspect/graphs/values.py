@@ -189,7 +189,8 @@ def _run(
     trees: dict[str, Any] = {}
 
     def run(leaves: list[Value], seeds: Any) -> Any:
-        sinks = {key: sink_for(*of) for key, of in probes.sinks.items()}
+        zeros = {(of, *around): sink_for(of, around) for of, around in probes.sinks.values()}
+        sinks = {key: zeros[of, *around] for key, (of, around) in probes.sinks.items()}
 
         def flat(*args: Value) -> list[Value]:
             given = dict(zip(sinks, args[len(leaves) :], strict=True))
