@@ -148,6 +148,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "examples/test_check_gradients.py": {
         "test_each_is_found_by_the_check_that_sees_it": (),
     },
+    "examples/test_gradient_flow.py": {
+        "test_the_first_layers_vanish_until_they_are_repaired": (),
+    },
     "examples/test_methods.py": {
         "test_guided_backpropagation_is_on_the_ink": (),
         "test_relevances_sum_to_about_the_logit": (),
@@ -158,6 +161,13 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_each_option_changes_the_run": ("options0",),
         "test_a_wrong_rule_stops_the_script": ("1.01",),
         "test_the_seed_fixes_the_run": (),
+    },
+    "inspect/flows/test_flow.py": {
+        "test_sharded_arrays": ("True",),
+        "test_values_and_cotangents": ("scanned-jit",),
+    },
+    "inspect/flows/test_layers.py": {
+        "test_more_layers_than_rows": (),
     },
     "inspect/test_nonfinite.py": {
         "test_a_fault_on_the_way_forward": ("plain", "jit", "scan", "vmap", "cond", "remat"),
