@@ -140,12 +140,12 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "ecosystem/test_cost.py": {
         "test_matrix_products_by_op_and_scope": ("flax linen",),
     },
+    "ecosystem/test_flax.py": {
+        "test_linen": ("mlp", "attention", "scan over layers"),
+    },
     "ecosystem/test_optax.py": {
         "test_loss": ("ctc_loss", "huber_loss", "softmax_cross_entropy", "sigmoid_focal_loss"),
         "test_line_search_with_our_value_and_gradient": (),
-    },
-    "ecosystem/test_flax.py": {
-        "test_linen": ("mlp", "attention", "scan over layers"),
     },
     "examples/test_backward_methods.py": {
         "test_feedback_alignment": (),
@@ -153,6 +153,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "examples/test_check_gradients.py": {
         "test_each_is_found_by_the_check_that_sees_it": (),
+    },
+    "examples/test_gradient_flow.py": {
+        "test_the_first_layers_vanish_until_they_are_repaired": (),
     },
     "examples/test_methods.py": {
         "test_guided_backpropagation_is_on_the_ink": (),
@@ -165,6 +168,16 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_wrong_rule_stops_the_script": ("1.01",),
         "test_the_seed_fixes_the_run": (),
     },
+    "inspect/flows/test_flow.py": {
+        "test_sharded_arrays": ("True",),
+        "test_values_and_cotangents": ("scanned-jit",),
+    },
+    "inspect/flows/test_layers.py": {
+        "test_more_layers_than_rows": (),
+    },
+    "inspect/graphs/test_views.py": {
+        "test_50_000_operations_take_seconds": (),
+    },
     "inspect/test_command_line.py": {
         "test_sub_command_in_a_shell": ("cost", "nonfinite"),
         "test_help_has_every_sub_command_and_its_examples_run": (),
@@ -174,9 +187,6 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_scan_counts_as_often_as_it_has_steps": ("7",),
         "test_steps_of_the_gradients_own_loops": ("40-40",),
         "test_a_vmapped_loop_goes_on_until_the_last_example_ends": (),
-    },
-    "inspect/graphs/test_views.py": {
-        "test_50_000_operations_take_seconds": (),
     },
     "inspect/test_nonfinite.py": {
         "test_a_fault_on_the_way_forward": ("plain", "jit", "scan", "vmap", "cond", "remat"),

@@ -88,10 +88,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The rows of a flow, in the order of the program, and in words how they were chosen."""
+    """The layers of a function.
+
+    Attributes:
+      groups: the layers, in the order of the program.
+      how: in words, how they were chosen.
+      left_out: those that are no rows, since there would be too many.
+    """
 
     groups: list[Group]
     how: str
+    left_out: frozenset[Group] = frozenset()
 
 
 def chosen(
@@ -117,21 +124,19 @@ def chosen(
         return Chosen(in_order(groups), "rows: what leaves the places that were given")
     deepest = max((len(named_scopes(place)) for place in program.walk()), default=0)
     if not deepest:
-        groups, how = _thinned(by_line(program))
-        return Chosen(
-            groups, f"rows: what leaves each line of code{how}, as there are no name scopes"
-        )
-    depths = range(deepest, 0, -1) if depth is None else [depth]
-    found = ([], depth or 1)
-    for each in depths:
-        found = by_scope(program, each), each
-        if sum(len(group.steps) for group in found[0]) <= ROWS:
+        groups = by_line(program)
+        left_out, how = _skipped(groups)
+        how = f"rows: what leaves each line of code{how}, as there are no name scopes"
+        return Chosen(groups, how, left_out)
+    reached, groups = depth or 1, []
+    for reached in range(deepest, 0, -1) if depth is None else [depth]:
+        groups = by_scope(program, reached)
+        if sum(len(group.steps) for group in groups) <= ROWS:
             break
-    groups, how = (found[0], "") if depth is not None else _thinned(found[0])
-    of = "" if found[1] >= deepest else f" of {deepest} (depth= shows more)"
-    return Chosen(
-        groups, f"rows: what leaves each name scope{how}, to depth {min(found[1], deepest)}{of}"
-    )
+    left_out, how = _skipped(groups) if depth is None else (frozenset(), "")
+    of = "" if reached >= deepest else f" of {deepest} (depth= shows more)"
+    how = f"rows: what leaves each name scope{how}, to depth {min(reached, deepest)}{of}"
+    return Chosen(groups, how, left_out)
 
 
 def scans_around(block: Block) -> list[Place]:
@@ -142,13 +147,13 @@ def scans_around(block: Block) -> list[Place]:
     return [*around, block.call] if block.kind == "scan" else around
 
 
-def _thinned(groups: list[Group]) -> tuple[list[Group], str]:
-    """At most so many groups, evenly spaced, and that in words."""
-    total = sum(len(group.steps) for group in groups)
-    every = math.ceil(total / ROWS)
+def _skipped(groups: Sequence[Group]) -> tuple[frozenset[Group], str]:
+    """The groups that are left out so that evenly spaced ones are few enough, and that in words."""
+    every = math.ceil(sum(len(group.steps) for group in groups) / ROWS)
     if every <= 1:
-        return groups, ""
-    return groups[::every], f" (every {every}th of {len(groups)})"
+        return frozenset(), ""
+    left_out = frozenset(group for i, group in enumerate(groups) if i % every)
+    return left_out, f" (one in {every} of {len(groups)})"
 
 
 # --- by name scope

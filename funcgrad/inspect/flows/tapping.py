@@ -95,7 +95,12 @@ class Tapping:
             groups, parameters = parameters_of(program, rows.groups, self.names)
             batch = self.thresholds.batch
             activations = activations_of(program, groups, self.unit_axis, batch)
-            self.plans[program] = Plan(groups, rows.how, parameters, activations)
+            self.plans[program] = Plan(
+                [group for group in groups if group not in rows.left_out],
+                rows.how,
+                parameters,
+                [one for one in activations if one.group not in rows.left_out],
+            )
         return self.plans[program]
 
     def flow(

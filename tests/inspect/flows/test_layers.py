@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jax
@@ -74,6 +75,20 @@ def test_more_layers_than_rows():
     found = flow(loss, 0.5, X)
     assert names(found) == [f"layer_{i}" for i in range(30)]
     assert len(names(flow(loss, 0.5, X, depth=2))) == 150
+
+
+def test_far_more_lines_than_rows():
+    """Evenly spaced rows; a parameter and an activation of one that is left out belong to no other."""
+
+    def loss(weights, x):
+        for i in range(250):
+            x = jnp.tanh(x * weights[i])
+        return jnp.sum(x)
+
+    text = str(flow(loss, [jnp.full(3, 1.1)] * 250, jax.ShapeDtypeStruct((4, 3), jnp.float32)))
+    rows = re.findall(r"#(\d+)  (weights\[\d+\])$", text, re.M)
+    assert rows == [(str(i // 3 + 1), f"weights[{i}]") for i in range(0, 250, 3)]
+    assert "one in 3 of 250" in text
 
 
 @jax.custom_vjp
