@@ -113,7 +113,7 @@ class TangentTrace(TapeTrace):
         return primal.aval if isinstance(primal, Unknown) else _jax.typeof(primal)
 
     def evaluate(
-        self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any]
+        self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any], by: Any = None
     ) -> Sequence[Value]:
         out = _jax.abstract_eval(primitive, [self.type_of(x) for x in primals], params)
         outs: list[Any] = [Unknown(a) for a in (out if primitive.multiple_results else [out])]
