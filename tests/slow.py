@@ -188,7 +188,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "checkpointed-jit",
         ),
         "test_under_vmap_and_in_a_gradient_of_a_gradient": (),
-        "test_threads_with_other_taps_never_meet": (),
+    },
+    "places/test_threads.py": {
+        "test_threads_never_meet_and_nothing_leaks": ("jit",),
     },
     "rules/test_functions.py": {
         "test_eigenvalues_of_a_tridiagonal_matrix": ("4-4",),

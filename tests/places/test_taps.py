@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -276,30 +275,3 @@ def test_taps_cost_what_they_return():
     assert counts[1] <= counts[0]
     more = tapped.memory_analysis().temp_size_in_bytes - bare.memory_analysis().temp_size_in_bytes
     assert more <= 2 * e.nbytes + 64
-
-
-def test_threads_with_other_taps_never_meet():
-    found: dict[int, Any] = {}
-    started = threading.Barrier(8)
-
-    @jax.jit
-    def shared(x, k):
-        with jax.named_scope("h"):
-            return jnp.sin(x) * k
-
-    def work(k: int) -> None:
-        started.wait()
-        scale = [at("h").cotangent(lambda ct: ct * k)]
-        for _ in range(3):
-            found[k] = funcgrad.grad(
-                lambda x: jnp.sum(shared(x, 2.0)), edit=scale, taps={"h": at("h")}
-            )(X)
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for k in range(8):
-        assert_same(found[k][0], 2 * k * np.cos(X), rtol=1e-6)
-    assert_same(funcgrad.grad(lambda x: jnp.sum(shared(x, 2.0)))(X), 2 * np.cos(X), rtol=1e-6)
