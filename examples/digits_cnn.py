@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from digits_data import Digits, batches, load_split
@@ -50,3 +51,19 @@ def trained(epochs: int = 20, seed: int = 0) -> tuple[CNN, Any, Digits]:
 def one_of_each(test: Digits, classes: list[int]) -> np.ndarray:
     """The first image of each class."""
     return np.stack([test.images[test.labels == label][0] for label in classes])
+
+
+def draw(rows: dict[str, np.ndarray], file: str) -> None:
+    """A picture of the images in the row `image`, and below of what speaks for and against a class."""
+    columns = len(rows["image"])
+    figure, axes = plt.subplots(len(rows), columns, figsize=(columns, len(rows) + 0.4))
+    for row, (name, pictures) in zip(axes, rows.items(), strict=True):
+        row[0].set_ylabel(name)
+        for axis, picture in zip(row, pictures, strict=True):
+            bound = np.abs(picture).max()
+            colours = "gray_r" if name == "image" else "RdBu_r"
+            axis.imshow(picture, cmap=colours, vmin=-bound if name != "image" else 0, vmax=bound)
+            axis.set(xticks=[], yticks=[])
+    figure.tight_layout(pad=0.3)
+    figure.savefig(file, dpi=150)
+    print(file)

@@ -7,9 +7,8 @@ guided_backprop.png.
 """
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
-from digits_cnn import one_of_each, trained
+from digits_cnn import draw, one_of_each, trained
 
 import funcgrad
 from funcgrad.surgery.methods import deconvnet, guided_backprop
@@ -26,24 +25,13 @@ def main() -> None:
     def logit(image: jax.Array, label: jax.Array) -> jax.Array:
         return model.apply(params, image)[label]
 
-    rows = {"image": images}
+    rows = {}
     for name, way in WAYS.items():
         rows[name] = np.asarray(jax.jit(jax.vmap(way(logit)))(images, np.array(CLASSES)))
-    figure, axes = plt.subplots(len(rows), len(CLASSES), figsize=(len(CLASSES), len(rows) + 0.4))
-    for row, (name, pictures) in zip(axes, rows.items(), strict=True):
-        row[0].set_ylabel(name)
-        for axis, picture in zip(row, pictures, strict=True):
-            bound = np.abs(picture).max()
-            colours = "gray_r" if name == "image" else "RdBu_r"
-            axis.imshow(picture, cmap=colours, vmin=-bound if name != "image" else 0, vmax=bound)
-            axis.set(xticks=[], yticks=[])
-        if name != "image":
-            positive = np.maximum(pictures, 0)
-            share = positive[images > 0.3].sum() / positive.sum()
-            print(f"{name:>10}: {share:.0%} of what speaks for the class lies on the ink")
-    figure.tight_layout(pad=0.3)
-    figure.savefig("guided_backprop.png", dpi=150)
-    print("guided_backprop.png")
+        positive = np.maximum(rows[name], 0)
+        share = positive[images > 0.3].sum() / positive.sum()
+        print(f"{name:>10}: {share:.0%} of what speaks for the class lies on the ink")
+    draw({"image": images, **rows}, "guided_backprop.png")
 
 
 if __name__ == "__main__":

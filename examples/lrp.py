@@ -7,9 +7,8 @@ lrp.png, the table says how much of the logit the pixels' relevances sum to.
 """
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
-from digits_cnn import one_of_each, trained
+from digits_cnn import draw, one_of_each, trained
 
 import funcgrad
 from funcgrad.surgery.methods import relevance
@@ -36,24 +35,14 @@ def main() -> None:
     def logit(image: jax.Array, label: jax.Array) -> jax.Array:
         return model.apply(params, image)[label]
 
-    rows = {"image": images}
+    rows = {}
     for name, how in METHODS.items():
         rows[name] = np.asarray(jax.jit(jax.vmap(lrp(logit, **how)))(images, labels))
     print("digit     " + "".join(f"{label:8d}" for label in CLASSES))
     print("logit     " + "".join(f"{y:8.2f}" for y in jax.vmap(logit)(images, labels)))
-    figure, axes = plt.subplots(len(rows), len(CLASSES), figsize=(len(CLASSES), len(rows) + 0.4))
-    for row, (name, pictures) in zip(axes, rows.items(), strict=True):
-        row[0].set_ylabel(name)
-        for axis, picture in zip(row, pictures, strict=True):
-            bound = np.abs(picture).max()
-            colours = "gray_r" if name == "image" else "RdBu_r"
-            axis.imshow(picture, cmap=colours, vmin=-bound if name != "image" else 0, vmax=bound)
-            axis.set(xticks=[], yticks=[])
-        if name != "image":
-            print(f"{name:10}" + "".join(f"{r:8.2f}" for r in pictures.sum((1, 2))))
-    figure.tight_layout(pad=0.3)
-    figure.savefig("lrp.png", dpi=150)
-    print("lrp.png")
+    for name, pictures in rows.items():
+        print(f"{name:10}" + "".join(f"{r:8.2f}" for r in pictures.sum((1, 2))))
+    draw({"image": images, **rows}, "lrp.png")
 
 
 if __name__ == "__main__":

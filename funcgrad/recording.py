@@ -150,8 +150,10 @@ def _edited(
         closed = _jax.stage_closed(flat, [_jax.typeof(x) for x in leaves], name)
     except jax.errors.ConcretizationTypeError as problem:
         raise errors.EditError(
-            f"Taps, edits and overrides by place trace `{name}`, as jax.jit does, and the function "
-            f"reads a traced value in Python. {problem}"
+            f"Taps, edits and overrides by place trace `{name}`, as jax.jit does, since a place is "
+            "found in the whole program. The function reads a traced value in Python: write lax.cond or "
+            "jnp.where there, or, if the value is no array that is differentiated, close over it "
+            f"(functools.partial). {problem}"
         ) from problem
     program = edited(closed, asked, rules, name, strict)
     count = len(leaves)

@@ -143,9 +143,40 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "ecosystem/test_flax.py": {
         "test_linen": ("mlp", "attention", "scan over layers"),
     },
+    "ecosystem/test_methods.py": {
+        "test_method": (
+            "rectifiers-linen-scan-jit",
+            "lrp-nnx-unrolled-jit",
+            "attn_lrp-haiku-remat-jit",
+            "deep_lift-equinox-scan-jit",
+            "integrated_gradients-plain-remat-jit",
+            "grad_cam-linen-scan-jit",
+            "patching-haiku-scan-jit",
+            "cotangent_edits-plain-scan-jit",
+            "straight_through-equinox-remat-jit",
+            "low_precision-nnx-scan-jit",
+            "feedback_alignment-equinox-unrolled-jit",
+            "direct_feedback_alignment-linen-remat-jit",
+            "per_example_norms-haiku-scan-jit",
+            "kronecker_factors-nnx-scan-jit",
+        ),
+    },
     "ecosystem/test_optax.py": {
         "test_loss": ("ctc_loss", "huber_loss", "softmax_cross_entropy", "sigmoid_focal_loss"),
         "test_line_search_with_our_value_and_gradient": (),
+    },
+    "ecosystem/test_places.py": {
+        "test_tool": (
+            "taps-haiku-scan-jit",
+            "edit_of_a_value-equinox-remat-jit",
+            "edit_of_a_cotangent-linen-scan-jit",
+            "replacement-nnx-unrolled-jit",
+            "override_of_an_operation-attention-scan-jit",
+            "override_of_a_function-plain-scan-jit",
+            "kinks-linen-remat-jit",
+            "where_infinity_begins-haiku-scan-eager",
+            "list_of_places-nnx-scan-jit",
+        ),
     },
     "examples/test_backward_methods.py": {
         "test_feedback_alignment": (),
@@ -221,6 +252,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_under_vmap_and_in_a_gradient_of_a_gradient": (),
         "test_threads_with_other_taps_never_meet": (),
     },
+    "places/test_threads.py": {
+        "test_threads_never_meet_and_nothing_leaks": ("jit",),
+    },
     "rules/test_fourier.py": {
         "test_precision_is_kept": ("float32",),
     },
@@ -287,6 +321,10 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_equals_the_definition": ("epsilon-plain", "z-plus-jit"),
         "test_flax_and_equinox_models": ("z-plus",),
         "test_a_bias_that_is_added_to_a_jitted_product_belongs_to_the_layer": ("gamma",),
+        "test_a_batch_normalisation_in_evaluation_belongs_to_the_layer_before": (
+            "gamma-linen",
+            "z-plus-haiku",
+        ),
     },
     "surgery/methods/test_rescale.py": {
         "test_equals_the_definition": ("relu-plain", "tanh-jit"),

@@ -246,16 +246,33 @@ def sites_meant(
     for site in sites:
         call = next((place.sealed for place in site.places if place.block is site.block), None)
         if call is not None:
-            raise errors.EditError(
-                f"{what} of `{name}` at {selector} means {site}, which is inside `{call.op}` "
-                f"({call.where}). Its derivative is not that of the operations inside, so nothing "
-                "inside can be tapped or edited. Select the call itself, by function= or by its scope."
-            )
+            raise errors.EditError(_sealed(call, f"{what} of `{name}` at {selector} means {site}"))
     return sites
 
 
+<<<<<<< HEAD
 def no_place(selector: Selector, program: Block, name: str, what: str) -> str:
     """The message of a selector that means no place, with near misses."""
+=======
+def _sealed(call: Place, asked: str) -> str:
+    """What to do instead where something inside a call that is not entered was asked for."""
+    function = (call.function or "").split(" at ")[0]
+    named = f" of `{function}`" if function else ""
+    if call.op.name == "shard_map":
+        why = "Its values are parts of arrays, one on each device, and have no place outside"
+        instead = "Return the value from the shard_map"
+    else:
+        why = "Its derivative is not that of the operations inside"
+        instead = "Give the function another rule, DEFAULT.override({function: rule})"
+    return (
+        f"{asked}, which is inside the `{call.op}`{named} ({call.where}). {why}, so nothing inside can "
+        "be tapped or edited. Select what the call returns, by at(function=...) or by a name scope "
+        f"around the call. {instead}, if that is not enough."
+    )
+
+
+def _no_place(selector: Selector, program: Block, name: str, what: str) -> str:
+>>>>>>> open13
     places = [*program.walk()]
     scopes = {place.scope for place in places if place.scope}
     lines = [

@@ -31,7 +31,7 @@ def at(
       scope: name scopes (``jax.named_scope``, the modules of flax, haiku and equinox), such as
         ``"encoder/layers_*/attn"``: consecutive scopes, anywhere from the outside in, each with the
         wildcards of a file name. ``"**"`` stands for any number of scopes, and a leading ``"/"`` for the
-        outermost.
+        outermost. A scope whose own name has a ``"/"`` is as many scopes.
       op: a primitive, a function of ``jax.lax`` that stands for one, or a primitive's name.
       function: a function, whose calls are meant: plain, jitted, or with a custom derivative.
       name: a name given by ``jax.ad_checkpoint.checkpoint_name``, with wildcards.
@@ -144,8 +144,13 @@ class Scoped(Regions):
     pattern: tuple[str, ...]
 
     def key(self, place: Place) -> tuple[Key, str] | None:
-        named = [s for s in enumerate(place.scopes) if not s[1].name.startswith(CALL)]
-        names = [scope.name for _, scope in named]
+        named = [
+            (i, name)
+            for i, scope in enumerate(place.scopes)
+            if not scope.name.startswith(CALL)
+            for name in scope.name.split("/")
+        ]
+        names = [name for _, name in named]
         end = shortest_match(self.pattern, names)
         if end is None or not end:
             return None

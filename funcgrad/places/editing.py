@@ -64,6 +64,33 @@ class Action:
 
 
 @dataclass(frozen=True, eq=False)
+class Original:
+    """What is replaced: the function from the values that enter a site to those that leave it."""
+
+    site: Site
+    around: Mapping[Var, Value]
+
+    def __call__(self, *operands: Value) -> Any:
+        """What leaves: one array, or a list."""
+        return self._run(self.site.own, dict(zip(self.site.entering, operands, strict=True)))
+
+    def after(self, place: Place, result: Value, *operands: Value) -> Any:
+        """What leaves, if an operation of the site that all later ones follow gave `result`."""
+        known = dict(zip(self.site.entering, operands, strict=True))
+        later = self.site.own[self.site.own.index(place) + 1 :]
+        return self._run(later, {**known, place.equation.outvars[0]: result})
+
+    def _run(self, places: Sequence[Place], known: Mapping[Var, Value]) -> Any:
+        eqns = [place.equation for place in places]
+        outs = _jax.eval_equations(eqns, {**self.around, **known}, self.site.variables)
+        return outs[0] if len(outs) == 1 else outs
+
+    @property
+    def __name__(self) -> str:
+        return str(self.site)
+
+
+@dataclass(frozen=True, eq=False)
 class Replacement:
     """Operations of one block that are computed in another way."""
 
@@ -82,15 +109,7 @@ class Replacement:
 
     def __call__(self, known: Mapping[Var, Value]) -> dict[Var, Value]:
         """The values that leave, by the function of those that enter."""
-        variables, around = self.site.variables, known
-
-        def original(*operands: Value) -> Any:
-            known = {**around, **dict(zip(self.site.entering, operands, strict=True))}
-            eqns = [place.equation for place in self.site.own]
-            outs = _jax.eval_equations(eqns, known, variables)
-            return outs[0] if len(outs) == 1 else outs
-
-        original.__name__ = str(self.site)
+        variables, original = self.site.variables, Original(self.site, known)
         outs = self.by(original, *(known[v] for v in self.site.entering))
         several = outs if isinstance(outs, (list, tuple)) else [outs]
         if len(several) != len(variables):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import funcgrad
-from funcgrad.places.program import Block, Place
+from funcgrad.places.editing import CALLS
+from funcgrad.places.program import ENTERED, Block, Place
 from funcgrad.places.selectors import Selector, Site
 
 
@@ -25,6 +26,10 @@ class Operand(Selector):
             Site((place,), place.block, (place.equation.invars[0],), str(place))
             for place in self.places(program)
         ]
+
+
+def test_each_call_that_is_entered_can_be_run_with_changes():
+    assert set(CALLS) == set(ENTERED)
 
 
 def test_an_argument_is_tapped():

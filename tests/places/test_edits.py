@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
 import funcgrad
 from funcgrad import at, errors
 from tests.compare import assert_same
+from tests.meshes import sharded
 
 X = np.linspace(0.2, 1.4, 3, dtype=np.float32)
 XS = np.linspace(-1.0, 1.0, 12, dtype=np.float32).reshape(4, 3)
@@ -140,7 +142,7 @@ def test_what_is_no_edit_or_tap_is_refused():
 
 def test_a_function_that_reads_values_in_python_is_refused():
     fun = lambda x: jnp.sum(jnp.sin(x)) if x[0] > 0 else 0.0
-    with pytest.raises(errors.EditError, match="reads a traced value"):
+    with pytest.raises(errors.EditError, match="in Python: write lax"):
         funcgrad.grad(fun, taps={"s": at(op="sin")})(X)
 
 
@@ -152,8 +154,28 @@ def test_inside_a_custom_derivative_is_refused():
 
     own.defvjp(lambda x: (own(x), x), lambda x, ct: (ct * 100,))
     fun = lambda x: jnp.sum(own(x))
-    with pytest.raises(errors.EditError, match="is inside `custom_vjp_call`"):
+    with pytest.raises(errors.EditError, match="inside the `custom_vjp_call` of"):
         funcgrad.grad(fun, taps={"h": at("inside")})(X)
     gradient, taps = funcgrad.grad(fun, taps={"own": at(function=own)})(X)
     assert_same(gradient, np.full(3, 100, np.float32))
     assert_same(taps["own"].value, np.sin(X), rtol=1e-6)
+
+
+def test_inside_a_shard_map_is_refused_and_what_it_returns_is_tapped():
+    def part(x):
+        with jax.named_scope("inside"):
+            return jnp.sin(x)
+
+    mapped = sharded(part, P("i"), P("i"))
+
+    def fun(x):
+        with jax.named_scope("around"):
+            y = mapped(x)
+        return jnp.sum(y**2)
+
+    x = np.linspace(0.2, 1.4, 8, dtype=np.float32)
+    with pytest.raises(errors.EditError, match=r"inside the `shard_map`.* one on each device"):
+        funcgrad.grad(fun, taps={"h": at("inside")})(x)
+    _, taps = funcgrad.grad(fun, taps={"y": at("around")})(x)
+    np.testing.assert_allclose(taps["y"].value, np.sin(x), rtol=1e-6)
+    np.testing.assert_allclose(taps["y"].cotangent, 2 * np.sin(x), rtol=1e-6)

@@ -91,6 +91,27 @@ def test_conditions_and_how_they_combine(selector, count):
     assert len(scopes(selector)) == count
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a*/b", ["outer/a1/b", "outer/a2/b"]),
+        ("outer/a2", ["outer/a2"]),
+        ("a1/b", ["outer/a1/b"]),
+        ("/a1", []),
+        ("outer", ["outer"]),
+    ],
+)
+def test_a_name_with_a_slash_is_several_scopes(pattern, expected):
+    def fun(x):
+        with jax.named_scope("outer"):
+            with jax.named_scope("a1/b"):
+                x = jnp.sin(x)
+            with jax.named_scope("a2/b"):
+                return jnp.sum(jnp.cos(x))
+
+    assert scopes(at(pattern), fun) == expected
+
+
 def test_a_scope_that_is_entered_again_is_another_region():
     def shared(x):
         for _ in range(3):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -261,6 +260,7 @@ def test_nothing_changes_without_taps():
     before = str(jax.make_jaxpr(funcgrad.grad(fun))(X))
     funcgrad.grad(fun, taps={"h": at("h")})(X)
     assert str(jax.make_jaxpr(funcgrad.grad(fun))(X)) == before
+<<<<<<< HEAD
 
 
 def test_taps_cost_what_they_return():
@@ -331,3 +331,5 @@ def test_taps_inside_transforms_of_jax():
         np.testing.assert_allclose(jacobian(x), expected, rtol=1e-4)
     cotangent = lambda x: tapped(x)[1]["exp"].cotangents[0]
     np.testing.assert_allclose(jax.jacfwd(cotangent)(x), jax.jacrev(cotangent)(x), rtol=1e-4)
+=======
+>>>>>>> open13

@@ -1,13 +1,14 @@
 """Which operations of a function are layers: found by what depends on the function's input.
 
-A *layer* is a product of a value that depends on the input with one that does not (a weight), and the
-bias that is added to the product. A layer is one region, whatever library wrote it.
+A *layer* is a product of a value that depends on the input with one that does not (a weight), the bias
+that is added to the product, and a batch normalisation in evaluation, which scales and shifts by
+constants. A layer is one region, whatever library wrote it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jax import lax
@@ -31,6 +32,10 @@ MOVES = frozenset(
     }
 )
 """What may stand between a product and its bias."""
+
+SHIFTS = frozenset({lax.add_p, lax.sub_p})
+SCALES = frozenset({lax.mul_p, lax.div_p})
+"""What a batch normalisation in evaluation does with constants."""
 
 
 # --- what depends on the input
@@ -114,11 +119,24 @@ def _blocks(block: Block) -> Iterator[Block]:
             yield from _blocks(one)
 
 
+@dataclass(frozen=True, eq=False)
+class Layer(Site):
+    """A layer.
+
+    Attributes:
+      product: the product, the first of the operations.
+      scaled: whether constants multiply the result, as in a batch normalisation.
+    """
+
+    product: Place = field(kw_only=True)
+    scaled: bool = field(kw_only=True)
+
+
 @dataclass(frozen=True)
 class Layers(Selector):
-    """The layers of a function: products with a weight, each with the bias that is added.
+    """The layers of a function: products with a weight, each with what scales and shifts it.
 
-    What enters a layer is the value that depends on the input, then the weight and the bias.
+    What enters a layer is the value that depends on the input, the weight, and the other constants.
 
     Attributes:
       chosen: the places in which layers are meant; None for all.
@@ -143,6 +161,11 @@ class Layers(Selector):
 
     def places(self, program: Block) -> list[Place]:
         return [place for site in self.sites(program) for place in site.places]
+
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        selectors = (*([] if self.chosen is None else [self.chosen]), *self.without)
+        return tuple(f for selector in selectors for f in selector.functions)
 
     def __str__(self) -> str:
         return "layers" if self.chosen is None else f"layers in {self.chosen}"
@@ -187,11 +210,11 @@ def _with_those_inside(place: Place) -> list[Place]:
     return [place, *(p for block in inner for p in block.walk())]
 
 
-def _layer(product: Place, found: Dependent) -> Site:
-    """The region of a product, what moves its result, and the bias."""
+def _layer(product: Place, found: Dependent) -> Layer:
+    """The region of a product, what moves its result, and what shifts and scales it."""
     block = product.block
     (x,) = dependent_operands(product, found)
-    places = [product, *_until_bias(product, found)]
+    places = [product, *_until_last_shift(product, found)]
     if len(places) == 1:
         _check_no_bias_outside(product, found)
     (y,) = places[-1].equation.outvars
@@ -199,7 +222,8 @@ def _layer(product: Place, found: Dependent) -> Site:
     scope = f"{product.scope}: " if product.scope else ""
     label = f"{scope}layer of {product.op}" + (f" ({product.where})" if product.where else "")
     everything = [p for place in places for p in _with_those_inside(place)]
-    return Site(tuple(everything), block, (y,), label, ordered)
+    scaled = any(place.op in SCALES for place in places)
+    return Layer(tuple(everything), block, (y,), label, ordered, product=product, scaled=scaled)
 
 
 def _check_no_bias_outside(product: Place, found: Dependent) -> None:
@@ -207,7 +231,7 @@ def _check_no_bias_outside(product: Place, found: Dependent) -> None:
     call = product.block.call
     if call is None or call.op is not _jax.jit_p or len(call.outputs) != 1:
         return
-    bias = _until_bias(call, found)
+    bias = _until_last_shift(call, found)
     if bias:
         raise errors.EditError(
             f"A rule was asked for of the layer {product}. Its bias is added outside of the jitted "
@@ -215,21 +239,31 @@ def _check_no_bias_outside(product: Place, found: Dependent) -> None:
         )
 
 
-def _until_bias(product: Place, found: Dependent) -> list[Place]:
-    """The operations from a product's only reader to the addition of a bias; none without a bias."""
-    block, places = product.block, []
+def _until_last_shift(product: Place, found: Dependent) -> list[Place]:
+    """The operations from a product's only reader to the last constant that is added, if there is one.
+
+    Scaling alone changes no relevance, so what comes after the last shift is no part of the layer.
+    """
+    block, places, count = product.block, [], 0
     (v,) = product.equation.outvars
     while v not in block.jaxpr.outvars:
         readers = [place for place in block.places if v in place.reads]
-        if len(readers) != 1:
-            return []
+        if len(readers) != 1 or not _is_affine(readers[0], v, found):
+            break
         places += readers
-        if readers[0].op is lax.add_p:
-            return places if len(dependent_operands(readers[0], found)) == 1 else []
-        if readers[0].op not in MOVES:
-            return []
+        if readers[0].op in SHIFTS:
+            count = len(places)
         (v,) = readers[0].equation.outvars
-    return []
+    return places[:count]
+
+
+def _is_affine(place: Place, v: Var, found: Dependent) -> bool:
+    """Whether an operation moves a value's elements, or scales and shifts them by constants."""
+    if dependent_operands(place, found) != [v]:
+        return False
+    if place.op is lax.div_p:
+        return place.equation.invars[0] is v
+    return place.op in MOVES | SHIFTS | SCALES
 
 
 @dataclass(frozen=True)

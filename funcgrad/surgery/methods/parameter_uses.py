@@ -89,9 +89,13 @@ class Use:
 
     @property
     def is_small(self) -> bool:
-        """Whether the parameter's cotangent is at most as large as an activation: the result."""
+        """Whether the parameter's cotangent is at most as large as an activation: the result.
+
+        Copies of a parameter, as a bias has for each position, are as large as what they are added to.
+        """
         sizes = [math.prod(aval.shape) for aval in self.place.outputs]
-        return any(self.others) and max(sizes) >= math.prod(self.view.shape)
+        copied = self.place.op is lax.broadcast_in_dim_p
+        return (copied or any(self.others)) and max(sizes) >= math.prod(self.view.shape)
 
 
 @dataclass
@@ -152,18 +156,23 @@ class Uses:
 
     def call(self, place: Place, blocks: Sequence[Block], operands: Sequence[Any]) -> list[Any]:
         """What is known of a call's results. Parameters are followed into all but while loops."""
-        where = str(place)
         if place.op is lax.while_p:
-            self.lose(operands, where)
+            self.lose(operands, str(place))
             return [DATA] * len(place.outputs)
         if place.op is lax.scan_p:
             results = self.block(blocks[0], _given(blocks[0], self.entering_scan(place, operands)))
-            return self.lose(results, where)
+            return self.leaving(place, results)
         if place.op is lax.cond_p:
             found = [self.block(block, _given(block, operands[1:])) for block in blocks]
-            results = [self.lose(of_branch, where) for of_branch in found]
+            results = [self.leaving(place, of_branch) for of_branch in found]
             return [DATA if DATA in of_each else None for of_each in zip(*results, strict=True)]
         return self.block(blocks[0], _given(blocks[0], operands))
+
+    def leaving(self, place: Place, found: Sequence[Any]) -> list[Any]:
+        """What is known of a call's results; those that nothing reads lose no parameter."""
+        read = place.block.read_outside([place])
+        results = zip(found, place.equation.outvars, strict=True)
+        return self.lose([one if v in read else DATA for one, v in results], str(place))
 
     def entering_scan(self, place: Place, operands: Sequence[Any]) -> list[Any]:
         """What is known in a scan's body of its constants, carries and slices; carries are data."""

@@ -134,7 +134,8 @@ def lrp(
 
     Args:
       fun: maps pytrees of arrays to a scalar, such as the logit of a class. A layer is a
-        product with what does not depend on the arguments that are explained, and its bias.
+        product with what does not depend on the arguments that are explained, its bias, and a batch
+        normalisation in evaluation.
       rule: the rule of the layers; ``epsilon()`` if none is given.
       composite: other rules by place: pairs of a selector and a rule. The last that means a layer holds.
       argnums: the positional arguments that are explained.
@@ -174,12 +175,36 @@ PASSED = ACTIVATIONS.replaced(_whole, optional=True)
 def _layer_edits(rule: Rule | None, composite: Any) -> list[Edit]:
     pairs = [*(composite.items() if isinstance(composite, Mapping) else composite)]
     places = [selector for selector, _ in pairs]
-    rest = Layers(None, tuple(places)).replaced(rule or epsilon(), optional=True)
+    rest = Layers(None, tuple(places)).replaced(folded(rule or epsilon()), optional=True)
     chosen = (
-        Layers(selector, tuple(places[i + 1 :])).replaced(one, optional=True)
+        Layers(selector, tuple(places[i + 1 :])).replaced(folded(one), optional=True)
         for i, (selector, one) in enumerate(pairs)
     )
     return [rest, *chosen]
+
+
+def folded(rule: Rule) -> Rule:
+    """A rule of layers whose product may be scaled by constants: by a batch normalisation in evaluation.
+
+    The layer ``y = s (x w) + t`` has the weight ``s w``. A rule asks of a weight no more than its sign,
+    so `rule` is given the weights w, read where s is positive, and -w, read where s is negative.
+    """
+
+    def of_layer(original: Any, x: Any, w: Any, *constants: Any) -> Any:
+        layer = original.site
+        if not layer.scaled:
+            return rule(original, x, w, *constants)
+        ones = jnp.ones(layer.product.outputs[0].shape, layer.product.outputs[0].dtype)
+        zero, one = (original.after(layer.product, p, x, w, *constants) for p in (0 * ones, ones))
+
+        def with_shift(x: Any, w: Any, negative_w: Any, shift: Any) -> Any:
+            above = original(x, w, *constants) - zero
+            below = zero - original(x, negative_w, *constants)
+            return jnp.where(one >= zero, above, below) + shift
+
+        return rule(with_shift, x, w, -w, zero)
+
+    return of_layer
 
 
 NORMALISERS = ("rsqrt", "sqrt")

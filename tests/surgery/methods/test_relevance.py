@@ -168,6 +168,92 @@ def test_a_bias_apart_from_a_weight_that_a_jitted_function_hides_is_an_error():
         lrp(lambda x: jnp.sum(hidden(x) + b))(jnp.ones(3))
 
 
+# --- batch normalisation in evaluation
+
+SCALE, SHIFT = np.array([0.7, -1.3, 2.0, -0.4]), np.array([0.3, -0.2, 0.5, 0.1])
+MEAN, VARIANCE = np.array([0.2, -0.5, 0.1, 0.4]), np.array([0.5, 2.0, 1.5, 0.8])
+STATISTICS = {"mean": MEAN, "var": VARIANCE}
+FIRST = (np.random.default_rng(11).normal(size=(4, 3)), np.array([0.2, -0.1, 0.4, -0.3]))
+SECOND = (np.random.default_rng(4).normal(size=(3, 4)), np.array([0.1, 0.3, -0.2]))
+POINT = np.array([0.8, -0.6, 0.5], np.float32)
+EPSILON = 1e-5
+
+
+def written_out(x):
+    h = x @ FIRST[0].T.astype(np.float32) + FIRST[1].astype(np.float32)
+    h = (h - MEAN.astype(np.float32)) / np.sqrt(VARIANCE + EPSILON).astype(np.float32)
+    h = jax.nn.relu(h * SCALE.astype(np.float32) + SHIFT.astype(np.float32))
+    return (h @ SECOND[0].T.astype(np.float32) + SECOND[1].astype(np.float32))[0]
+
+
+def linen(x):
+    nn = pytest.importorskip("flax.linen")
+    norm = nn.BatchNorm(use_running_average=True, epsilon=EPSILON)
+    model = nn.Sequential([nn.Dense(4), norm, nn.relu, nn.Dense(3)])
+    first, second = ({"kernel": w.T, "bias": b} for w, b in (FIRST, SECOND))
+    params = {"layers_0": first, "layers_1": {"scale": SCALE, "bias": SHIFT}, "layers_3": second}
+    variables = {"params": params, "batch_stats": {"layers_1": STATISTICS}}
+    return model.apply(jax.tree.map(np.float32, variables), x[None])[0, 0]
+
+
+def haiku(x):
+    hk = pytest.importorskip("haiku")
+
+    def model(x):
+        h = hk.Linear(4, name="first")(x)
+        h = jax.nn.relu(hk.BatchNorm(True, True, 0.9, EPSILON, name="norm")(h, is_training=False))
+        return hk.Linear(3, name="second")(h)[0, 0]
+
+    params = {
+        "first": {"w": FIRST[0].T, "b": FIRST[1]},
+        "norm": {"scale": SCALE[None], "offset": SHIFT[None]},
+        "second": {"w": SECOND[0].T, "b": SECOND[1]},
+    }
+    state = {
+        f"norm/~/{name}_ema": {"average": a[None], "hidden": a[None], "counter": np.array(0)}
+        for name, a in STATISTICS.items()
+    }
+    apply = hk.without_apply_rng(hk.transform_with_state(model)).apply
+    return apply(*jax.tree.map(np.float32, (params, state)), x[None])[0]
+
+
+@pytest.mark.parametrize("model", [written_out, linen, haiku])
+@pytest.mark.parametrize("name", RULES)
+def test_a_batch_normalisation_in_evaluation_belongs_to_the_layer_before(name, model):
+    """The weights are multiplied by scale / deviation: half of these are negative."""
+    rule, definition = RULES[name]
+    factor = SCALE / np.sqrt(VARIANCE + EPSILON)
+    merged = (factor[:, None] * FIRST[0], (FIRST[1] - MEAN) * factor + SHIFT)
+    expected = by_definition([definition] * 2, [merged, SECOND], POINT.astype(float), 0)
+    assert np.abs(expected).max() > 0.1
+    assert_close(jax.jit(lrp(model, rule))(POINT), expected)
+
+
+def test_a_convolution_without_bias_and_its_batch_normalisation():
+    nn = pytest.importorskip("flax.linen")
+    parts = [nn.Conv(4, (2, 2), use_bias=False), nn.BatchNorm(True), nn.relu, lambda h: h.ravel()]
+    model = nn.Sequential([*parts, nn.Dense(3, use_bias=False)])
+    image = IMAGE.reshape(1, *IMAGE.shape[1:], 1)
+    variables = model.init(jax.random.key(0), image)
+    norm = {"mean": MEAN, "var": VARIANCE}
+    shifts = {"scale": np.abs(SCALE), "bias": SHIFT}
+    variables["batch_stats"]["layers_1"] = jax.tree.map(np.float32, norm)
+    variables["params"]["layers_1"] = jax.tree.map(np.float32, shifts)
+    factor = np.float32(np.abs(SCALE) / np.sqrt(VARIANCE + 1e-5))
+    kernel = variables["params"]["layers_0"]["kernel"] * factor
+    shift = np.float32(SHIFT - MEAN * factor)
+
+    def merged(image):
+        h = jax.lax.conv_general_dilated(
+            image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return (jax.nn.relu(h + shift).ravel() @ variables["params"]["layers_4"]["kernel"])[1]
+
+    for rule, _ in RULES.values():
+        ours = lrp(lambda image: model.apply(variables, image)[1], rule)(image)
+        assert_close(ours, lrp(merged, rule)(image))
+
+
 def test_what_cannot_be_meant_is_an_error():
     with pytest.raises(errors.SelectorError, match="where there is none"):
         lrp(logit, composite=[(at("conv7"), z_plus())])(IMAGE)
