@@ -115,6 +115,7 @@ class TangentTrace(TapeTrace):
     def evaluate(
         self, primitive: Primitive, primals: Sequence[Value], params: dict[str, Any], by: Any = None
     ) -> Sequence[Value]:
+        assert by is None  # see forward_of
         out = _jax.abstract_eval(primitive, [self.type_of(x) for x in primals], params)
         outs: list[Any] = [Unknown(a) for a in (out if primitive.multiple_results else [out])]
         if primitive in OPERAND_BY_OPERAND:
