@@ -85,8 +85,7 @@ def implementation_of(primitive: Primitive) -> Callable[..., Any] | None:
     It takes the operands, and the params by name. It is the one that ``mlir.lower_fun`` was given, or
     the one that runs outside jit.
     """
-    entry = mlir._lowerings.get(primitive)
-    rule = getattr(entry, "rule", None)
+    rule: Any = getattr(mlir._lowerings.get(primitive), "rule", None)
     if getattr(rule, "__code__", None) is _LOWERED:
         return inspect.getclosurevars(rule).nonlocals["fun"]
     run = primitive.__dict__.get("impl")

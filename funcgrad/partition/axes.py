@@ -330,22 +330,24 @@ class Axes:
 
 def program_behind(eqn: Equation) -> _jax.ClosedJaxpr | None:
     """The program that JAX runs for a primitive that we do not know; None if there is none to read."""
-    run = _jax.implementation_of(eqn.primitive)
-    avals = [v.aval for v in eqn.invars]
-    if eqn.effects or not eqn.outvars or (run is None and eqn.primitive is not _jax.hi_call_p):
+    run = function_behind(eqn)
+    if run is None or eqn.effects or not eqn.outvars:
         return None
-
-    def outputs(*operands: Value) -> list[Value]:
-        if eqn.primitive is _jax.hi_call_p:
-            return _jax.hi_expand(_jax.hi_primitive(eqn.params), operands)
-        return jax.tree.leaves(run(*operands, **eqn.params))
-
     try:
-        program = _jax.stage_closed(outputs, avals, str(eqn.primitive))
+        program = _jax.stage_closed(run, [v.aval for v in eqn.invars], str(eqn.primitive))
     except Exception:  # it is a function of arrays, not of tracers
         return None
     names_itself = any(inner.primitive is eqn.primitive for inner in program.jaxpr.eqns)
     return None if names_itself or len(program.out_avals) != len(eqn.outvars) else program
+
+
+def function_behind(eqn: Equation) -> Callable[..., list[Value]] | None:
+    """A primitive's outputs as a function of its operands; None if JAX has none."""
+    if eqn.primitive is _jax.hi_call_p:
+        prim = _jax.hi_primitive(eqn.params)
+        return lambda *operands: _jax.hi_expand(prim, operands)
+    found = _jax.implementation_of(eqn.primitive)
+    return found and (lambda *operands: jax.tree.leaves(found(*operands, **eqn.params)))
 
 
 CALLS: dict[Any, Callable[[Axes, Equation, Sequence[list[int]]], list[list[int]]]] = {
