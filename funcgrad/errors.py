@@ -208,6 +208,19 @@ class UnknownCallError(FuncgradError, NotImplementedError):
         )
 
 
+class UnknownExamplesError(FuncgradError, NotImplementedError):
+    """A vmapped loop has an op of which it cannot be known whether it keeps the examples apart."""
+
+    def __init__(self, op: Any, where: str, loop: str):
+        super().__init__(
+            "A gradient was asked for through a vmapped while loop whose examples end one by one, used "
+            f"at {loop}. Its body has the op `{op}`, used at {where}. JAX knows no function of arrays "
+            "for it. So it cannot be told which values are those of an example that has ended, which "
+            "might make the gradients of others NaN. Differentiate one example and vmap that: "
+            "jax.vmap(funcgrad.grad(f))."
+        )
+
+
 class MutableValueError(FuncgradError, NotImplementedError):
     """A differentiated value was put where no gradient can follow it: in a box, a log, a callback."""
 

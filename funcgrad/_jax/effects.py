@@ -15,6 +15,7 @@ from funcgrad._jax.jaxprs import (
     prune_keeping_inputs,
     variables,
     with_inner_jaxprs,
+    without_own_references,
 )
 
 OPENED = (jit_p, cond_p, scan_p, while_p, remat_p)
@@ -30,19 +31,22 @@ def effects_apart(closed: ClosedJaxpr) -> tuple[ClosedJaxpr | None, ClosedJaxpr 
 
     Returns:
       Both. The first is None where there are no effects. The second is None where a result depends on
-      an effect: a callback's, or that of a reference.
+      an effect: a callback's, or that of a reference that the program was given.
     """
     if not closed.effects:
         return None, closed
-    if any(isinstance(effect, RefEffect) for effect in closed.effects):
+    jaxpr, more = without_own_references(convert_consts(closed))
+    consts = [*more, *closed.consts]
+    if not jaxpr.effects:
+        return None, close_over(jaxpr, consts)
+    if any(isinstance(effect, RefEffect) for effect in jaxpr.effects):
         return closed, None
-    jaxpr = convert_consts(closed)
     acting, _ = prune(jaxpr, [False] * len(jaxpr.outvars), keep_inputs=True)
     try:
         silent = prune_keeping_inputs(without_effects(jaxpr))
     except _NotApartError:
         return closed, None
-    return close_over(acting, closed.consts), close_over(silent, closed.consts)
+    return close_over(acting, consts), close_over(silent, consts)
 
 
 def without_effects(jaxpr: Jaxpr) -> Jaxpr:

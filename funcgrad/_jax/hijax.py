@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 from jax._src import ad_checkpoint, ad_util, hijax, tree_util
 from jax._src import core as _core
 from jax._src.ad_checkpoint import name_p as _name_p
@@ -55,6 +57,11 @@ def hi_expand(prim: Any, args: Sequence[Value]) -> list[Value]:
 def is_checkpointed(prim: Any) -> bool:
     """Whether this is what ``jax.checkpoint`` makes of a function, under ``jax_remat3``."""
     return isinstance(prim, _RematTraced)
+
+
+def is_forward_rule(prim: Any) -> bool:
+    """Whether this is the forward function of a custom_vjp with ``optimize_remat``."""
+    return isinstance(prim, hijax.OptRemat)
 
 
 def remat_settings(prim: Any) -> tuple[Any, bool]:
@@ -151,7 +158,10 @@ def hi_vjp(
     """A high primitive's outputs, which of them depend on the wanted operands, and its pullback in two:
     the residuals, and the rule that reads them."""
     args = tree_util.tree_unflatten(prim.in_tree, primals)
-    out, kept, *rest = prim.vjp_fwd(tree_util.tree_unflatten(prim.in_tree, wanted), *args)
+    forward = partial(prim.vjp_fwd, tree_util.tree_unflatten(prim.in_tree, wanted))
+    if getattr(prim, "opt_remat", False):  # custom_vjp's own function where no residual is used
+        forward = hijax.OptRemat(prim, jax.jit(forward).trace(*args))
+    out, kept, *rest = forward(*args)
     outs = tree_util.tree_leaves_checked(prim.out_tree, out)
     nonzero = tree_util.broadcast_prefix(rest[0], out) if rest else [any(wanted)] * len(outs)
     structured = len(rest) > 1 and rest[1] is not None

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax._src import api_util
+from jax._src import api_util, dispatch
+from jax._src.interpreters import mlir
 from jax._src.interpreters.ad import primitive_jvps, primitive_linearizations, primitive_transposes
 from jax._src.interpreters.batching import (
     broadcast_batcher,
@@ -76,6 +77,23 @@ def is_elementwise(primitive: Primitive) -> bool:
     return isinstance(batcher, functools.partial) and (
         batcher.func is broadcast_batcher or batcher.func is vectorized_batcher
     )
+
+
+def implementation_of(primitive: Primitive) -> Callable[..., Any] | None:
+    """The function of arrays that JAX runs for a primitive; None if JAX knows none.
+
+    It takes the operands, and the params by name. It is the one that ``mlir.lower_fun`` was given, or
+    the one that runs outside jit.
+    """
+    rule: Any = getattr(mlir._lowerings.get(primitive), "rule", None)
+    if getattr(rule, "__code__", None) is _LOWERED:
+        return inspect.getclosurevars(rule).nonlocals["fun"]
+    run = primitive.__dict__.get("impl")
+    is_default = isinstance(run, functools.partial) and run.func is dispatch.apply_primitive
+    return None if is_default else run
+
+
+_LOWERED = mlir.lower_fun(abs).__code__
 
 
 def wrapped_function(fn: Any) -> Any | None:

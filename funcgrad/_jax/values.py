@@ -123,6 +123,14 @@ def is_key(x: Any) -> bool:
     return dtype is not None and dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
+def draws_together(aval: Aval) -> bool:
+    """Whether these are random keys of a kind for which JAX draws for all of a vmap's keys at once."""
+    dtype = getattr(aval, "dtype", None)
+    if dtype is None or not dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        return False
+    return dtype._impl.name != "threefry2x32"
+
+
 def to_be_read_again(x: Any) -> Any:
     """A value that was read before: JAX's checker of random keys is told that this one may be."""
     return jax.random.clone(x) if is_key(x) else x

@@ -14,7 +14,9 @@ place of those of one that has ended, whose results are not used:
 A print must still show the values of the examples themselves: effects run apart, with those.
 
 This is right where the body keeps the examples apart, which `partition/axes.py` finds out. Where a
-collective over the vmapped axis mixes them, the values of an example that has ended do count.
+collective over the vmapped axis mixes them, the values of an example that has ended do count. Where
+random keys alone mix them, what has no derivative stays as it is. Where a primitive of the body cannot
+be read, it is not known, and that is an error.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from funcgrad import _jax
+from funcgrad import _jax, errors
 from funcgrad._jax import Aval, Value
 from funcgrad.partition.axes import Place, rows_apart
 
@@ -65,10 +67,31 @@ def body_of_all(body: _jax.ClosedJaxpr, test: _jax.ClosedJaxpr, num_tests: int) 
     if silent is None or silent_test is None:
         return plain
     program = staged(silent, silent_test) if plain.effects else plain
-    places = rows_apart(program, [(num_consts, axis) for axis in range(num_axes)])
+    places = places_of_examples(program, [(num_consts, axis) for axis in range(num_axes)])
     if places is None or not are_nested(places):
         return plain
     return staged(silent, test, acting, places)
+
+
+def places_of_examples(
+    program: _jax.ClosedJaxpr, examples: Sequence[tuple[int, int]]
+) -> list[Place] | None:
+    """Which axes of each operand are those of examples; None if the examples are mixed.
+
+    Args:
+      examples: operands, each with one of these axes.
+
+    Raises:
+      errors.Unlocated: an :class:`errors.UnknownExamplesError`, which lacks the loop's line.
+    """
+    rows = rows_apart(program, examples)
+    if rows.places is None:  # not by what has a derivative, perhaps
+        fixed = tuple(not _jax.is_inexact(aval) for aval in program.in_avals)
+        rows = rows_apart(program, examples, fixed)
+    if rows.unknown is not None:
+        where = _jax.where(rows.unknown.source_info) or "<unknown line>"
+        raise errors.Unlocated(errors.UnknownExamplesError, rows.unknown.primitive, where)
+    return rows.places
 
 
 def select_examples(which: Value, on_true: Value, on_false: Value) -> Value:

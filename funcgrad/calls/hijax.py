@@ -28,17 +28,26 @@ from funcgrad.tape import TapeTrace, WithoutTapes
 
 def hi_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
     """A primitive's rule; on tangents, its rule for the operands in which it is linear."""
-    with errors.located_at(_jax.current_where):
-        how = ON_TANGENTS if isinstance(trace, TangentTrace) else ON_VALUES
-        return enter(trace, primitive, tracers, params, how)
+    return entered(trace, primitive, tracers, params, ON_VALUES)
 
 
 def hi_call_in_checkpoint(
     trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]
 ) -> Any:
     """The same inside ``jax.checkpoint``, where JAX prefers a primitive's rule for tangents."""
+    return entered(trace, primitive, tracers, params, IN_CHECKPOINT)
+
+
+def entered(
+    trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any], how: How
+) -> Any:
+    """A primitive that is entered so, unless it is on tangents; a forward rule is opened."""
+    prim = _jax.hi_primitive(params)
     with errors.located_at(_jax.current_where):
-        how = ON_TANGENTS if isinstance(trace, TangentTrace) else IN_CHECKPOINT
+        if _jax.is_forward_rule(prim):
+            with _jax.set_current_trace(trace):
+                return _jax.hi_expand(prim, tracers)
+        how = ON_TANGENTS if isinstance(trace, TangentTrace) else how
         return enter(trace, primitive, tracers, params, how)
 
 

@@ -1,6 +1,6 @@
 """Which axes of an operation's operands are aligned with which of its outputs, by primitive.
 
-`axes.py` says what aligned means. What the table does not say mixes rows.
+`axes.py` says what aligned means. An axis of an operand that an entry does not name is mixed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Link = tuple[int, int, int]
 """An operand's number, its axis, and the axis of each output that this is aligned with."""
 
 
-def links_of(eqn: Equation) -> list[Link]:
-    """The links of an operation; none if the table does not know it."""
-    links = LINKS.get(eqn.primitive)
-    if links is not None:
-        return list(links(eqn))
-    return list(same_axes(eqn)) if _jax.is_elementwise(eqn.primitive) else []
+def links_of(eqn: Equation) -> list[Link] | None:
+    """The links of an operation; None if the table does not know it."""
+    links = LINKS.get(eqn.primitive) or SPARSE.get(eqn.primitive.name)
+    if links is None and _jax.is_elementwise(eqn.primitive):
+        links = same_axes
+    return None if links is None else list(links(eqn))
 
 
 def shape_of(v: Atom) -> tuple[int, ...]:
@@ -190,12 +190,58 @@ def fft_links(eqn: Equation) -> Iterator[Link]:
     return same_axes(eqn, range(rank - len(eqn.params["fft_lengths"]), rank))
 
 
+def draw_links(eqn: Equation) -> Iterator[Link]:
+    """Each key with what is drawn by it, where JAX draws by each key of a vmap."""
+    together = any(_jax.draws_together(v.aval) for v in eqn.invars)
+    return no_axes(eqn) if together else same_axes(eqn)
+
+
+def no_axes(eqn: Equation) -> Iterator[Link]:
+    """No link: each axis is mixed, or its rows lie on several devices, which a collective mixes."""
+    return iter(())
+
+
+def batch_of(indices: int, rank: int) -> Callable[[Equation], Iterator[Link]]:
+    """The axes of a sparse array's batch: those of its indices before the last `rank`.
+
+    `indices` is the place of the indices among the operands and the outputs.
+    """
+
+    def links(eqn: Equation) -> Iterator[Link]:
+        count = len(shape_of([*eqn.invars, *eqn.outvars][indices])) - rank
+        return (link for link in same_axes(eqn) if link[1] < count)
+
+    return links
+
+
 def each(primitives: Sequence[Any], said: Any) -> dict[Any, Any]:
     """The same for several primitives, of which this JAX version may lack some."""
     return {primitive: said for primitive in primitives if primitive is not None}
 
 
+COLLECTIVES: tuple[Any, ...] = tuple(
+    primitive
+    for primitive in (
+        *(lax.psum_p, lax.pmax_p, lax.pmin_p, lax.ppermute_p, lax.all_gather_p, lax.all_to_all_p),
+        *(_jax.psum_invariant_p, _jax.all_gather_invariant_p, _jax.all_gather_reduced_p),
+        *(_jax.pbroadcast_p, _jax.pbroadcast_dynamic_p, _jax.preduced_p, _jax.reduce_scatter_p),
+        *(_jax.ragged_all_to_all_p, _jax.reduced_vary_cast_p, _jax.vary_unreduced_cast_p),
+        *(_jax.unreduced_psum_p, _jax.unreduced_reduce_scatter_p),
+    )
+    if primitive is not None
+)
+"""Primitives that mix what lies along the axis of a mesh, and so examples too."""
+
 LINKS: dict[Any, Callable[[Equation], Iterator[Link]]] = {
+    **each(COLLECTIVES, no_axes),
+    **each(
+        (
+            *(_jax.random_bits_p, _jax.random_split_p, _jax.random_fold_in_p),
+            *(_jax.random_gamma_p, _jax.random_clone_p),
+        ),
+        draw_links,
+    ),
+    lax.rng_bit_generator_p: no_axes,
     **each(
         (
             *(
@@ -207,7 +253,7 @@ LINKS: dict[Any, Callable[[Equation], Iterator[Link]]] = {
                 _jax.add_any_p,
             ),
             *(lax.sharding_constraint_p, _jax.reshard_p, _jax.layout_constraint_p),
-            *(_jax.pvary_p, _jax.name_p, _jax.random_wrap_p, _jax.random_gamma_p),
+            *(_jax.pvary_p, _jax.name_p, _jax.random_wrap_p),
             *(lax.dynamic_slice_p, lax.dynamic_update_slice_p),
         ),
         same_axes,
@@ -266,3 +312,13 @@ LINKS: dict[Any, Callable[[Equation], Iterator[Link]]] = {
     **each((_jax.pure_callback_p, _jax.ffi_call_p), callback_links),
 }
 """The links of primitives that are not elementwise, or that JAX does not list as elementwise."""
+
+SPARSE: dict[str, Callable[[Equation], Iterator[Link]]] = {
+    "bcoo_todense": batch_of(indices=1, rank=2),
+    "bcoo_fromdense": batch_of(indices=2, rank=2),
+    "bcoo_extract": batch_of(indices=0, rank=2),
+    "bcsr_todense": batch_of(indices=1, rank=1),
+    "bcsr_fromdense": batch_of(indices=2, rank=1),
+    "bcsr_extract": batch_of(indices=0, rank=1),
+}
+"""The same of sparse arrays, by name: importing them costs time. The others are read as programs."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax._src.dispatch import apply_primitive
+from jax.experimental import sparse
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, reshard
 from jax.sharding import PartitionSpec as P
 
 import funcgrad
+from funcgrad import errors
+from tests.calls import hijax_examples
 from tests.compare import assert_same
 from tests.meshes import mesh_of
 from tests.programs import normal
@@ -228,6 +236,7 @@ def nearly(c, how):
     )
 
 
+SPARSE = sparse.BCOO.fromdense(jnp.array([[0.9, 0.1], [0.0, 1.0]]))
 BODIES = {
     "largest of a window": lambda c: pool(jnp.sqrt(c), lax.max, -jnp.inf),
     "sum of a window": lambda c: 0.6 * pool(jnp.sqrt(c), lax.add, 0.0),
@@ -248,6 +257,27 @@ BODIES = {
     "switch": lambda c: lax.cond(c[0] > 1, jnp.sqrt, lambda c: 0.8 * jnp.sqrt(c), c),
     "callback": lambda c: jnp.sqrt(c) * nearly(c, "expand_dims"),
     "callback one by one": lambda c: jnp.sqrt(c) * nearly(c, "sequential"),
+}
+
+
+def sparse_root(c):
+    """The roots of the elements on a sparse diagonal."""
+    return sparse.BCOO((jnp.sqrt(c), jnp.array([[0, 0], [1, 1]])), shape=(2, 2))
+
+
+def scaled_in_place(c):
+    """A reference of the body's own."""
+    ref = jax.new_ref(jnp.sqrt(c))
+    ref[...] = 0.9 * ref[...]
+    return ref[...]
+
+
+BODIES |= {
+    "sparse matrix": lambda c: SPARSE @ jnp.sqrt(c),
+    "sparse product": lambda c: sparse_root(c) @ jnp.array([0.9, 1.0]),
+    "sparse sum": lambda c: 0.9 * sparse_root(c).T.todense().sum(1),
+    "sparse from dense": lambda c: 0.9 * jnp.sqrt(sparse.BCOO.fromdense(jnp.diag(c), nse=2).data),
+    "reference": scaled_in_place,
 }
 HALVES = np.array([0.25, 0.75])
 PAIRS = np.array([[0.5, 0.5], [1.3, 2.0], [3.0, 2.5], [0.5, 0.9]])
@@ -298,6 +328,111 @@ def test_body_in(wrap, name):
     expected = jnp.stack([unrolled_gradient(BODIES[name], x) for x in jnp.asarray(PAIRS)])
     ours = funcgrad.grad(lambda xs: jnp.sum(wrap(until_small(BODIES[name]))(xs)))
     assert_same(ours(PAIRS), expected, rtol=1e-9, weak=False)
+
+
+# --- primitives that only their packages know
+
+
+def root_primitive(read):
+    """A square root with the derivative that it told JAX; `read` is where JAX finds its function."""
+    root = Primitive("root")
+    root.def_abstract_eval(lambda x: x)
+    root.def_impl(jnp.sqrt if read == "impl" else functools.partial(apply_primitive, root))
+    lower = mlir.lower_fun(jnp.sqrt, multiple_results=False)
+    lowerings = {
+        "lowered": lower,
+        "impl": lambda *args: lower(*args),
+        "nowhere": lambda *a: lower(*a),
+    }
+    mlir.register_lowering(root, lowerings[read])
+    ad.defjvp(root, lambda t, x: t / (2 * jnp.sqrt(x)))
+    batching.primitive_batchers[root] = lambda args, dims: (root.bind(*args), dims[0])
+    return root.bind
+
+
+class Root(hijax_examples.Unary):
+    def expand(self, x):
+        return jnp.sqrt(x)
+
+
+class RootByVjp(Root):
+    def vjp_fwd(self, nonzero, x):
+        return self(x), x
+
+    def vjp_bwd_retval(self, x, ct):
+        return (ct / (2 * jnp.sqrt(x)),)
+
+
+class RootByJvp(Root):
+    def jvp(self, primals, tangents):
+        return self(*primals), tangents[0] / (2 * jnp.sqrt(primals[0]))
+
+
+class RootByLin(Root):
+    def lin(self, nonzero, x):
+        return self(x), 1 / (2 * jnp.sqrt(x))
+
+    def linearized(self, slope, t):
+        return slope * t
+
+
+ROOTS = {
+    "with an implementation": lambda: root_primitive("impl"),
+    "with a lowering": lambda: root_primitive("lowered"),
+    "hijax by vjp": lambda: hijax_examples.apply(RootByVjp),
+    "hijax by jvp": lambda: hijax_examples.apply(RootByJvp),
+    "hijax by lin": lambda: hijax_examples.apply(RootByLin),
+}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_primitive_of_another_package(name):
+    root = ROOTS[name]()
+    expected = jnp.stack(
+        [unrolled_gradient(lambda c: 0.9 * jnp.sqrt(c), x) for x in jnp.asarray(PAIRS)]
+    )
+    loop = until_small(lambda c: 0.9 * root(c))
+    ours = funcgrad.grad(lambda xs: jnp.sum(jax.vmap(loop)(xs)))(PAIRS)
+    assert_same(ours, expected, rtol=1e-9, weak=False)
+
+
+def test_a_primitive_that_cannot_be_read_is_an_error():
+    root = root_primitive("nowhere")
+    loop = until_small(lambda c: 0.9 * root(c))
+    with pytest.raises(errors.UnknownExamplesError, match=r"op `root`.*test_examples\.py") as found:
+        funcgrad.grad(lambda xs: jnp.sum(jax.vmap(loop)(xs)))(PAIRS)
+    assert str(found.value).count("test_examples.py") == 2
+    advised = jax.vmap(funcgrad.grad(lambda x: jnp.sum(loop(x))))(PAIRS)
+    one_by_one = [unrolled_gradient(lambda c: 0.9 * jnp.sqrt(c), x) for x in jnp.asarray(PAIRS)]
+    assert_same(advised, jnp.stack(one_by_one), rtol=1e-9, weak=False)
+
+
+# --- random keys of which JAX draws for all examples by the first
+
+
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("raw", [False, True], ids=["keys", "numbers"])
+def test_random_keys_that_mix_the_examples(impl, raw):
+    """The first example ends at once. Its key, which stays the same, draws for the others."""
+
+    def walk(x, key):
+        def step(carry):
+            c, key = carry
+            key, now = jax.random.split(jax.random.wrap_key_data(key, impl=impl) if raw else key)
+            key = jax.random.key_data(key) if raw else key
+            return jnp.sqrt(c - 0.5) * jax.random.uniform(now, (), x.dtype, 0.9, 1.1), key
+
+        return lax.while_loop(lambda carry: carry[0] > 0.5, step, (x, key))[0]
+
+    keys = jax.random.split(jax.random.key(0, impl=impl), 4)
+    keys = jax.random.key_data(keys) if raw else keys
+    total = jax.jit(lambda x: jnp.sum(jax.vmap(walk)(x, keys)))
+    value, ours = funcgrad.value_and_grad(total)(X)
+    assert_same(value, total(X))
+    goes_on = X > 0.5
+    slopes = [(total(X + d) - total(X - d)) / 2e-6 for d in 1e-6 * np.eye(4)]
+    np.testing.assert_allclose(ours[goes_on], np.array(slopes)[goes_on], rtol=1e-6)
+    np.testing.assert_array_equal(ours[~goes_on], 1.0)
 
 
 # --- effects in the body

@@ -313,6 +313,26 @@ def test_custom_vjp(custom_vjp3: Any, place: str, options: tuple[bool, bool]) ->
     assert_same(funcgrad.grad(lambda x: f(x).sum())(X), SLOPE * 2 * X)
 
 
+@pytest.mark.parametrize("place", ["plain", "jit", "scan", "remat"])
+def test_the_function_itself_is_run_where_no_residual_is_used(custom_vjp3: Any, place: str) -> None:
+    """With `optimize_remat` the value of a checkpointed function is its own, not its forward rule's."""
+    f = jax.custom_vjp(jnp.tan)
+    f.defvjp(lambda x: (jnp.sin(x), x), lambda x, ct: (ct * jnp.cos(x),), optimize_remat=True)
+    total = lambda x: jnp.sum(PLACES[place](f)(x) ** 2)
+    assert_same(funcgrad.value_and_grad(total)(X), jax.value_and_grad(total)(X))
+
+
+@pytest.mark.parametrize("place", ["plain", "remat"])
+def test_optimize_remat_to_second_order(custom_vjp3: Any, place: str) -> None:
+    """JAX refuses that, so it is asked for the same without the option."""
+
+    def total_slope(grad: Any, optimize: bool) -> Any:
+        f = PLACES[place](lambda x: times_ten(False, optimize)(x, x))
+        return grad(lambda x: jnp.sum(grad(lambda x: f(x).sum())(x) ** 2))
+
+    assert_same(total_slope(funcgrad.grad, True)(X), total_slope(jax.grad, False)(X))
+
+
 def test_custom_vjp_with_static_arguments(custom_vjp3: Any) -> None:
     f = jax.custom_vjp(lambda x, g: g(x), nondiff_argnums=(1,))
     f.defvjp(lambda x, g: (g(x), x), lambda g, x, ct: (7 * ct * g(x),))

@@ -75,3 +75,15 @@ def test_a_minimum_is_the_root_of_a_gradient():
     a = jnp.array([0.7, -0.4])
     expected = 1 / (1 + 0.6 * minimum(a) ** 2)  # 2 (x - a) + 0.4 x^3 = 0
     assert_same(funcgrad.grad(lambda a: jnp.sum(minimum(a)))(a), expected, rtol=1e-5, weak=False)
+
+
+@pytest.mark.slow
+def test_through_a_minimisation_the_derivative_is_that_of_its_steps():
+    """As by jax.jacfwd; it need not be the minimum's, and jax.grad refuses."""
+
+    def minimum(a):
+        fun = lambda x: (a[0] - x[0]) ** 2 + a[1] * (x[1] - x[0] ** 2) ** 2
+        return minimize(fun, jnp.zeros(2), method="BFGS").x
+
+    a = jnp.array([1.2, 100.0])
+    assert_same(funcgrad.jacrev(minimum)(a), jax.jacfwd(minimum)(a), rtol=1e-3, weak=False)
