@@ -250,10 +250,6 @@ def sites_meant(
     return sites
 
 
-<<<<<<< HEAD
-def no_place(selector: Selector, program: Block, name: str, what: str) -> str:
-    """The message of a selector that means no place, with near misses."""
-=======
 def _sealed(call: Place, asked: str) -> str:
     """What to do instead where something inside a call that is not entered was asked for."""
     function = (call.function or "").split(" at ")[0]
@@ -271,8 +267,8 @@ def _sealed(call: Place, asked: str) -> str:
     )
 
 
-def _no_place(selector: Selector, program: Block, name: str, what: str) -> str:
->>>>>>> open13
+def no_place(selector: Selector, program: Block, name: str, what: str) -> str:
+    """The message of a selector that means no place, with near misses."""
     places = [*program.walk()]
     scopes = {place.scope for place in places if place.scope}
     lines = [

@@ -260,49 +260,6 @@ def test_nothing_changes_without_taps():
     before = str(jax.make_jaxpr(funcgrad.grad(fun))(X))
     funcgrad.grad(fun, taps={"h": at("h")})(X)
     assert str(jax.make_jaxpr(funcgrad.grad(fun))(X)) == before
-<<<<<<< HEAD
-
-
-def test_taps_cost_what_they_return():
-    """A tapped step does the same arithmetic, and takes the memory of its results besides."""
-    e = np.zeros((4, 3), np.float32)
-    fun = lambda x: scanned(x, e)[0]
-
-    def compiled(f):
-        return jax.jit(f).lower(X).compile()
-
-    bare, tapped = compiled(funcgrad.grad(fun)), compiled(funcgrad.grad(fun, taps={"h": at("h")}))
-    counts = [c.as_text().count(" dot(") + c.as_text().count("tanh(") for c in (bare, tapped)]
-    assert counts[1] <= counts[0]
-    more = tapped.memory_analysis().temp_size_in_bytes - bare.memory_analysis().temp_size_in_bytes
-    assert more <= 2 * e.nbytes + 64
-
-
-def test_threads_with_other_taps_never_meet():
-    found: dict[int, Any] = {}
-    started = threading.Barrier(8)
-
-    @jax.jit
-    def shared(x, k):
-        with jax.named_scope("h"):
-            return jnp.sin(x) * k
-
-    def work(k: int) -> None:
-        started.wait()
-        scale = [at("h").cotangent(lambda ct: ct * k)]
-        for _ in range(3):
-            found[k] = funcgrad.grad(
-                lambda x: jnp.sum(shared(x, 2.0)), edit=scale, taps={"h": at("h")}
-            )(X)
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for k in range(8):
-        assert_same(found[k][0], 2 * k * np.cos(X), rtol=1e-6)
-    assert_same(funcgrad.grad(lambda x: jnp.sum(shared(x, 2.0)))(X), 2 * np.cos(X), rtol=1e-6)
 
 
 def through_calls(x):
@@ -331,5 +288,3 @@ def test_taps_inside_transforms_of_jax():
         np.testing.assert_allclose(jacobian(x), expected, rtol=1e-4)
     cotangent = lambda x: tapped(x)[1]["exp"].cotangents[0]
     np.testing.assert_allclose(jax.jacfwd(cotangent)(x), jax.jacrev(cotangent)(x), rtol=1e-4)
-=======
->>>>>>> open13
