@@ -29,7 +29,7 @@ Memory and loops:
 Checks and tools:
   testing: check_grads and check_rule.
   as_jax_grad: puts funcgrad in the place of jax.grad, for a block.
-  inspect: coverage, residuals, places, and nonfinite, where a NaN begins.
+  inspect: graph, residuals, flow, cost, coverage, places, and nonfinite, where a NaN begins.
   extend: what an author of rules, ops, calls and tools needs, on one page.
   errors: every error and warning.
   FuncgradError: the base of every error.

@@ -206,7 +206,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "inspect/flows/test_layers.py": {
         "test_more_layers_than_rows": (),
     },
-    "inspect/graphs/test_views.py": {
+    "inspect/graphs/drawing/test_views.py": {
         "test_50_000_operations_take_seconds": (),
     },
     "inspect/test_command_line.py": {

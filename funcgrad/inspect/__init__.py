@@ -1,8 +1,8 @@
 """Looking into a differentiation."""
 
 from funcgrad.faults import NonFinite, Summary
-from funcgrad.inspect.beside_jax import BesideJax, RuleCost
 from funcgrad.inspect.cost import Cost, CostRow, NotCounted, OpenLoop, cost
+from funcgrad.inspect.costs.beside_jax import BesideJax, RuleCost
 from funcgrad.inspect.coverage import Coverage, Row, coverage
 from funcgrad.inspect.flows import Flag, Flow, Thresholds, flow, value_grad_and_flow
 from funcgrad.inspect.graphs import Contribution, Graph, Op, OpNode, TensorNode, graph

@@ -14,11 +14,11 @@ from funcgrad import errors
 from funcgrad.arguments import check_callable, name_of
 from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
-from funcgrad.inspect.beside_jax import BesideJax, beside_jax
-from funcgrad.inspect.executions import Execution, Program, not_known
-from funcgrad.inspect.steps_taken import NOTHING_RUN, steps_taken
+from funcgrad.inspect.costs.beside_jax import BesideJax, beside_jax
+from funcgrad.inspect.costs.executions import Execution, Program, not_known
+from funcgrad.inspect.costs.steps_taken import NOTHING_RUN, steps_taken
+from funcgrad.inspect.costs.ways import Traced, Ways, by_xla
 from funcgrad.inspect.tables import number, table
-from funcgrad.inspect.ways import Traced, Ways, by_xla
 from funcgrad.partition.work import Work
 from funcgrad.registry import Rules
 from funcgrad.surface import public

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from funcgrad.inspect.graphs.drawing.same import is_transparent, values_of
 from funcgrad.inspect.graphs.nodes import Graph
-from funcgrad.inspect.graphs.same import is_transparent, values_of
 
 
 def merged(graph: Graph, written: dict[str, Any]) -> dict[str, Any]:

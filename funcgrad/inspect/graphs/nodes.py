@@ -26,7 +26,7 @@ from funcgrad.printing import source_text
 from funcgrad.registry import Entry, Rule
 
 if TYPE_CHECKING:
-    from funcgrad.inspect.graphs.views import View
+    from funcgrad.inspect.graphs.drawing.views import View
 
 
 @dataclass(frozen=True, eq=False)
@@ -354,7 +354,7 @@ class Graph:
 
     def views(self) -> list[View]:
         """Return the pictures of the graph: that of the whole, then those that its groups lead to."""
-        from funcgrad.inspect.graphs.views import views_of
+        from funcgrad.inspect.graphs.drawing.views import views_of
 
         return views_of(self)
 
@@ -378,12 +378,12 @@ class Graph:
           >>> found.to_svg().count('class="op"')
           2
         """
-        from funcgrad.inspect.graphs.display import to_svg
+        from funcgrad.inspect.graphs.drawing.display import to_svg
 
         return to_svg(self, path, view)
 
     def _repr_html_(self) -> str:
-        from funcgrad.inspect.graphs.display import html_of
+        from funcgrad.inspect.graphs.drawing.display import html_of
 
         return html_of(self.views()[0])
 

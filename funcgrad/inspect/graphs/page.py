@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 
+from funcgrad.inspect.graphs.drawing.style import DARK, LIGHT, STYLE
+from funcgrad.inspect.graphs.drawing.svg import draw
+from funcgrad.inspect.graphs.drawing.views import View, views_of
 from funcgrad.inspect.graphs.export.json import as_dict
 from funcgrad.inspect.graphs.export.numbers import SMALL, as_numpy, data
 from funcgrad.inspect.graphs.merged import merged
 from funcgrad.inspect.graphs.nodes import Graph, TensorNode
-from funcgrad.inspect.graphs.style import DARK, LIGHT, STYLE
-from funcgrad.inspect.graphs.svg import draw
-from funcgrad.inspect.graphs.views import View, views_of
 
 SCRIPTS = ("timeline.js", "numbers.js", "picture.js", "panel.js", "page.js")
 POLICY = (

@@ -6,10 +6,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from funcgrad.inspect.graphs import text
-from funcgrad.inspect.graphs.groups import Group, Item, size
+from funcgrad.inspect.graphs.drawing import text
+from funcgrad.inspect.graphs.drawing.groups import Group, Item, size
+from funcgrad.inspect.graphs.drawing.views import Shown
 from funcgrad.inspect.graphs.nodes import OpNode, TensorNode
-from funcgrad.inspect.graphs.views import Shown
 
 PLUMBING = {
     "broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "expand_dims", "copy", "copy_p",

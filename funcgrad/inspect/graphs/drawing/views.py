@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TypeGuard
 
-from funcgrad.inspect.graphs.groups import Group, Item, leaves, size, tree
+from funcgrad.inspect.graphs.drawing.groups import Group, Item, leaves, size, tree
+from funcgrad.inspect.graphs.drawing.parts import PARTED, in_parts
+from funcgrad.inspect.graphs.drawing.same import Value, values_of
 from funcgrad.inspect.graphs.nodes import Graph, OpNode, TensorNode
-from funcgrad.inspect.graphs.parts import PARTED, in_parts
-from funcgrad.inspect.graphs.same import Value, values_of
 
 LIMIT = 60
 """How many nodes a view has at most."""
@@ -167,7 +167,7 @@ class View:
         return f"o{item.index}" if isinstance(item, OpNode) else f"v{self.views[item].index}"
 
     def _repr_html_(self) -> str:
-        from funcgrad.inspect.graphs.display import html_of
+        from funcgrad.inspect.graphs.drawing.display import html_of
 
         return html_of(self)
 

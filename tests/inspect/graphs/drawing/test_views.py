@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from funcgrad.inspect.graphs.same import Value, values_of
-from funcgrad.inspect.graphs.views import LIMIT, views_of
+from funcgrad.inspect.graphs.drawing.same import Value, values_of
+from funcgrad.inspect.graphs.drawing.views import LIMIT, views_of
 from tests.inspect.graphs import pictured
 
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import ImageFont
 
 import funcgrad
-from funcgrad.inspect.graphs import svg
-from funcgrad.inspect.graphs.svg import Picture, draw
-from funcgrad.inspect.graphs.views import Frame, views_of
+from funcgrad.inspect.graphs.drawing import svg
+from funcgrad.inspect.graphs.drawing.svg import Picture, draw
+from funcgrad.inspect.graphs.drawing.views import Frame, views_of
 from tests.inspect.graphs import pictured
 
 SVG = "{http://www.w3.org/2000/svg}"

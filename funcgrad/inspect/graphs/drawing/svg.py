@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
-from funcgrad.inspect.graphs import labels
-from funcgrad.inspect.graphs.groups import Item
-from funcgrad.inspect.graphs.layout import RANKS_APART, Box, Inner, Layout, Point, lay_out
+from funcgrad.inspect.graphs.drawing import labels
+from funcgrad.inspect.graphs.drawing.groups import Item
+from funcgrad.inspect.graphs.drawing.layout import RANKS_APART, Box, Inner, Layout, Point, lay_out
+from funcgrad.inspect.graphs.drawing.style import STYLE
+from funcgrad.inspect.graphs.drawing.views import Edge, Frame, Shown, View, holds
 from funcgrad.inspect.graphs.nodes import OpNode
-from funcgrad.inspect.graphs.style import STYLE
-from funcgrad.inspect.graphs.views import Edge, Frame, Shown, View, holds
 
 MARGIN = 12
 LANE = 3.5

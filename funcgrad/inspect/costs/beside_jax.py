@@ -12,9 +12,9 @@ import jax
 
 from funcgrad import _jax
 from funcgrad._jax import Equation
-from funcgrad.inspect.executions import Execution, Program, not_known
+from funcgrad.inspect.costs.executions import Execution, Program, not_known
+from funcgrad.inspect.costs.ways import Traced, Ways, by_xla
 from funcgrad.inspect.tables import number, table
-from funcgrad.inspect.ways import Traced, Ways, by_xla
 from funcgrad.partition.work import Work
 from funcgrad.registry import Rules
 from funcgrad.testing.reference import vjp_of_jax

@@ -12,8 +12,8 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import Equation, Jaxpr, Value
-from funcgrad.inspect.executions import Path
-from funcgrad.inspect.ways import Traced, Ways
+from funcgrad.inspect.costs.executions import Path
+from funcgrad.inspect.costs.ways import Traced, Ways
 from funcgrad.partition.work import Part, parts_of
 
 Counts = dict[Path, Value]

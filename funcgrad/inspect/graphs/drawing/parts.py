@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
-from funcgrad.inspect.graphs.groups import Group, Item, leaves
+from funcgrad.inspect.graphs.drawing.groups import Group, Item, leaves
+from funcgrad.inspect.graphs.drawing.same import Value
 from funcgrad.inspect.graphs.nodes import OpNode
-from funcgrad.inspect.graphs.same import Value
 
 PARTED = ("operations", "groups")
 """The kinds of groups that are nothing but consecutive items."""

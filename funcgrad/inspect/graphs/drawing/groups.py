@@ -14,8 +14,8 @@ from typing import Any
 
 from funcgrad import _jax
 from funcgrad.catching import CALL
+from funcgrad.inspect.graphs.drawing.same import is_transparent
 from funcgrad.inspect.graphs.nodes import Graph, OpNode
-from funcgrad.inspect.graphs.same import is_transparent
 
 
 @dataclass(eq=False)

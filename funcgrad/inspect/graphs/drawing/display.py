@@ -8,9 +8,9 @@ from html import escape
 from pathlib import Path
 
 from funcgrad.errors import MissingPackageError, SelectorError
+from funcgrad.inspect.graphs.drawing.svg import draw
+from funcgrad.inspect.graphs.drawing.views import View, views_of
 from funcgrad.inspect.graphs.nodes import Graph
-from funcgrad.inspect.graphs.svg import draw
-from funcgrad.inspect.graphs.views import View, views_of
 
 MOST_NAMES = 12
 """How many views are named below a picture at most."""

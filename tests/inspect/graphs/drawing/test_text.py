@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from funcgrad.inspect.graphs import text
+from funcgrad.inspect.graphs.drawing import text
 
 
 @pytest.mark.parametrize(

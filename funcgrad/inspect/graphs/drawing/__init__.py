@@ -1,0 +1,1 @@
+"""Pictures of a graph: parted into views, laid out, drawn as SVG."""
