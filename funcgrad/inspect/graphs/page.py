@@ -72,8 +72,6 @@ def _view(view: View) -> dict[str, Any]:
 def written(graph: Graph) -> dict[str, Any]:
     """The graph as the page has it: what `as_dict` gives, each value once, loops step by step."""
     found = with_steps(graph, merged(graph, as_dict(graph)))
-    for kind in found["kinds"].values():
-        kind["place"] = "/".join(Path(kind["place"]).parts[-2:])
     return found | {"note": graph.note}
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import linecache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -140,7 +141,7 @@ def _kind(op: Op) -> dict[str, Any]:
         "rule": "" if rule is None else rule.name,
         "source": op.formula,
         "mathematics": op.mathematics,
-        "place": "" if rule is None else rule.source,
+        "place": "" if rule is None else "/".join(Path(rule.source).parts[-2:]),
         "zero": isinstance(op.entry, ZeroRule),
     }
 
