@@ -236,10 +236,11 @@ def act(action: Action, y: Value, inputs: Inputs, found: Found) -> Value:
     """Tap or change one value."""
     if action.tapped:
         measure = action.measure
-        if action.found:
+        y = tap(y, inputs[action.key], measure) if action.key in inputs else y
+        if action.found:  # what goes on, so that the walk back may read what is returned
             tapped = y if measure is None else measure(lax.stop_gradient(y))
             found[action.key] = (tapped, jnp.bool_(True))
-        return tap(y, inputs[action.key], measure) if action.key in inputs else y
+        return y
     if action.of_cotangent is not None:
         changed = checked(action, action.of_cotangent, "cotangent")
         takes_value = _number_of_parameters(action.of_cotangent) > 1

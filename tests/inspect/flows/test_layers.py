@@ -173,7 +173,7 @@ def test_a_reversed_scan_is_shown_as_it_runs():
 
 
 def test_a_selector_that_cannot_be_tapped():
-    with pytest.raises(errors.EditError, match="Select the call itself"):
+    with pytest.raises(errors.EditError, match="Select what the call returns"):
         flow(lambda w, x: jnp.sum(block(w, x)), W, X, places=at("hidden"))
 
 

@@ -42,7 +42,7 @@ REASONS = {
         words(
             "add_any eval_jaxpr remat_opt zeros_like empty empty2 tie eq_to lt_to le_to "
             "igamma_grad_a select_and_gather_add select_and_scatter_add lu_pivots_to_permutation "
-            "stage addupdate program_order one_minus_square polynomial"
+            "stage addupdate program_order one_minus_square polynomial tap"
         ),
         INTERNAL,
     ),
