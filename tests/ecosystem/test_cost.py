@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from funcgrad.inspect import cost
-from tests.ecosystem.test_places import equinox, haiku, linen
+from tests.ecosystem.layers import equinox, haiku, linen
 
 THREE = 2 * 4 * 3 * 3
 """A batch of 4 by a matrix of 3 by 3; the first layer's input has no gradient."""

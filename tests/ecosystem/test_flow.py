@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from funcgrad.inspect import Thresholds, flow, value_grad_and_flow
-from tests.ecosystem.test_places import LIBRARIES, X
+from tests.ecosystem.layers import LIBRARIES, X
 
 ROWS = {
     "linen": ["Model/layers_0", "Model/layers_1"],
@@ -38,7 +38,7 @@ def test_lines_of_nnx():
     """Without scopes each line is a row, and has the parameters that the layers there read."""
     loss, params, _, _ = LIBRARIES["nnx"]()
     rows = [row for row in flow(loss, params).rows() if "gradient_norm" in row]
-    assert all(row["layer"].startswith("test_places.py:") for row in rows)
+    assert all(row["layer"].startswith("layers.py:") for row in rows)
     squares = [jnp.sum(ct**2) for ct in jax.tree.leaves(jax.grad(loss)(params))]
     total = np.sqrt(sum(row["gradient_norm"] ** 2 for row in rows))
     assert total == pytest.approx(float(np.sqrt(sum(squares))), rel=1e-5)

@@ -8,7 +8,7 @@ import pytest
 
 from funcgrad.inspect import graph
 from tests.compare import assert_same
-from tests.ecosystem.test_places import equinox, haiku, linen
+from tests.ecosystem.layers import equinox, haiku, linen
 
 
 @pytest.mark.parametrize("model", [linen, haiku, equinox], ids=lambda f: f.__name__)
