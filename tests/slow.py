@@ -263,6 +263,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "inspect/flows/test_layers.py": {
         "test_more_layers_than_rows": (),
     },
+    "inspect/graphs/drawing/test_svg.py": {
+        "test_text_is_inside_its_box": ("hidden_layer", "calls", "scoped", "arguments_returned"),
+    },
     "inspect/graphs/drawing/test_views.py": {
         "test_50_000_operations_take_seconds": (),
     },
@@ -276,9 +279,6 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "carried_late-args6",
             "stopped-args8",
         ),
-    },
-    "inspect/graphs/test_svg.py": {
-        "test_text_is_inside_its_box": ("hidden_layer", "calls", "scoped", "arguments_returned"),
     },
     "inspect/graphs/test_values.py": {
         "test_gradients_of_other_functions": ("nothing", "complex", "grad"),
@@ -334,7 +334,6 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "places/test_taps.py": {
         "test_taps_inside_transforms_of_jax": (),
-        "test_threads_with_other_taps_never_meet": (),
         "test_under_vmap_and_in_a_gradient_of_a_gradient": (),
         "test_values_and_cotangents": ("jitted-jit",),
     },
