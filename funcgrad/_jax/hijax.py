@@ -153,13 +153,13 @@ class HiBackward:
 
 
 def hi_vjp(
-    prim: Any, primals: Sequence[Value], wanted: Mask
+    prim: Any, primals: Sequence[Value], wanted: Mask, in_checkpoint: bool
 ) -> tuple[list[Value], list[bool], list[Value], HiBackward]:
     """A high primitive's outputs, which of them depend on the wanted operands, and its pullback in two:
     the residuals, and the rule that reads them."""
     args = tree_util.tree_unflatten(prim.in_tree, primals)
     forward = partial(prim.vjp_fwd, tree_util.tree_unflatten(prim.in_tree, wanted))
-    if getattr(prim, "opt_remat", False):  # custom_vjp's own function where no residual is used
+    if in_checkpoint and getattr(prim, "opt_remat", False):  # custom_vjp's own function, in the end
         forward = hijax.OptRemat(prim, jax.jit(forward).trace(*args))
     out, kept, *rest = forward(*args)
     outs = tree_util.tree_leaves_checked(prim.out_tree, out)

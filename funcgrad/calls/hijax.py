@@ -69,10 +69,11 @@ def function_of_linear(params: dict[str, Any]) -> CalledFunction | None:
     return None if "vjp" in _jax.hi_rules(_jax.hi_primitive(params)) else function_of(params)
 
 
-def by_the_first_of(*preferred: str) -> ProgramOf:
+def by_the_first_of(*preferred: str, in_checkpoint: bool = False) -> ProgramOf:
     """How a primitive is differentiated whose operands have values: by one of the rules it has.
 
-    A ``custom_vjp`` function is always differentiated by its backward function.
+    A ``custom_vjp`` function is always differentiated by its backward function; in a checkpoint with
+    ``optimize_remat`` it is itself run where no residual of it is read.
     """
 
     def program_of(
@@ -88,7 +89,7 @@ def by_the_first_of(*preferred: str) -> ProgramOf:
             wanted = "`vjp_fwd` with `vjp_bwd`, nor `jvp`, nor `lin` with `linearized`"
             return WithoutRule(primitive, params, differentiated, wanted=wanted)
         if rule == "vjp":
-            return HiVjpProgram(prim, differentiated)
+            return HiVjpProgram(prim, differentiated, in_checkpoint)
         return HiJvpProgram(_jax.hi_name(prim), differentiated, rules, prim=prim, rule=rule)
 
     return program_of
@@ -108,6 +109,7 @@ class HiVjpProgram(WithoutTapes):
 
     prim: Any
     differentiated: tuple[bool, ...]
+    in_checkpoint: bool = False
     present: list[bool] | None = None
     backward: Any = None
     late: bool = False
@@ -115,7 +117,7 @@ class HiVjpProgram(WithoutTapes):
     def forward(self, primals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The outputs, and what ``vjp_bwd`` is given."""
         try:
-            parts = _jax.hi_vjp(self.prim, primals, self.differentiated)
+            parts = _jax.hi_vjp(self.prim, primals, self.differentiated, self.in_checkpoint)
         except NotImplementedError as problem:
             if str(problem):
                 raise
@@ -268,5 +270,7 @@ class HiLinearProgram(WithoutTapes):
 
 
 ON_VALUES = How(by_the_first_of("vjp", "jvp", "lin"), function_of, apart=False)
-IN_CHECKPOINT = How(by_the_first_of("jvp", "vjp", "lin"), function_of, apart=False)
+IN_CHECKPOINT = How(
+    by_the_first_of("jvp", "vjp", "lin", in_checkpoint=True), function_of, apart=False
+)
 ON_TANGENTS = How(transpose_of, function_of_linear, apart=False)

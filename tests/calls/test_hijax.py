@@ -322,6 +322,13 @@ def test_the_function_itself_is_run_where_no_residual_is_used(custom_vjp3: Any, 
     assert_same(funcgrad.value_and_grad(total)(X), jax.value_and_grad(total)(X))
 
 
+def test_optimize_remat_outside_a_checkpoint_is_batched(custom_vjp3: Any) -> None:
+    f = jax.custom_vjp(jnp.tan)
+    f.defvjp(lambda x: (jnp.sin(x), x), lambda x, ct: (ct * jnp.cos(x),), optimize_remat=True)
+    for grad in (funcgrad.grad, jax.grad):
+        assert_same(jax.jit(jax.vmap(grad(lambda x: f(x))))(X), jnp.cos(X))
+
+
 @pytest.mark.parametrize("place", ["plain", "remat"])
 def test_optimize_remat_to_second_order(custom_vjp3: Any, place: str) -> None:
     """JAX refuses that, so it is asked for the same without the option."""
