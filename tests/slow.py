@@ -675,13 +675,14 @@ def is_slow(file: str, test: str, row: str) -> bool:
     return kept is not None and not any(f"-{name}-" in f"-{row}-" for name in kept)
 
 
-LONG = 6
+LONG = 3
 """From how many slow rows on a table is run by ``.ci/run`` only in part."""
 
 
 def is_for_releases(number: int, count: int) -> bool:
     """Whether ``.ci/run`` leaves out the slow row of this number, of so many in its table.
 
-    Of a long table it runs each third slow row. `pytest -m ""` runs all of them.
+    Of a long table it runs each third slow row, of one of more than 12 each sixth. `pytest -m ""` runs
+    all of them.
     """
-    return count >= LONG and number % 3 != 0
+    return count >= LONG and number % (3 if count <= 12 else 6) != 0

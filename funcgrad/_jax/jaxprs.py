@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,9 @@ def prune(
     jaxpr: Jaxpr, used_outputs: Sequence[bool], keep_inputs: bool | Sequence[bool] = False
 ) -> tuple[Jaxpr, list[bool]]:
     """Remove dead code; return the jaxpr with the inputs still used, and which those are."""
-    return partial_eval.dce_jaxpr(jaxpr, list(used_outputs), instantiate=keep_inputs)
+    returns_references = any(isinstance(type_of(v), AbstractRef) for v in jaxpr.outvars)
+    with jax.enable_checks(False) if returns_references else nullcontext():  # it is a residual
+        return partial_eval.dce_jaxpr(jaxpr, list(used_outputs), instantiate=keep_inputs)
 
 
 def prune_keeping_inputs(jaxpr: Jaxpr) -> Jaxpr:
