@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,15 @@ def names_of_arguments(fun: Callable[..., Any], count: int) -> tuple[str, ...]:
     code = getattr(fun, "__code__", None)
     names = code.co_varnames[skipped : code.co_argcount][:count] if code else ()
     return (*names, *[f"argument {i}" for i in range(len(names), count)])
+
+
+def names_of_leaves(names: Iterable[str], trees: Iterable[Any]) -> list[str]:
+    """The names of the leaves of named pytrees: ``params['w']``."""
+    return [
+        name + keystr(path)
+        for name, tree in zip(names, trees, strict=True)
+        for path, _ in tree_leaves_with_path(tree)
+    ]
 
 
 def check_callable(fun: Any) -> None:

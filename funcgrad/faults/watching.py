@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-from jax.tree_util import keystr, tree_flatten, tree_leaves_with_path, tree_unflatten
+from jax.tree_util import tree_flatten, tree_unflatten
 
 from funcgrad import _jax, errors
 from funcgrad._jax import Value
-from funcgrad.arguments import Argnums, names_of_arguments
+from funcgrad.arguments import Argnums, names_of_arguments, names_of_leaves
 from funcgrad.faults.report import NonFinite, report
 from funcgrad.registry import Rules
 
@@ -124,17 +124,8 @@ def _is_traced(x: Any) -> bool:
 
 
 def _labels(args: Any, kwargs: Any, arguments: Sequence[str]) -> list[str]:
-    positional = [
-        f"{name}{keystr(path)}"
-        for name, arg in zip(arguments, args, strict=True)
-        for path, _ in tree_leaves_with_path(arg)
-    ]
-    by_name = [
-        f"{name}{keystr(path)}"
-        for name, arg in sorted(kwargs.items())
-        for path, _ in tree_leaves_with_path(arg)
-    ]
-    return positional + by_name
+    by_name = sorted(kwargs)
+    return names_of_leaves([*arguments, *by_name], [*args, *(kwargs[name] for name in by_name)])
 
 
 def raising(

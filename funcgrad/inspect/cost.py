@@ -15,7 +15,7 @@ from funcgrad.arguments import check_callable, name_of
 from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
 from funcgrad.inspect.costs.beside_jax import BesideJax, beside_jax
-from funcgrad.inspect.costs.executions import Execution, Program, not_known
+from funcgrad.inspect.costs.executions import Execution, Program, not_known, total
 from funcgrad.inspect.costs.steps_taken import NOTHING_RUN, steps_taken
 from funcgrad.inspect.costs.ways import Traced, Ways, by_xla
 from funcgrad.inspect.tables import number, table
@@ -258,11 +258,6 @@ def _check(fun: Callable[..., Any], args: Sequence[Any], steps: Any) -> None:
 
 
 # --- figures
-
-
-def total(executions: Iterable[Execution]) -> Work:
-    """The work of some operations, without that in loops of unknown length."""
-    return sum((e.all_work for e in executions if not e.loops), Work())
 
 
 @dataclass

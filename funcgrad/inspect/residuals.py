@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.tree_util import keystr, tree_leaves, tree_leaves_with_path, tree_structure, tree_unflatten
+from jax.tree_util import tree_leaves, tree_structure, tree_unflatten
 
 from funcgrad import _jax
 from funcgrad._jax import variables
-from funcgrad.arguments import name_of, names_of_arguments
+from funcgrad.arguments import name_of, names_of_arguments, names_of_leaves
 from funcgrad.calls.checkpoint import RematProgram
 from funcgrad.default import DEFAULT
 from funcgrad.inspect.ledger.entries import kept_arrays, other_arrays
@@ -127,11 +127,7 @@ class Traced:
     @property
     def names(self) -> list[str]:
         """The names of all leaves of the arguments: ``params['w']``."""
-        arguments = names_of_arguments(self.fun, len(self.args))
-        return [
-            arguments[path[0].idx] + keystr(path[1:])
-            for path, _ in tree_leaves_with_path(self.args)
-        ]
+        return names_of_leaves(names_of_arguments(self.fun, len(self.args)), self.args)
 
     @property
     def devices(self) -> int:

@@ -12,7 +12,7 @@ import jax
 
 from funcgrad import _jax
 from funcgrad._jax import Equation
-from funcgrad.inspect.costs.executions import Execution, Program, not_known
+from funcgrad.inspect.costs.executions import Execution, Program, not_known, total
 from funcgrad.inspect.costs.ways import Traced, Ways, by_xla
 from funcgrad.inspect.tables import number, table
 from funcgrad.partition.work import Work
@@ -130,8 +130,7 @@ OPAQUE = frozenset({_jax.custom_jvp_call_p, _jax.custom_vjp_call_p, _jax.custom_
 
 
 def _total(traced: Traced) -> Work:
-    executions = Program.of(traced.jaxpr, not_known).executions
-    return sum((e.all_work for e in executions if not e.loops), Work())
+    return total(Program.of(traced.jaxpr, not_known).executions)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,6 +72,11 @@ class Execution:
 
 Steps = Callable[[Equation], int | None]
 """From a ``while`` to the number of its steps; None where that is not known."""
+
+
+def total(executions: Iterable[Execution]) -> Work:
+    """The work of some operations, without that in loops of unknown length."""
+    return sum((e.all_work for e in executions if not e.loops), Work())
 
 
 def not_known(eqn: Equation) -> None:

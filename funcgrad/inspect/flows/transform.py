@@ -13,6 +13,7 @@ from funcgrad.arguments import (
     check_callable,
     name_of,
     names_of_arguments,
+    names_of_leaves,
     resolve_argnums,
 )
 from funcgrad.default import DEFAULT
@@ -83,11 +84,7 @@ def value_grad_and_flow(
         positions = resolve_argnums(argnums, args, fun)
         dynamic = tuple(args[i] for i in positions)
         every = names_of_arguments(fun, len(args))
-        names = [
-            every[i] + jax.tree_util.keystr(path)
-            for i, arg in zip(positions, dynamic, strict=True)
-            for path, _ in jax.tree_util.tree_leaves_with_path(arg)
-        ]
+        names = names_of_leaves([every[i] for i in positions], dynamic)
         tapping = Tapping(places, depth, unit_axis, thresholds, name, names)
         found = value_and_grad(
             fun, argnums, has_aux, rules=rules, strict=strict, taps=tapping.taps

@@ -10,7 +10,7 @@ import jax
 
 from funcgrad import _jax, errors
 from funcgrad._jax import Value
-from funcgrad.arguments import name_of, names_of_arguments
+from funcgrad.arguments import name_of, names_of_arguments, names_of_leaves
 from funcgrad.called import INLINED, CalledFunction, leads_to_in, rule_of
 from funcgrad.functions import mark_of, unmarked
 from funcgrad.keys import FunctionId
@@ -51,12 +51,7 @@ class Traced:
     @property
     def names(self) -> list[str]:
         """The names of the arguments' leaves: ``params['w']``."""
-        names = names_of_arguments(self.fun, len(self.args))
-        return [
-            name + jax.tree_util.keystr(path)
-            for name, arg in zip(names, self.args, strict=True)
-            for path, _ in jax.tree_util.tree_leaves_with_path(arg)
-        ]
+        return names_of_leaves(names_of_arguments(self.fun, len(self.args)), self.args)
 
     @property
     def leaves(self) -> list[Any]:
