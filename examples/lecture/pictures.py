@@ -74,6 +74,16 @@ def mark(ax: Axes, x: float, y: float, text: str, color: str = INK, *, dx: float
     ax.annotate(text, (x, y), (dx, 6), textcoords="offset points", color=color, ha=side)
 
 
+def bars(ax: Axes, names: list[str], numbers: list[float], title: str, color: str = VALUE) -> None:
+    """Draw a bar for each number, with the number beside its end."""
+    drawn = ax.bar(names, numbers, color=color, width=0.55)
+    ax.bar_label(drawn, [f"{number:.3g}" for number in numbers], padding=2, color=color)
+    ax.axhline(0, color=FAINT, linewidth=0.8)
+    ax.set_title(title)
+    ax.margins(y=0.2)
+    ax.grid(axis="x", visible=False)
+
+
 def slider(draw: Callable[..., Any], **values: tuple[float, float, float]) -> None:
     """Show what `draw` plots, and under it a slider for each of its arguments, which redraws it.
 
