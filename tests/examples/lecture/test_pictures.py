@@ -81,6 +81,17 @@ def test_a_slider_draws_again_when_it_is_moved(pictures, monkeypatch):
     assert plt.get_fignums() == []
 
 
+def test_a_graph_is_shown_in_its_full_height(pictures):
+    pytest.importorskip("pygraphviz", reason="a picture needs pip install 'funcgrad[pictures]'")
+    import funcgrad
+
+    graph = funcgrad.inspect.graph(lambda x: x * x, 3.0)
+    assert "max-height" in graph._repr_html_()
+    shown = pictures.whole(graph).data
+    assert "<svg" in shown
+    assert "max-height" not in shown
+
+
 def test_a_page_is_in_a_frame_of_its_own(pictures):
     pytest.importorskip("pygraphviz", reason="a page needs pip install 'funcgrad[pictures]'")
     import funcgrad
