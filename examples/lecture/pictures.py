@@ -40,6 +40,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": LINE,
     "grid.linewidth": 0.6,
     "xtick.color": FAINT,
@@ -67,11 +68,23 @@ def axes(columns: int = 1, *, width: float = 4.5, height: float = 3.0, rows: int
     return made
 
 
-def mark(ax: Axes, x: float, y: float, text: str, color: str = INK, *, dx: float = 8.0) -> None:
-    """Put a point at (x, y) with a text beside it, `dx` points to the right."""
+def mark(
+    ax: Axes, x: float, y: float, text: str, color: str = INK, *, dx: float = 8.0, dy: float = 6.0
+) -> None:
+    """Put a point at (x, y) with a text beside it, `dx` points to the right and `dy` above."""
     ax.plot([x], [y], "o", color=color, markersize=6, zorder=5)
     side = "left" if dx >= 0 else "right"
-    ax.annotate(text, (x, y), (dx, 6), textcoords="offset points", color=color, ha=side)
+    ax.annotate(text, (x, y), (dx, dy), textcoords="offset points", color=color, ha=side)
+
+
+def bars(ax: Axes, names: list[str], numbers: list[float], title: str, color: str = VALUE) -> None:
+    """Draw a bar for each number, with the number beside its end."""
+    drawn = ax.bar(names, numbers, color=color, width=0.55)
+    ax.bar_label(drawn, [f"{number:.3g}" for number in numbers], padding=2, color=color)
+    ax.axhline(0, color=FAINT, linewidth=0.8)
+    ax.set_title(title)
+    ax.margins(y=0.2)
+    ax.grid(axis="x", visible=False)
 
 
 def slider(draw: Callable[..., Any], **values: tuple[float, float, float]) -> None:
@@ -107,6 +120,11 @@ def svg(figure: Figure) -> SVG:
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)
     return SVG(text.getvalue())
+
+
+def whole(graph: funcgrad.inspect.Graph, view: int | str = 0) -> HTML:
+    """A drawn graph in its full height, however tall; `graph` by itself scrolls where it is tall."""
+    return HTML(f'<div style="overflow-x: auto">{graph.to_svg(view=view)}</div>')
 
 
 def page(graph: funcgrad.inspect.Graph, height: int = 720) -> HTML:

@@ -1,26 +1,19 @@
 """What the notebooks show: plots in the common style, sliders that redraw, pages in a frame."""
 
-import sys
-from pathlib import Path
-
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 
 pytest.importorskip("ipywidgets", reason="pictures need pip install 'funcgrad[notebooks]'")
-EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @pytest.fixture
-def pictures(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
+def pictures():
     from lecture import pictures
 
     with matplotlib.rc_context(pictures.STYLE):
         yield pictures
     plt.close("all")
-    sys.modules.pop("lecture.pictures", None)
-    sys.modules.pop("lecture", None)
 
 
 def test_the_colours_are_those_of_drawn_graphs(pictures):
@@ -41,6 +34,14 @@ def test_a_mark_is_a_point_with_its_text(pictures):
     pictures.mark(ax, 1.0, 2.0, "here")
     assert ax.lines[0].get_xydata().tolist() == [[1.0, 2.0]]
     assert ax.texts[0].get_text() == "here"
+
+
+def test_bars_have_their_numbers(pictures):
+    ax = pictures.axes()
+    pictures.bars(ax, ["v1", "v2"], [1.0, -2.5], "weights", pictures.DERIVATIVE)
+    assert [bar.get_height() for bar in ax.patches] == [1.0, -2.5]
+    assert [text.get_text() for text in ax.texts] == ["1", "-2.5"]
+    assert ax.get_title(loc="left") == "weights"
 
 
 def test_a_table_rounds_noise_away(pictures, capsys):
@@ -78,6 +79,17 @@ def test_a_slider_draws_again_when_it_is_moved(pictures, monkeypatch):
     assert "<svg" in first.data
     assert shown[2].data != first.data
     assert plt.get_fignums() == []
+
+
+def test_a_graph_is_shown_in_its_full_height(pictures):
+    pytest.importorskip("pygraphviz", reason="a picture needs pip install 'funcgrad[pictures]'")
+    import funcgrad
+
+    graph = funcgrad.inspect.graph(lambda x: x * x, 3.0)
+    assert "max-height" in graph._repr_html_()
+    shown = pictures.whole(graph).data
+    assert "<svg" in shown
+    assert "max-height" not in shown
 
 
 def test_a_page_is_in_a_frame_of_its_own(pictures):
