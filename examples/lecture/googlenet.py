@@ -60,14 +60,17 @@ def largest_around(images: Array) -> Array:
     return lax.reduce_window(images, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
 
 
+@jax.jit
 def init_googlenet(key: Array) -> Params:
+    """Draw all parameters, float32 whatever JAX's setting for 64 bits."""
     stem, output, *keys = jax.random.split(key, 2 + len(BLOCKS))
     params: Params = {"stem": init_layer(stem, 3, 3, 1, STEM)}
     inputs = STEM
     for block_key, (name, channels) in zip(keys, BLOCKS.items(), strict=True):
         params[name] = init_inception(block_key, inputs, channels)
         inputs = sum(channels)
-    return {**params, "output": init_layer(output, inputs, CLASSES)}
+    params["output"] = init_layer(output, inputs, CLASSES)
+    return jax.tree.map(jnp.float32, params)
 
 
 def googlenet(params: Params, images: Array) -> Array:

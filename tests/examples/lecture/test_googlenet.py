@@ -66,6 +66,7 @@ def test_the_network_returns_log_probabilities():
     out = jax.jit(googlenet)(params, IMAGES)
     assert out.shape == (2, 10)
     np.testing.assert_allclose(np.exp(out).sum(1), 1, rtol=1e-5)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert count_of({"a": jnp.ones((2, 3)), "b": [jnp.ones(4)]}) == 10
 
 
