@@ -10,6 +10,7 @@ tag ``varies`` shows timings or the like: only the kinds of its outputs are comp
 failure. So is an error, except in a cell with the tag ``raises-exception``.
 
 Sliders are not saved, since they work only beside a running kernel; the picture that they move is.
+After the last cell each slider is moved to both ends: what it draws then must not fail.
 """
 
 from __future__ import annotations
@@ -43,6 +44,12 @@ METADATA = {
 KEPT = ("tags", "jupyter")
 """What of a cell's metadata is saved."""
 
+MOVE_SLIDERS = """\
+import sys
+if "lecture.pictures" in sys.modules:
+    sys.modules["lecture.pictures"].try_sliders()
+"""
+
 SLIDER = "application/vnd.jupyter.widget-view+json"
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
@@ -53,6 +60,7 @@ def executed(notebook: Any) -> Any:
     Raises nbclient's CellExecutionError where a cell without the tag ``raises-exception`` raises.
     """
     ran: Any = nbformat.from_dict(notebook)
+    ran.cells.append(nbformat.v4.new_code_cell(MOVE_SLIDERS))
     with tempfile.TemporaryDirectory() as empty:  # no kernel and no settings but this environment's
         own = {"JUPYTER_DATA_DIR": empty, "IPYTHONDIR": empty, "JAX_PLATFORMS": "cpu"}
         inline = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
@@ -66,6 +74,7 @@ def executed(notebook: Any) -> Any:
             coalesce_streams=True,
         )
         client.execute(env=inherited | own | inline)
+    ran.cells.pop()
     return ran
 
 

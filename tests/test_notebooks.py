@@ -137,6 +137,26 @@ def test_outputs_are_compared(before, now, differs, run):
     assert bool(run.differences(*notebooks)) is differs
 
 
+BROKEN_LATER = """
+import sys
+sys.path.insert(0, "../examples")
+from lecture import pictures
+scale = 1.0
+pictures.slider(lambda v: pictures.axes().plot([0, v / scale]), v=(0, 1, 0))
+"""
+
+
+@pytest.mark.slow(landing=True)
+def test_a_slider_that_another_cell_has_broken_is_found(run, tmp_path):
+    """The cells work one after the other; who then moves the slider divides by a text."""
+    cells = [nbformat.v4.new_code_cell(source) for source in (BROKEN_LATER, "scale = 'large'")]
+    path = tmp_path / "sliders.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    (found,) = run.check(path, save=False)
+    assert "TypeError" in found
+    assert "try_sliders" in found
+
+
 def test_what_is_saved_depends_on_no_machine(run):
     slider = nbformat.v4.new_output(
         "display_data", data={run.SLIDER: {"model_id": "1f"}, "text/plain": "FloatSlider()"}

@@ -91,8 +91,10 @@ def slider(draw: Callable[..., Any], **values: tuple[float, float, float]) -> No
     """Show what `draw` plots, and under it a slider for each of its arguments, which redraws it.
 
     A slider is given as (from, to, start). The plot of the start values is also what a reader sees who
-    has no kernel.
+    has no kernel. `draw` is called long after the cell has run: what it reads must not be set anew by
+    another cell.
     """
+    _MADE.append((draw, values))
     sliders = {
         name: ipywidgets.FloatSlider(
             value=first, min=low, max=high, step=(high - low) / 100, description=name
@@ -107,6 +109,22 @@ def slider(draw: Callable[..., Any], **values: tuple[float, float, float]) -> No
     for one in sliders.values():
         one.observe(redraw, "value")
         display(one)
+
+
+_MADE: list[tuple[Callable[..., Any], dict[str, tuple[float, float, float]]]] = []
+"""What the sliders of this notebook draw, and their (from, to, start)."""
+
+
+def try_sliders() -> None:
+    """Draw what is shown with all sliders at one end, and at the other.
+
+    `notebooks/run.py` asks for this after the last cell, since Jupyter shows no error that a moved
+    slider meets.
+    """
+    for draw, values in _MADE:
+        for end in (0, 1):
+            draw(**{name: value[end] for name, value in values.items()})
+            plt.close()
 
 
 def _drawn(draw: Callable[..., Any], sliders: dict[str, Any]) -> SVG:

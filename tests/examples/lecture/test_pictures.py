@@ -81,6 +81,13 @@ def test_a_slider_draws_again_when_it_is_moved(pictures, monkeypatch):
     assert plt.get_fignums() == []
 
 
+def test_a_slider_that_fails_at_its_end_is_found(pictures, monkeypatch):
+    monkeypatch.setattr(pictures, "display", lambda thing, display_id=None: None)
+    pictures.slider(lambda v: pictures.axes().plot([0, 1 / v]), v=(0.0, 1.0, 0.5))
+    with pytest.raises(ZeroDivisionError):
+        pictures.try_sliders()
+
+
 def test_a_graph_is_shown_in_its_full_height(pictures):
     pytest.importorskip("pygraphviz", reason="a picture needs pip install 'funcgrad[pictures]'")
     import funcgrad
