@@ -241,6 +241,10 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_scopes_are_those_of_the_modules": ("haiku",),
         "test_total_and_suggestion": ("haiku",),
     },
+    "examples/lecture/test_googlenet.py": {
+        "test_its_gradient_is_that_of_jax": (),
+        "test_the_network_returns_log_probabilities": (),
+    },
     "examples/test_backward_methods.py": {
         "test_clip_anywhere": (),
         "test_feedback_alignment": (),
