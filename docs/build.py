@@ -1,0 +1,25 @@
+"""Build the site: `python docs/build.py [FOLDER]`. A warning, or a link that leads nowhere, is an error.
+
+It needs `pip install -e ".[docs]"` and no network. The pages are in `docs/_build` (or FOLDER):
+open `docs/_build/index.html`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+
+
+def main(arguments: list[str]) -> int:
+    folder = Path(arguments[0] if arguments else DOCS / "_build").resolve()
+    command = [sys.executable, "-m", "sphinx", "-E", "-a", "-W", "--keep-going", "-q"]
+    command += ["-b", "html", "-c", str(DOCS), str(DOCS.parent), str(folder)]
+    return subprocess.call(command, env={"JAX_PLATFORMS": "cpu", **os.environ})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
