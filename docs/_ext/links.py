@@ -1,4 +1,4 @@
-"""Where the links of a built site lead: none may lead nowhere, and no page may load from another server."""
+"""Where a built site leads: no link leads nowhere, and no page loads from another server."""
 
 from __future__ import annotations
 
