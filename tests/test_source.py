@@ -99,7 +99,7 @@ FLOORS = [
     {"rules"},
     {"rule_program"},
     {"tape"},
-    {"tangents", "backward", "functions"},
+    {"tangents", "backward", "functions", "nodes"},
     {"called", "catching"},
     {"unused"},
     {"nested"},

@@ -19,6 +19,9 @@ from types import ModuleType
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import GoogleDocstring
+
+from funcgrad.registry import Rule
 
 MODULES = (
     "funcgrad",
@@ -75,14 +78,19 @@ def groups(module: str) -> Iterator[tuple[str, list[str]]]:
             yield title, known
 
 
-def said_of(module: str, name: str) -> str:
-    """What a name is, in one sentence: the first of its docstring; a value's is the string below it."""
+def doc_of(module: str, name: str) -> str:
+    """A name's docstring: of a rule that of its function, of another value the string below it."""
     x = offered(module)[name]
+    if isinstance(x, Rule):
+        return inspect.getdoc(x.fn) or ""
     if inspect.isclass(x) or inspect.isfunction(x):
-        doc = inspect.getdoc(x) or ""
-    else:
-        doc = below(importlib.import_module(module), name)
-    return doc.split("\n\n")[0].replace("\n", " ")
+        return inspect.getdoc(x) or ""
+    return below(importlib.import_module(module), name)
+
+
+def said_of(module: str, name: str) -> str:
+    """What a name is, in one sentence."""
+    return doc_of(module, name).split("\n\n")[0].replace("\n", " ")
 
 
 def below(module: ModuleType, name: str) -> str:
@@ -106,7 +114,8 @@ def described(module: str, name: str) -> list[str]:
         return [f".. autoclass:: {module}.{name}", *options, ""]
     if inspect.isfunction(x):
         return [f".. autofunction:: {module}.{name}", ""]
-    return [f".. py:data:: {module}.{name}", "", f"   {said_of(module, name)}", ""]
+    doc = GoogleDocstring(doc_of(module, name))
+    return [f".. py:data:: {module}.{name}", "", *(f"   {line}" for line in doc.lines()), ""]
 
 
 def page(module: str) -> str:
