@@ -120,6 +120,7 @@ FLOORS = [
     {"inspect"},
     {"extend"},
     {"__init__"},
+    {"__main__"},
 ]
 """Modules at the root and folders, from the ground up: each imports from below itself alone."""
 

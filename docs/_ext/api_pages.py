@@ -14,14 +14,16 @@ import importlib
 import inspect
 import itertools
 import re
+import textwrap
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sphinx.application import Sphinx
-from sphinx.ext.napoleon import GoogleDocstring
-
+from funcgrad.errors import FuncgradError
 from funcgrad.registry import Rule
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 MODULES = (
     "funcgrad",
@@ -45,11 +47,11 @@ def offered(module: str) -> dict[str, Any]:
 
 
 def _defined(module: ModuleType) -> list[str]:
-    """The public classes that a module without an `__all__` defines, in their order."""
+    """The errors and warnings that a module without an `__all__` defines, in their order."""
     return [
         name
         for name, x in vars(module).items()
-        if inspect.isclass(x) and x.__module__ == module.__name__ and not name.startswith("_")
+        if inspect.isclass(x) and issubclass(x, (FuncgradError, Warning))
     ]
 
 
@@ -114,15 +116,16 @@ def described(module: str, name: str) -> list[str]:
         return [f".. autoclass:: {module}.{name}", *options, ""]
     if inspect.isfunction(x):
         return [f".. autofunction:: {module}.{name}", ""]
-    doc = GoogleDocstring(doc_of(module, name))
-    return [f".. py:data:: {module}.{name}", "", *(f"   {line}" for line in doc.lines()), ""]
+    doc = doc_of(module, name).replace("Example:\n", ".. rubric:: Example\n\n")
+    return [f".. py:data:: {module}.{name}", "", textwrap.indent(doc, "   "), ""]
 
 
 def page(module: str) -> str:
     """The text of a module's page below its title."""
     found = importlib.import_module(module)
-    introduction = (inspect.getdoc(found) or "").split("\n\n")[0] + "\n"
-    parts = [introduction]
+    doc = inspect.getdoc(found) or ""
+    introduction = re.split(r"^\w[\w ]*:$", doc, maxsplit=1, flags=re.M)[0]
+    parts = ["```{eval-rst}", introduction, "```\n"]
     for title, names in groups(module):
         parts.append(f"## {title}\n")
         rows = []

@@ -12,15 +12,17 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import source_pages
-from sphinx.application import Sphinx
 
 from funcgrad.default import DEFAULT
 from funcgrad.inspect.graphs.mathematics import notation_of
 from funcgrad.printing import family_of, name_of_op, source_text
 from funcgrad.registry import CallRule, Entry, Rule, ZeroRule
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 ASKED = re.compile(r"^```\{rules\}\n```$", re.M)
 

@@ -11,14 +11,11 @@ import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from docutils import nodes
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import get_lexer_for_filename
-from sphinx import addnodes
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from docutils import nodes
+    from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +53,9 @@ def place_of(module: str, name: str) -> str | None:
 
 def lead_to_pages(app: Sphinx, doctree: nodes.document) -> None:
     """Make links to files of the source links to their pages, and not downloads."""
+    from docutils import nodes
+    from sphinx import addnodes
+
     docname = app.env.docname
     for node in list(doctree.findall(addnodes.download_reference)):
         _, file = app.env.relfn2path(node["reftarget"], docname)
@@ -70,6 +70,10 @@ def lead_to_pages(app: Sphinx, doctree: nodes.document) -> None:
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """The page of each linked file."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import get_lexer_for_filename
+
     for name in sorted(linked):
         formatter = HtmlFormatter(linenos="inline", anchorlinenos=True, lineanchors="line")
         code = highlight((ROOT / name).read_text(), get_lexer_for_filename(name), formatter)
