@@ -32,6 +32,7 @@ extensions = [
     "source_pages",
     "api_pages",
     "rule_pages",
+    "lecture_pages",
 ]
 root_doc = "docs/index"
 include_patterns = [

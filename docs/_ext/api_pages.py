@@ -116,7 +116,7 @@ def described(module: str, name: str) -> list[str]:
         return [f".. autoclass:: {module}.{name}", *options, ""]
     if inspect.isfunction(x):
         return [f".. autofunction:: {module}.{name}", ""]
-    doc = doc_of(module, name).replace("Example:\n", ".. rubric:: Example\n\n")
+    doc = doc_of(module, name).replace("Example:\n", "**Example**\n\n")
     return [f".. py:data:: {module}.{name}", "", textwrap.indent(doc, "   "), ""]
 
 
