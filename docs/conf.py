@@ -30,9 +30,7 @@ extensions = [
     "sphinx_copybutton",
     "mathml",
     "source_pages",
-    "api_pages",
-    "rule_pages",
-    "lecture_pages",
+    "filled",
 ]
 root_doc = "docs/index"
 include_patterns = [

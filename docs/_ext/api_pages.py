@@ -1,10 +1,7 @@
 """The API reference, made of the public names: those in a module's `__all__`, each with its docstring.
 
 A name that several modules offer is described once, in its home: the module that defines it, else the
-first of `MODULES` that offers it. The others lead there. A page asks for a module by
-
-    ```{api} funcgrad.testing
-    ```
+first of `MODULES` that offers it. The others lead there.
 """
 
 from __future__ import annotations
@@ -17,13 +14,10 @@ import re
 import textwrap
 from collections.abc import Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from funcgrad.errors import FuncgradError
 from funcgrad.registry import Rule
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
 
 MODULES = (
     "funcgrad",
@@ -34,8 +28,6 @@ MODULES = (
     "funcgrad.extend",
     "funcgrad.errors",
 )
-
-ASKED = re.compile(r"^```\{api\} (\S+)\n```$", re.M)
 
 
 def offered(module: str) -> dict[str, Any]:
@@ -140,12 +132,3 @@ def page(module: str) -> str:
         table = [".. list-table::", "   :widths: 30 70", "", *rows, ""]
         parts += ["```{eval-rst}", f".. currentmodule:: {module}", "", *table, *texts, "```\n"]
     return "\n".join(parts)
-
-
-def fill(app: Sphinx, docname: str, source: list[str]) -> None:
-    source[0] = ASKED.sub(lambda asked: page(asked[1]), source[0])
-
-
-def setup(app: Sphinx) -> dict[str, bool]:
-    app.connect("source-read", fill)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

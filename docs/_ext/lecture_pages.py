@@ -1,20 +1,11 @@
-"""Where the notebooks teach each section of the lecture: made of the cells' tags, ``section:12``.
-
-The page asks for the table by
-
-    ```{lecture}
-    ```
-"""
+"""Where the notebooks teach each section of the lecture: made of the cells' tags, ``section:12``."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
+from typing import Any
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -69,8 +60,6 @@ SECTIONS = (
 )
 """The sections of the lecture, in its order."""
 
-ASKED = re.compile(r"^```\{lecture\}\n```$", re.M)
-
 
 def headings_of_sections(notebook: dict[str, Any]) -> dict[int, list[str]]:
     """By section the headings under which a notebook's cells teach it."""
@@ -112,12 +101,3 @@ def page() -> str:
         ]
         rows.append(f"| {number} | {title} | {', '.join(links)} |")
     return "\n".join(rows)
-
-
-def fill(app: Sphinx, docname: str, source: list[str]) -> None:
-    source[0] = ASKED.sub(lambda _: page(), source[0])
-
-
-def setup(app: Sphinx) -> dict[str, bool]:
-    app.connect("source-read", fill)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

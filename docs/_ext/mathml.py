@@ -5,6 +5,7 @@ docutils translates TeX. What it cannot translate is a warning, so the build fai
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -15,10 +16,13 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
+LARGE = re.compile(r"(\\[bB]igg?)(?![a-zA-Z])")
+r"""``\Big(``, which docutils knows as ``\Bigl(``."""
+
 
 def translated(node: nodes.Element, as_block: bool) -> str:
     """The node's TeX as a `<math>` element; TeX that cannot be translated is shown as it is."""
-    tex = node.astext()
+    tex = LARGE.sub(r"\1l", node.astext())
     try:
         return tex2mathml(tex, as_block=as_block)
     except MathError as error:

@@ -1,18 +1,11 @@
-"""Every rule of the package by family, with its mathematics, its source and its line: made of `DEFAULT`.
-
-The page asks for them by
-
-    ```{rules}
-    ```
-"""
+"""Every rule of the package by family, with its mathematics, its source and its line."""
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import source_pages
 
@@ -20,11 +13,6 @@ from funcgrad.default import DEFAULT
 from funcgrad.inspect.graphs.mathematics import notation_of
 from funcgrad.printing import family_of, name_of_op, source_text
 from funcgrad.registry import CallRule, Entry, Rule, ZeroRule
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
-
-ASKED = re.compile(r"^```\{rules\}\n```$", re.M)
 
 
 def families() -> dict[str, dict[Entry, list[Any]]]:
@@ -76,12 +64,3 @@ def page(docname: str) -> str:
             parts.append(f"{named(zeros)}.")
         parts.append("")
     return "\n".join(parts)
-
-
-def fill(app: Sphinx, docname: str, source: list[str]) -> None:
-    source[0] = ASKED.sub(lambda _: page(docname), source[0])
-
-
-def setup(app: Sphinx) -> dict[str, bool]:
-    app.connect("source-read", fill)
-    return {"parallel_read_safe": False, "parallel_write_safe": True}
