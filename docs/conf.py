@@ -14,6 +14,7 @@ ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS / "_ext")]
 
 import source_pages  # noqa: E402
+from sphinx.domains.python import PyObject  # noqa: E402
 
 import funcgrad  # noqa: E402
 
@@ -21,6 +22,10 @@ project = "funcgrad"
 author = "funcgrad developers"
 copyright = "funcgrad developers, Apache 2.0"
 release = version = funcgrad.__version__
+
+for field in PyObject.doc_field_types:
+    if field.name == "variable":
+        field.label = "Attributes"
 
 extensions = [
     "myst_nb",
