@@ -57,6 +57,9 @@ suppress_warnings = [
     "myst.xref_missing",  # said of anchors in HTML too; links.py checks all links of the built pages
 ]
 
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+
 nb_execution_mode = "off"  # the tests run the notebooks; the site shows what is saved in them
 nb_ipywidgets_js = {}  # its scripts come from another server; a static picture is saved beside a widget
 nb_mime_priority_overrides = [("*", "application/vnd.jupyter.widget-view+json", None)]
