@@ -230,7 +230,7 @@ def _site_of(place: Place) -> list[Site]:
 
 def _label(place: Place) -> str:
     scope = f"{place.scope}: " if place.scope else ""
-    return f"{scope}{place.op}" + (f" ({place.where})" if place.where else "")
+    return f"{scope}{place.op}{place.in_brackets}"
 
 
 # --- regions
