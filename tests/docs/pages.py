@@ -2,8 +2,8 @@
 
 A page shows code in blocks marked ``python``. A block marked ``text`` that follows one is what that code
 prints. Words must be those that are printed; line breaks may differ. A number with a decimal point may
-differ by two units of its last digit. ``...`` stands for any words. Of a file only the name counts, and
-its line only where it is the page itself.
+differ by two units of its last digit, or by 1e-4 of itself. ``...`` stands for any words. Of a file only
+the name counts, and its line only where it is the page itself.
 """
 
 from __future__ import annotations
@@ -103,4 +103,5 @@ def _close(shown: str, printed: str) -> bool:
         return False  # a count
     mantissa, _, exponent = shown.partition("e")
     digits = len(mantissa.partition(".")[2])
-    return abs(float(shown) - float(printed)) <= 2.001 * 10.0 ** (int(exponent or 0) - digits)
+    allowed = max(2.001 * 10.0 ** (int(exponent or 0) - digits), 1e-4 * abs(float(shown)))
+    return abs(float(shown) - float(printed)) <= allowed
