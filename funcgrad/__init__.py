@@ -1,4 +1,20 @@
-"""Reverse-mode differentiation for JAX that its users can open.
+"""Reverse-mode differentiation for JAX, with rules that can be read, replaced and checked.
+
+`grad` and the other transforms take the same arguments as in JAX, and `rules` besides:
+
+  >>> import jax, jax.numpy as jnp, funcgrad
+  >>> def loss(params, x):
+  ...     return jnp.sum(jnp.round(params["w"] * x) ** 2)
+  >>> params, x = {"w": jnp.array([1.4, 2.6])}, jnp.ones(2)
+  >>> print(funcgrad.grad(loss)(params, x)["w"])
+  [0. 0.]
+  >>> def straight_through_vjp(ct, x, *, out, **_):
+  ...     return ct
+  >>> rules = funcgrad.DEFAULT.override({jnp.round: straight_through_vjp})
+  >>> print(jax.jit(funcgrad.grad(loss, rules=rules))(params, x)["w"])
+  [2. 6.]
+
+``python -m funcgrad`` says where the documentation is, ``help(funcgrad.grad)`` more of a name.
 
 Derivatives:
   grad: the gradient of a scalar-valued function.

@@ -30,7 +30,17 @@ class CalledFunction:
 
 
 def of_jaxpr(own_lines: bool = True) -> Callable[[Params], CalledFunction]:
-    """The function that a call carries as a jaxpr."""
+    """The function that a call carries as a jaxpr, for the argument `function` of ``defcall``.
+
+    Args:
+      own_lines: its operations keep the lines of the source on which they were traced.
+
+    Returns:
+      A function from the call's params to the function that it calls.
+
+    Example:
+      :func:`defcall` has one.
+    """
 
     def function(params: Params) -> CalledFunction:
         closed = _jax.close(params[_jax.jaxpr_param(params)])

@@ -32,6 +32,12 @@ class Rule:
         None for the primitive.
       saves: how many values `forward` returns after the outputs. The rule finds them at the end of
         `out`, if `forward` was used. They are integers, which take no cotangent.
+
+    Example:
+      >>> import jax, funcgrad
+      >>> rule = funcgrad.DEFAULT[jax.lax.sin_p]
+      >>> print(rule.name, rule(3.0, 0.0, out=0.0))  # ct cos(x)
+      sin_vjp 3.0
     """
 
     fn: Callable[..., Any]
@@ -68,7 +74,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class ZeroRule:
-    """Marks ops that pass no gradient: integer, boolean or piecewise constant results."""
+    """Marks ops that pass no gradient: integer, boolean or piecewise constant results.
+
+    Attributes:
+      ops: what it is registered for.
+
+    Example:
+      >>> import jax, funcgrad
+      >>> print(type(funcgrad.DEFAULT[jax.lax.floor_p]).__name__)
+      ZeroRule
+    """
 
     ops: tuple[Op, ...]
 
@@ -101,6 +116,17 @@ class Observer(Protocol):
     Both happen when a program is traced: under ``jit``, or in a loop, once for all its runs. So an
     observer acts through values, by results that it changes or by ``jax.debug.callback``, not by side
     effects in Python. It must be hashable: it is part of the keys by which programs are cached.
+
+    Example:
+      >>> import jax, funcgrad
+      >>> class Doubling:
+      ...     def recorded(self, node, outs):
+      ...         pass
+      ...     def pulled(self, node, cts, results):
+      ...         return [2 * ct for ct in results]
+      >>> rules = funcgrad.DEFAULT.observed_by(Doubling())
+      >>> print(funcgrad.grad(jax.lax.sin, rules=rules)(0.0))
+      2.0
     """
 
     def recorded(self, node: Any, outs: Any) -> None:
@@ -162,6 +188,20 @@ def partials(table: Mapping[Any, Callable[[Any, Any], Any]]) -> tuple[Rule, ...]
     """Make rules of unary elementwise ops from a table ``{op: lambda x, y: dy/dx}``.
 
     The multiplication by the cotangent is written here, once: ``ct_x = ct * dy/dx``.
+
+    Args:
+      table: from op to a function of operand and output, of the output's shape; an op that this JAX
+        version lacks is given as ``None`` and ignored.
+
+    Returns:
+      A rule for each op, in the table's order.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funcgrad
+      >>> [rule] = funcgrad.partials({jax.lax.sin_p: lambda x, y: 100 * jnp.cos(x)})
+      >>> rules = funcgrad.DEFAULT.override({jax.lax.sin_p: rule})
+      >>> print(funcgrad.grad(jnp.sin, rules=rules)(0.0))
+      100.0
     """
 
     def chain(dydx: Callable[[Any, Any], Any], name: str) -> Callable[..., Any]:
@@ -192,7 +232,21 @@ def defrecord(*ops: Any) -> Callable[[Callable[..., Any]], CallRule]:
 
 
 def zero(*ops: Any) -> ZeroRule:
-    """Declare ops whose derivative is zero or undefined by nature; ``None`` is ignored."""
+    """Declare ops whose derivative is zero or undefined by nature.
+
+    Args:
+      *ops: JAX primitives or functions; ``None``, for one that this JAX version lacks, is ignored.
+
+    Returns:
+      An entry for :meth:`Rules.extend` and :meth:`Rules.override`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funcgrad
+      >>> no_derivative = funcgrad.zero(jax.lax.sin_p)
+      >>> rules = funcgrad.DEFAULT.override({jax.lax.sin_p: no_derivative})
+      >>> print(funcgrad.grad(lambda x: x + jnp.sin(x), rules=rules)(0.0))
+      1.0
+    """
     return ZeroRule(tuple(op_key(op) for op in ops if op is not None))
 
 

@@ -1,4 +1,15 @@
-"""Errors that say what was asked, what was found and what to do."""
+"""Errors that say what was asked, what was found and what to do.
+
+Each is a :class:`FuncgradError`, and of the type that JAX or Python raises in such a case, too.
+
+Example:
+  >>> import jax.numpy as jnp, funcgrad
+  >>> try:
+  ...     funcgrad.grad(lambda x: 2 * x)(jnp.ones(3))
+  ... except funcgrad.errors.OutputError as error:
+  ...     print(isinstance(error, TypeError), "float32[3]" in str(error))
+  True True
+"""
 
 from __future__ import annotations
 

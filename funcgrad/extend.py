@@ -25,10 +25,11 @@ from funcgrad.called import of_jaxpr
 from funcgrad.calls.entering import CallProgram, defcall
 from funcgrad.calls.wrapped import wrapped
 from funcgrad.inspect.observe import tape_of
+from funcgrad.nodes import walk_nodes
 from funcgrad.op import op
 from funcgrad.partition.split import Call, Split, split_of
 from funcgrad.registry import Observer, Rule, Rules, ZeroRule, defvjp, partials, zero
-from funcgrad.tape import FrozenTape, Node, walk_nodes
+from funcgrad.tape import FrozenTape, Node
 
 __all__ = [
     "Call",

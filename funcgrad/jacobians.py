@@ -126,6 +126,9 @@ def hvp(
       fun: maps pytrees of real arrays to a real scalar.
       primals: `fun`'s arguments, all differentiated.
       tangents: the vector: one pytree per argument, of the same structure, shapes and dtypes.
+      rules: the backward rules to chain.
+      strict: refuse primitives of third-party packages that have no rule in `rules`, instead of
+        asking JAX for their derivative.
 
     Returns:
       A tuple with one pytree per argument.

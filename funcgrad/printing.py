@@ -33,7 +33,7 @@ def shown_rules(rules: Any, fallback: Any) -> str:
     """The ops by family, which is the module of their rules."""
     families: dict[str, list[str]] = {}
     for op, entry in rules.items():
-        families.setdefault(_family(entry), []).append(_name(op))
+        families.setdefault(family_of(entry), []).append(name_of_op(op))
     lines = [f"<rules of {len(rules)} ops"]
     for family, names in families.items():
         text = f"{family}: {', '.join(sorted(names))}"
@@ -43,7 +43,7 @@ def shown_rules(rules: Any, fallback: Any) -> str:
     if fallback is not None:
         lines.append("  primitives of third-party packages: the derivative that they told JAX")
     for placed in rules.placed:
-        lines.append(f"  at {placed.selector}: {_name(placed.op)} by {placed.rule.name}")
+        lines.append(f"  at {placed.selector}: {name_of_op(placed.op)} by {placed.rule.name}")
     return "\n".join(lines) + ">"
 
 
@@ -82,11 +82,11 @@ def _ops(ops: Iterable[Any]) -> str:
     return ", ".join(f"`{op}`" for op in ops)
 
 
-def _name(op: Any) -> str:
+def name_of_op(op: Any) -> str:
     return str(op).split(" at ")[0]
 
 
-def _family(entry: Any) -> str:
+def family_of(entry: Any) -> str:
     fn = getattr(entry, "fn", None)
     if fn is None:
         return "zero or undefined by nature"

@@ -6,7 +6,7 @@ and the trace appends a node to the tape. A node keeps the values that its rule 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -53,6 +53,9 @@ class Node:
       source: where in the user's source, and in which name scope.
       mesh: the mesh in which the op was applied.
       annotations: what the user said of the op besides.
+
+    Example:
+      :func:`tape_of` has one.
     """
 
     op: Op
@@ -120,7 +123,13 @@ class LeafIndex:
 class FrozenTape:
     """A tape with a :class:`LeafIndex` for each array: static data for a jaxpr or a pytree.
 
-    The arrays themselves are a list beside it, its leaves.
+    Attributes:
+      nodes: in the order in which they ran.
+      avals: the types of the leaves, which are a list of arrays beside it.
+      observer: the tool that is told of the nodes; None for none.
+
+    Example:
+      :func:`tape_of` has one.
     """
 
     nodes: tuple[Node, ...]
@@ -173,14 +182,6 @@ class WithoutTapes:
     def inner(self) -> Mapping[str, FrozenTape]:
         """The tapes inside: there is none."""
         return NO_TAPES
-
-
-def walk_nodes(tape: Tape | FrozenTape) -> Iterator[Node]:
-    """All nodes of a tape, each followed by those inside it."""
-    for node in tape.nodes:
-        yield node
-        for inner in node.pullback.inner.values():
-            yield from walk_nodes(inner)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from funcgrad import _jax, errors
 from funcgrad.catching import Seen
 from funcgrad.functions import unmarked
 from funcgrad.keys import FunctionId, Op
+from funcgrad.nodes import walk_nodes
 from funcgrad.registry import Rule, Rules
-from funcgrad.tape import Node, Tape, walk_nodes
+from funcgrad.tape import Node, Tape
 
 _used: contextvars.ContextVar[tuple[set[Op], ...]] = contextvars.ContextVar("used", default=())
 

@@ -605,6 +605,11 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
         "test_override_applies": ("softmax-under jit", "softmax-in a jitted scan"),
     },
+    "test_package.py": {
+        "test_a_wheel_holds_the_package_and_a_page_that_holds_anywhere": (),
+        "test_an_sdist_holds_what_its_tests_need": (),
+        "test_twine_finds_nothing": (),
+    },
     "test_pytest_swap.py": {
         "test_a_variable_that_jax_missed_is_named": (),
         "test_every_gradient_is_ours": ("0",),

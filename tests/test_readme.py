@@ -13,14 +13,24 @@ ROOT = Path(__file__).parents[1]
 def test_the_readme_runs_from_top_to_bottom(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # it writes a page
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert len(blocks) >= 3
+    assert len(blocks) == 4
     exec(compile("\n".join(blocks), "README.md", "exec"), {"__name__": "readme"})
     printed = capsys.readouterr().out
-    assert printed.startswith("[2. 6.]\n")
-    lines = printed.splitlines()
-    place = lines.index("12.0 12.0")
-    assert float(lines[place + 1]) == pytest.approx(0.78645, abs=1e-4)  # 1 / cosh(0.5)^2
-    assert "tanh_vjp" in printed
+    shown = re.findall(r"^print\(.*\)  # (.*)$", "\n".join(blocks), re.M)
+    shown = [line.split(", as by")[0] for line in shown if "formula" not in line]
+    assert shown.pop() == "1 / 12"
+    assert float(printed.splitlines()[-1]) == pytest.approx(1 / 12, rel=1e-5)
+    assert shown == ["[0. 0.]", "[2. 6.]", "1.0 2.0", "y = tanh(x);  x̄ = ȳ (1 - y²)"]
+    assert [line for line in shown if line not in printed.splitlines()] == []
+    assert "def tanh_vjp(ct" in printed
+    assert (tmp_path / "graph.html").stat().st_size > 10_000
+
+
+def test_the_readmes_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text())
+    assert len(targets) > 30
+    missing = [target for target in targets if not (ROOT / target).exists()]
+    assert missing == []
 
 
 def test_what_contributing_shows_runs(capsys):

@@ -99,7 +99,7 @@ FLOORS = [
     {"rules"},
     {"rule_program"},
     {"tape"},
-    {"tangents", "backward", "functions"},
+    {"tangents", "backward", "functions", "nodes"},
     {"called", "catching"},
     {"unused"},
     {"nested"},
@@ -120,6 +120,7 @@ FLOORS = [
     {"inspect"},
     {"extend"},
     {"__init__"},
+    {"__main__"},
 ]
 """Modules at the root and folders, from the ground up: each imports from below itself alone."""
 

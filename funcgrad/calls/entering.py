@@ -28,6 +28,9 @@ class CallProgram(Protocol):
         tells.
       inner: the tapes inside the call, by name (``"body"``, ``"branch 0"``), for tools.
       late: whether the pullback takes cotangents that are still broadcast.
+
+    Example:
+      :func:`defcall` has one: the call that :func:`wrapped` returns makes such a program.
     """
 
     @property
@@ -71,6 +74,25 @@ def defcall(
         operations are recorded in the place of the call.
       apart: the function's operations are traced by themselves, so that they know only the name
         scopes inside the function, and the rules are narrowed to the scope of the call.
+
+    Returns:
+      A decorator of a function from (primitive, params, which operands are differentiated, rules) to a
+      :class:`CallProgram`. What it returns is an entry for :meth:`Rules.extend`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funcgrad
+      >>> from jax.extend.core import Primitive, jaxpr_as_fun
+      >>> from funcgrad import extend
+      >>> run_p = Primitive("run")  # runs a jaxpr, and says how
+      >>> run_p.multiple_results = True
+      >>> impl = run_p.def_impl(lambda *xs, jaxpr, how: jaxpr_as_fun(jaxpr)(*xs))
+      >>> rule = run_p.def_abstract_eval(lambda *xs, jaxpr, how: jaxpr.out_avals)
+      >>> def settings(params, call, forward):
+      ...     return {"how": params["how"] + (" forward" if forward else " backward")}
+      >>> entry = extend.defcall(run_p, function=extend.of_jaxpr())(extend.wrapped(settings))
+      >>> sine = lambda x: run_p.bind(x, jaxpr=jax.make_jaxpr(jnp.sin)(0.0), how="fast")[0]
+      >>> print(funcgrad.grad(sine, rules=funcgrad.DEFAULT.extend(entry))(0.0))
+      1.0
     """
 
     def register(program_of: ProgramOf) -> CallRule:

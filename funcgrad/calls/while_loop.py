@@ -60,6 +60,9 @@ def loops(*, checkpoints: int) -> Iterator[None]:
     Args:
       checkpoints: the number of states, at least 2.
 
+    Returns:
+      A context manager, or decorator, for the block.
+
     Raises:
       errors.InputError: `checkpoints` is not an integer of at least 2.
 

@@ -55,7 +55,19 @@ class WrappedProgram(SplitProgram):
 
 
 def wrapped(settings: Settings | None) -> ProgramOf:
-    """A call whose programs have `settings` of their own; None: whose programs are jitted."""
+    """A call whose forward and backward programs are run by the same primitive.
+
+    Args:
+      settings: a function from the call's params, the program that is called, and whether that is the
+        forward one, to params in which this call differs; None for a call that says nothing
+        besides, whose programs are jitted.
+
+    Returns:
+      A function for ``defcall``.
+
+    Example:
+      :func:`defcall` has one.
+    """
 
     def program_of(
         primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules

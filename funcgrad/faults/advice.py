@@ -58,13 +58,20 @@ def advice(facts: Facts) -> str | None:
     """What helps, in a sentence or two; None where the cause is not a known one."""
     if facts.constant:
         return None
-    table = FORWARD if facts.pulls_back is None else BACKWARD
-    found = next((text for holds, text in table if holds(facts)), None)
-    if found is None and facts.pulls_back is not None:
-        found = next((text for holds, text in FORWARD if holds(facts)), None)
-    if facts.became_nan and facts.pulls_back is not None:
-        return f"{found} {MASKED}" if found else MASKED
-    return found and found.format(dtype=facts.dtype, greatest=_greatest(facts.dtype))
+    said = []
+    if facts.pulls_back is not None:
+        said = [text for holds, text in BACKWARD if holds(facts)][:1]
+        at_a_pole = bool(said) or facts.became_nan
+        said = said or _forward(facts)
+        said += [MASKED] * facts.became_nan + [KINKS] * at_a_pole
+    else:
+        said = _forward(facts)
+    return " ".join(said) or None
+
+
+def _forward(facts: Facts) -> list[str]:
+    found = [text for holds, text in FORWARD if holds(facts)][:1]
+    return [text.format(dtype=facts.dtype, greatest=_greatest(facts.dtype)) for text in found]
 
 
 def _greatest(dtype: str) -> str:
@@ -78,6 +85,7 @@ MASKED = (
     "Where jnp.where does not take a value, its cotangent is 0, and 0 times an infinite derivative is "
     "nan. Put jnp.where around the operand too: f(jnp.where(ok, x, 1.0)), and mask the result as before."
 )
+KINKS = 'Without editing the function: rules=funcgrad.kinks("zero") makes such a cotangent 0.'
 ALL_MASKED = (
     "The difference of two infinities is nan, as in a softmax of which every entry is masked with -inf. "
     "Mask with a large finite number such as -1e9, or keep one entry of each row."

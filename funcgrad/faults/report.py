@@ -26,6 +26,11 @@ class Summary:
       nans, infs: how many of its elements are NaN and how many infinite.
       there: its element that belongs to the result's first bad element, where the op works element by
         element; else None.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> print(funcgrad.inspect.nonfinite(jnp.log, 0.0).result)
+      float32[], with 1 inf, there -inf
     """
 
     type: str
@@ -78,6 +83,12 @@ class NonFinite:
       became_nan: the op at which an infinity became a NaN, and its place; None if the kind is the same.
       suggestion: what helps, where the cause is a known one.
       problem: why nothing is known but the results that are not finite; else None.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> found = funcgrad.inspect.nonfinite(jnp.log, 0.0)
+      >>> print(bool(found), found.kind, found.op)
+      True inf log
     """
 
     kind: str | None = None

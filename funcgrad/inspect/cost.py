@@ -44,6 +44,13 @@ class CostRow:
       backward: the work of pulling them back. A sum at a value that is read twice is with the op that
         is pulled back last. The row of a call (`scan`, a checkpointed function) has what is no part of
         a rule inside it: what is computed again, and sums.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> found = funcgrad.inspect.cost(jnp.dot, jnp.ones((2, 3)), jnp.ones((3, 4)), xla=False)
+      >>> [row] = found.by_op
+      >>> print(row.name, row.count, row.function.flops)
+      dot_general 1 48.0
     """
 
     name: str
@@ -60,6 +67,13 @@ class OpenLoop:
       name: ``while at file:line (function)``.
       program: ``function``, ``forward`` or ``backward``.
       step: the work of one step, and of one step of each such loop inside it.
+
+    Example:
+      >>> import jax, funcgrad
+      >>> double = lambda x: jax.lax.while_loop(lambda x: x < 10, lambda x: 2 * x, x)
+      >>> found = funcgrad.inspect.cost(double, 1.0, xla=False)
+      >>> print(found.loops[0].program, found.loops[0].step.flops)  # a product and a comparison
+      function 2.0
     """
 
     name: str
@@ -75,6 +89,11 @@ class NotCounted:
       name: the primitive.
       function: how often the function runs it.
       gradient: how often value and gradient do.
+
+    Example:
+      >>> from funcgrad.inspect import NotCounted
+      >>> print(NotCounted("foreign_solve", function=1, gradient=2))
+      NotCounted(name='foreign_solve', function=1, gradient=2)
     """
 
     name: str
@@ -99,6 +118,12 @@ class Cost:
       xla_function: XLA's figures for the function; None where XLA was not asked or does not know.
       xla_gradient: XLA's figures for the value and the gradient, as one program.
       beside: the gradient beside that of ``jax.grad``; None where that was not asked.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> found = funcgrad.inspect.cost(jnp.dot, jnp.ones((2, 3)), jnp.ones((3, 4)), xla=False)
+      >>> print(found.function.flops, found.backward.flops)  # 2·2·3·4, and twice that
+      48.0 96.0
     """
 
     name: str

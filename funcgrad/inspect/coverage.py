@@ -47,6 +47,12 @@ class Row:
       kind: one of :data:`KINDS`.
       rule: the rule's name, or an empty string.
       source: ``file:line`` of the rule, or an empty string.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> [row] = funcgrad.inspect.coverage(jnp.sin, 1.0).rows
+      >>> print(row.op, row.count, row.kind, row.rule)
+      sin 1 rule sin_vjp
     """
 
     op: Op
@@ -62,6 +68,12 @@ class Coverage:
 
     Attributes:
       rows: one for each op and kind, by name.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> found = funcgrad.inspect.coverage(lambda x: jnp.sin(x) * x, 1.0)
+      >>> print([str(row.op) for row in found.rows])
+      ['mul', 'sin']
     """
 
     rows: tuple[Row, ...]

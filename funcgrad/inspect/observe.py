@@ -20,6 +20,15 @@ def tape_of(fun: Callable[..., Any], *args: Any, rules: Rules, strict: bool = Fa
       *args: its arguments, or ``jax.ShapeDtypeStruct`` in their place.
       rules: the backward rules.
       strict: do not count on JAX for primitives of third-party packages.
+
+    Returns:
+      The tape, whose nodes are in the order in which the ops ran.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> tape = funcgrad.extend.tape_of(lambda x: jnp.sin(3 * x), 0.0, rules=funcgrad.DEFAULT)
+      >>> print(*(node.op for node in funcgrad.extend.walk_nodes(tape)))
+      mul sin
     """
     found: list[FrozenTape] = []
 

@@ -23,6 +23,14 @@ class Places:
     Attributes:
       program: the traced function.
       ops: whether operations are shown, not only scopes, loops and branches.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funcgrad
+      >>> def model(x):
+      ...     with jax.named_scope("layer"):
+      ...         return jnp.sin(x)
+      >>> print(funcgrad.inspect.places(model, 1.0, ops=False))
+      layer
     """
 
     program: Block

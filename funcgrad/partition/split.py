@@ -32,7 +32,16 @@ Group = Literal["input", "output", "extra"]
 
 
 class Call:
-    """A jaxpr to be called as a jitted function, with its constants."""
+    """A jaxpr to be called as a jitted function, with its constants.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np
+      >>> from funcgrad.extend import Call
+      >>> closed = jax.make_jaxpr(lambda x: 2 * x)(1.0)
+      >>> call = Call(closed.jaxpr, closed.consts, "double")
+      >>> print(call.jitted(np.float32(3.0)))
+      [Array(6., dtype=float32)]
+    """
 
     def __init__(self, jaxpr: Jaxpr, consts: Sequence[Value], name: str):
         self.closed = _jax.close(jaxpr)
@@ -178,6 +187,13 @@ class Split:
       input_avals: the types of all inputs.
       closes_over_tracer: whether no cache may keep this.
       backwards: backward programs by the pattern of cotangents.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funcgrad
+      >>> closed = jax.make_jaxpr(jnp.tanh)(1.0)
+      >>> split = funcgrad.extend.split_of(closed, (True,), funcgrad.DEFAULT)
+      >>> print(split.input_avals)
+      (ShapedArray(float32[], weak_type=True),)
     """
 
     forward: Call
@@ -318,7 +334,23 @@ class Traced(NamedTuple):
 
 @cached(_jax.weak_cache)
 def split_of(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) -> Split:
-    """Split a jaxpr: trace its forward program, and its backward program for all cotangents."""
+    """Split a jaxpr: trace its forward program, and its backward program for all cotangents.
+
+    Args:
+      closed: the jaxpr with its constants.
+      differentiated: for each input, whether a gradient by it is wanted.
+      rules: the backward rules.
+
+    Returns:
+      The two programs and what joins them.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funcgrad
+      >>> closed = jax.make_jaxpr(jnp.tanh)(1.0)
+      >>> split = funcgrad.extend.split_of(closed, (True,), funcgrad.DEFAULT)
+      >>> print(type(split).__name__, len(split.recording.tape.nodes))
+      Split 1
+    """
     jaxpr, consts, recording = trace_forward(closed, differentiated, rules)
     name, avals, whole = _name_of(closed), tuple(closed.in_avals), recording.present
     if not any(whole):

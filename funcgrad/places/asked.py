@@ -261,8 +261,8 @@ def _sealed(call: Place, asked: str) -> str:
         why = "Its derivative is not that of the operations inside"
         instead = "Give the function another rule, DEFAULT.override({function: rule})"
     return (
-        f"{asked}, which is inside the `{call.op}`{named} ({call.where}). {why}, so nothing inside can "
-        "be tapped or edited. Select what the call returns, by at(function=...) or by a name scope "
+        f"{asked}, which is inside the `{call.op}`{named}{call.in_brackets}. {why}, so nothing inside "
+        "can be tapped or edited. Select what the call returns, by at(function=...) or by a name scope "
         f"around the call. {instead}, if that is not enough."
     )
 

@@ -421,7 +421,7 @@ def custom_edited(
     """A function with a derivative of its own, which leads to a call that is opened here."""
     if place.op not in _jax.FUNCTIONS:
         raise errors.EditError(
-            f"An override by place was asked for inside `{place.op}` ({place.where}), which is not "
+            f"An override by place was asked for inside `{place.op}`{place.in_brackets}, which is not "
             "entered. Override the function that is called there."
         )
     (block,) = blocks

@@ -71,6 +71,11 @@ class Place:
         """``file:line (function)`` of the operation in the user's source."""
         return _jax.where(self.equation.source_info)
 
+    @property
+    def in_brackets(self) -> str:
+        """That after a space and in brackets, for messages; empty where no line of the user's is known."""
+        return f" ({self.where})" if self.where else ""
+
     @cached_property
     def frames(self) -> list[_jax.Frame]:
         """The user's frames around the operation, from the inside out."""
@@ -99,8 +104,7 @@ class Place:
     def __str__(self) -> str:
         scope = f"{self.scope}: " if self.scope else ""
         types = ", ".join(aval.str_short() for aval in self.outputs)
-        line = f" ({self.where})" if self.where else ""
-        return f"{scope}{self.op} -> {types}{line}"
+        return f"{scope}{self.op} -> {types}{self.in_brackets}"
 
     __repr__ = __str__
 

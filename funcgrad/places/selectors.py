@@ -61,6 +61,14 @@ class Selector:
 
     ``a & b`` means places that both mean, ``a | b`` those that either means, ``~a`` all others, ``a[i]``
     one of them by its number in the order of the program, ``a[i:j]`` some of them.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> sines = funcgrad.at(op="sin")
+      >>> twice = lambda x: jnp.sin(jnp.sin(x))
+      >>> gradient, tapped = funcgrad.grad(twice, taps={"all": sines, "last": sines[-1]})(0.0)
+      >>> print(len(tapped["all"].values), len(tapped["last"].values))
+      2 1
     """
 
     measure: Measure | None = None
@@ -172,7 +180,24 @@ class Selector:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A change of values or of cotangents at the places of a selector, or another way to compute."""
+    """A change of values or of cotangents at the places of a selector, or another way to compute.
+
+    Made by :meth:`Selector.value`, :meth:`Selector.cotangent` and :meth:`Selector.replaced`.
+
+    Attributes:
+      selector: the places.
+      of_value: from a value to another of its shape and dtype; None where values are left alone.
+      of_cotangent: the same of a cotangent.
+      operands: further arrays that the change reads.
+      by: what is called in the place of the operation or the function; None for a change.
+      optional: nothing is said where the selector means no place.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> edit = funcgrad.at(op="sin").cotangent(lambda ct: 10 * ct)
+      >>> print(funcgrad.grad(lambda x: jnp.sin(x), edit=edit)(0.0))
+      10.0
+    """
 
     selector: Selector
     of_value: Callable[..., Any] | None
@@ -205,7 +230,7 @@ def _site_of(place: Place) -> list[Site]:
 
 def _label(place: Place) -> str:
     scope = f"{place.scope}: " if place.scope else ""
-    return f"{scope}{place.op}" + (f" ({place.where})" if place.where else "")
+    return f"{scope}{place.op}{place.in_brackets}"
 
 
 # --- regions

@@ -27,6 +27,13 @@ class Tapped:
       present: for each value a bool array, with the leading axes: False where a branch was not taken
         or a loop did no step, so that value and cotangent are zeros that mean nothing.
       places: where each value is computed, in words.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> loss = lambda x: 3 * jnp.exp(x)
+      >>> gradient, tapped = funcgrad.grad(loss, taps={"e": funcgrad.at(op="exp")})(0.0)
+      >>> print(tapped["e"].values, tapped["e"].cotangents)
+      [Array(1., dtype=float32, weak_type=True)] [Array(3., dtype=float32, weak_type=True)]
     """
 
     values: list[Any]

@@ -20,6 +20,11 @@ class Check:
       detail: why it did not run, what is wrong, or in which precision it ran.
       cotangent: the cotangent that shows the failure, a pytree like the output; None otherwise.
       cause: the exception that was the failure, if it was one.
+
+    Example:
+      >>> from funcgrad.testing import Check
+      >>> print(Check("second", "not run", detail="order=1"))
+      Check(name='second', status='not run', error=None, detail='order=1')
     """
 
     name: str
@@ -42,6 +47,15 @@ class Report:
     Attributes:
       name: the function.
       checks: the rows, in the order in which they ran.
+
+    Example:
+      >>> from funcgrad.testing import Check, Report
+      >>> left_out = Check("second", "not run", detail="order=1")
+      >>> print(Report("loss", (Check("jax", "passed", error=0.5), left_out)))
+      gradients of loss
+      check   status   error/allowed
+      jax     passed   0.5
+      second  not run                 order=1
     """
 
     name: str

@@ -147,6 +147,8 @@ def test_a_fault_on_the_way_back(op, name):
     assert found.reaches == ("the gradient by x",)
     assert "sqrt at 0" in str(found.suggestion)
     assert ("does not take" in str(found.suggestion)) == (op is masked_root or "scan" in name)
+    assert "kinks" in str(found.suggestion)
+    assert np.isfinite(funcgrad.grad(case.around(op), rules=funcgrad.kinks("zero"))(case.x)).all()
 
 
 def test_a_fault_on_the_way_back_through_a_while_loop():
@@ -268,7 +270,10 @@ def test_a_known_cause(name):
     fun, x, words = SUGGESTIONS[name]
     gradient = jax.value_and_grad(fun)(x)
     assert not all(bool(jnp.isfinite(y).all()) for y in jax.tree.leaves(gradient))
-    assert words in str(nonfinite(fun, x).suggestion)
+    suggestion = str(nonfinite(fun, x).suggestion)
+    assert words in suggestion
+    if "kinks" in suggestion:
+        assert np.isfinite(funcgrad.grad(fun, rules=funcgrad.kinks("zero"))(x)).all()
 
 
 def test_an_overflow_in_float16_is_found_at_the_operation():

@@ -30,6 +30,13 @@ class RuleCost:
       count: how often the function runs it.
       ours: the work that our rule adds, on both ways.
       jax: the work that JAX's rule adds.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> found = funcgrad.inspect.cost(jnp.sin, 1.0, xla=False, against_jax=True)
+      >>> [row] = found.beside.by_op
+      >>> print(row.name, row.ours.flops, row.jax.flops)
+      sin 1.0 1.0
     """
 
     name: str
@@ -57,6 +64,12 @@ class BesideJax:
       by_op: a row for each op, as if differentiated alone by all its operands; the greatest difference
         first. Sums where a value is read twice, and what calls keep or compute again, are in no row.
       not_compared: ops that one of the two does not differentiate when they stand alone.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> found = funcgrad.inspect.cost(jnp.sin, 1.0, xla=False, against_jax=True)
+      >>> print(found.beside.ours.flops == found.beside.jax.flops)
+      True
     """
 
     ours: Work

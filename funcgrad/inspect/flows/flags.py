@@ -23,6 +23,12 @@ class Thresholds:
       saturated: more than this share of the results of a sigmoid or a tanh lie where its slope is small:
         ``|tanh x| > 0.97``, or a sigmoid below 0.015 or above 0.985.
       batch: a unit can be dead only if at least so many elements of it are seen.
+
+    Example:
+      >>> from funcgrad.inspect import Thresholds
+      >>> strict = Thresholds(dead=0.2)  # for funcgrad.inspect.flow(..., thresholds=strict)
+      >>> print(strict.dead, strict.vanishing)
+      0.2 0.001
     """
 
     vanishing: float = 1e-3
@@ -42,6 +48,11 @@ class Flag:
         ``"no gradient"``.
       number: the number that is over a threshold.
       words: what the number is.
+
+    Example:
+      >>> from funcgrad.inspect import Flag
+      >>> print(Flag("layer_0", "vanishing", 1e-5, "the cotangent's norm beside the last layer's"))
+      layer_0: vanishing: the cotangent's norm beside the last layer's
     """
 
     layer: str

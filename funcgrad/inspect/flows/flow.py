@@ -60,6 +60,9 @@ class Flow:
       thresholds: from where on a number is flagged.
       name: the function's name.
       how: how the rows were chosen, in words.
+
+    Example:
+      :func:`flow` has one.
     """
 
     values: Any

@@ -119,7 +119,7 @@ def flow(
       has_aux: `fun` returns ``(scalar, aux)``.
       update: for the ratio of update to weight: an optax optimiser, for its first update; a pair of it
         and its state; or the updates themselves, a tree like the gradient.
-      places: as for :func:`value_grad_and_flow`, like the others.
+      places, depth, unit_axis, thresholds, rules, strict: as for :func:`value_grad_and_flow`.
 
     Returns:
       A :class:`Flow`, which prints as a table with what is wrong below it.

@@ -40,6 +40,12 @@ class Op:
       entry: what the rules have for it: a rule, a mark that its derivative is zero, or how the function
         that it carries is differentiated; None if nothing is known.
       is_caught: whether it is a function whose calls are caught, since a rule overrides it.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> graph = funcgrad.inspect.graph(jnp.tanh, 0.5)
+      >>> print(graph.nodes[0].op.mathematics)
+      y = tanh(x);  x̄ = ȳ (1 - y²)
     """
 
     name: str
@@ -80,6 +86,13 @@ class Contribution:
       reader: the operation that reads the value; None where the graph returns the value.
       operand: which of the reader's operands the value is.
       gradient: the cotangent that the reader's rule gave; None where none arrived or none is known.
+
+    Example:
+      >>> import funcgrad
+      >>> graph = funcgrad.inspect.graph(lambda x: x * x, 3.0)  # x is read twice
+      >>> [x] = graph.inputs
+      >>> print([float(one.gradient) for one in x.contributions], x.gradient)
+      [3.0, 3.0] 6.0
     """
 
     reader: OpNode | None
@@ -106,6 +119,13 @@ class TensorNode:
       present: where there are branches or loops around the value, whether it was computed: a bool array
         with an element for each step. Elsewhere value and gradient are zeros that mean nothing.
       is_active: whether the value is on a way from a differentiated argument to a result.
+
+    Example:
+      >>> import funcgrad
+      >>> graph = funcgrad.inspect.graph(lambda w, x: w * x, 0.5, 2.0)
+      >>> w, x = graph.inputs
+      >>> print(w.name, w.value, w.gradient)
+      w 0.5 2.0
     """
 
     index: int
@@ -153,6 +173,13 @@ class OpNode:
       outputs: the values that it makes.
       graphs: the graphs of the functions that it carries.
       is_entered: whether these are differentiated operation by operation, so that they have numbers.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> graph = funcgrad.inspect.graph(lambda w, x: jnp.tanh(w * x), 0.5, 2.0)
+      >>> product, tanh = graph.nodes
+      >>> print(product.outputs == tanh.inputs)
+      True
     """
 
     index: int
@@ -242,6 +269,12 @@ class Graph:
       function: the traced function.
       call: the operation that carries it; None for the whole function.
       note: why numbers are left out, in words; empty if none is.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> graph = funcgrad.inspect.graph(lambda w, x: jnp.tanh(w * x) * w, 0.5, 2.0)
+      >>> print([node.op.name for node in graph.nodes], [tensor.name for tensor in graph.inputs])
+      ['mul', 'tanh', 'mul'] ['w', 'x']
     """
 
     name: str

@@ -48,6 +48,15 @@ class Residual:
       other_bytes: how many bytes more the other choice would keep: negative for a kept array.
       other_operations: about how many operations more the other choice would take; not a number if that
         depends on the length of a while loop.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> ledger = funcgrad.inspect.residuals(lambda w, x: jnp.tanh(w * x), jnp.ones(3), jnp.ones(3))
+      >>> for residual in ledger.residuals:
+      ...     print(residual.status, residual.name or residual.op, residual.shape, residual.bytes)
+      argument w (3,) 12
+      argument x (3,) 12
+      kept tanh (3,) 12
     """
 
     status: str

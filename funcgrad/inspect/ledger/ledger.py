@@ -31,6 +31,13 @@ class Region:
       name: ``name at file:line`` of the function.
       estimate: bytes kept, bytes alive at most, and operations computed again.
       everything: the same if nothing were computed again.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> lean = funcgrad.checkpoint(lambda x: jnp.exp(jnp.sin(x)))
+      >>> [region] = funcgrad.inspect.residuals(lean, jnp.ones(4)).regions
+      >>> print(region.estimate.kept < region.everything.kept)
+      True
     """
 
     name: str
@@ -61,6 +68,12 @@ class Ledger:
       jax_problem: the first line of JAX's error in that case.
       suggestions: what to checkpoint; the one that leaves the fewest bytes alive first.
       not_tried: why no suggestion was tried; empty if some were.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> ledger = funcgrad.inspect.residuals(jnp.tanh, jnp.ones(3))
+      >>> print(ledger.kept, ledger.steps)  # bytes, and ops that are pulled back
+      12 1
     """
 
     name: str

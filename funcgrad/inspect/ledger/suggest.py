@@ -38,6 +38,12 @@ class Measured:
       kept: the bytes that the pullback keeps, arguments and constants left out.
       alive: these and the most that one checkpoint computes again for its own way back.
       operations: of the value and the gradient together, about; of a while loop, those of one step.
+
+    Example:
+      >>> from funcgrad.inspect import Measured
+      >>> before, after = Measured(4000, 4000, 1e6), Measured(1000, 1500, 1.3e6)
+      >>> print(before.alive - after.alive)
+      2500
     """
 
     kept: int
@@ -59,6 +65,13 @@ class Suggestion:
       before: what the gradient keeps and does now.
       after: the same with the checkpoints.
       function: the function with the checkpoints, for arguments of the same types.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from funcgrad.inspect import Measured, Suggestion
+      >>> before, after = Measured(4000, 4000, 1e6), Measured(1000, 1500, 1.3e6)
+      >>> print(str(Suggestion("layers_*", 4, before, after, jnp.sin)).split(":")[0])
+      jax.checkpoint around layers_* (4 times)
     """
 
     around: str

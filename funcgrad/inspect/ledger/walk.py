@@ -34,6 +34,13 @@ class Ask:
       step: the step of the way back after which it is not needed here any more.
       through: how the rule gets its value from the array, if it does not read the array itself.
       waits: the memory in which the array waits, if it is another than the device's.
+
+    Example:
+      >>> import jax.numpy as jnp, funcgrad
+      >>> ledger = funcgrad.inspect.residuals(jnp.tanh, jnp.ones(3))
+      >>> [ask] = ledger.residuals[0].asked_by
+      >>> print(ask.op, ask.operand)  # the rule of tanh reads its output: ct (1 - out²)
+      tanh output 0
     """
 
     op: str

@@ -21,6 +21,13 @@ class KroneckerFactors:
     Attributes:
       a: ``E[a a^T]`` of what a layer reads, of shape (parts, m, m).
       g: ``E[d d^T]`` of the cotangents of what the layer returns, of shape (parts, n, n).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from funcgrad.surgery.methods import KroneckerFactors
+      >>> factors = KroneckerFactors(a=jnp.eye(3)[None], g=jnp.eye(2)[None])
+      >>> print(factors.a.shape, factors.g.shape)
+      (1, 3, 3) (1, 2, 2)
     """
 
     a: Any

@@ -220,7 +220,7 @@ def _layer(product: Place, found: Dependent) -> Layer:
     (y,) = places[-1].equation.outvars
     ordered = tuple(dict.fromkeys((x, *block.entering(places))))
     scope = f"{product.scope}: " if product.scope else ""
-    label = f"{scope}layer of {product.op}" + (f" ({product.where})" if product.where else "")
+    label = f"{scope}layer of {product.op}{product.in_brackets}"
     everything = [p for place in places for p in _with_those_inside(place)]
     scaled = any(place.op in SCALES for place in places)
     return Layer(tuple(everything), block, (y,), label, ordered, product=product, scaled=scaled)

@@ -19,6 +19,13 @@ def identity_vjp(ct: Any, x: Any, **_: Any) -> Any:
 
     Bengio, Léonard and Courville (2013), "Estimating or Propagating Gradients Through Stochastic
     Neurons".
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funcgrad
+      >>> from funcgrad.surgery.methods import identity_vjp
+      >>> rules = funcgrad.DEFAULT.override({jnp.round: identity_vjp})
+      >>> print(funcgrad.grad(jnp.round, rules=rules)(1.4))
+      1.0
     """
     return ct
 
@@ -28,6 +35,13 @@ def saturating_vjp(ct: Any, x: Any, **_: Any) -> Any:
     """The cotangent goes through where the input lies between -1 and 1.
 
     Hubara, Courbariaux, Soudry, El-Yaniv and Bengio (2016), "Binarized Neural Networks".
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funcgrad
+      >>> from funcgrad.surgery.methods import saturating_vjp
+      >>> rules = funcgrad.DEFAULT.override({jax.lax.sign_p: saturating_vjp})
+      >>> print(jax.vmap(funcgrad.grad(jnp.sign, rules=rules))(jnp.array([0.5, 2.0])))
+      [1. 0.]
     """
     return jnp.where(jnp.abs(x) <= 1, ct, 0)
 
@@ -39,6 +53,15 @@ def softmax_vjp(ct: Any, scores: Any, **_: Any) -> Any:
     Jang, Gu and Poole (2017), "Categorical Reparameterization with Gumbel-Softmax", the
     straight-through
     form: the rule of a function from scores to ``one_hot(argmax(scores))``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funcgrad
+      >>> from funcgrad.surgery.methods import softmax_vjp
+      >>> def choose(scores):
+      ...     return jax.nn.one_hot(jnp.argmax(scores), 2)
+      >>> rules = funcgrad.DEFAULT.override({choose: softmax_vjp})
+      >>> print(funcgrad.grad(lambda scores: choose(scores)[0], rules=rules)(jnp.zeros(2)))
+      [ 0.25 -0.25]
     """
     p = jax.nn.softmax(scores)
     return p * (ct - jnp.sum(ct * p, axis=-1, keepdims=True))
