@@ -22,6 +22,7 @@ from funcgrad._jax.primitives import *  # noqa: F403
 from funcgrad._jax.pullbacks import *  # noqa: F403
 from funcgrad._jax.references import *  # noqa: F403
 from funcgrad._jax.rule_settings import *  # noqa: F403
+from funcgrad._jax.run_again import *  # noqa: F403
 from funcgrad._jax.settings import *  # noqa: F403
 from funcgrad._jax.sharding import *  # noqa: F403
 from funcgrad._jax.taps import *  # noqa: F403

@@ -16,6 +16,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad.registry import Rule, defvjp, zero
+from funcgrad.rules._common import total
 
 INTEGERS = zero(lax.argmax_p, lax.argmin_p, lax.reduce_and_p, lax.reduce_or_p, lax.reduce_xor_p)
 
@@ -30,7 +31,8 @@ def reduce_sum_vjp(ct: Any, x: Any, *, axes: Any, **_: Any) -> Any:
 def reduce_extremum_vjp(ct: Any, x: Any, *, out: Any, axes: Any, **_: Any) -> Any:
     # The elements that attain the extremum share the cotangent evenly; if none does, it is NaN.
     attains = x == lax.expand_dims(out, axes)
-    share = lax.expand_dims(ct / jnp.sum(attains, axes, dtype=x.dtype), axes)
+    number = total(lax.convert_element_type(attains, x.dtype), axes)
+    share = lax.expand_dims(ct / number, axes)
     return jnp.where(attains, share, 0 * share)
 
 
