@@ -32,6 +32,10 @@ class CotangentError(FuncgradError, TypeError, ValueError):
     """A pullback was given cotangents that do not match the function's output."""
 
 
+class LogError(FuncgradError, ValueError):
+    """What backward functions log cannot be returned (``pullback.with_logs``)."""
+
+
 class NotAnOpError(FuncgradError, TypeError):
     """Something was used as an op that a trace could never show as one."""
 

@@ -21,6 +21,7 @@ from jax._src.shard_map import (
 )
 from jax.extend.core import ClosedJaxpr
 
+from funcgrad._jax.logs import logged
 from funcgrad._jax.ops import wrapped_function
 from funcgrad._jax.values import SymbolicZero, Zero, as_array, memory_space, zeros
 
@@ -117,17 +118,20 @@ def instantiate(ct: Any, aval: Any, symbolic: bool) -> Any:
 def call_custom_vjp_backward(
     bwd: WrappedFun, residuals: Any, cts: Sequence[Any], avals: Sequence[Any], symbolic: bool
 ) -> list[Any]:
-    """A custom_vjp's input cotangents, None for a zero.
+    """A custom_vjp's input cotangents, None for a zero. With them goes what the function logs.
 
-    JAX from 0.11 returns a log as well. JAX from 0.12 makes zeros itself of cotangents that did not
+    JAX from 0.11 returns the log as well. JAX from 0.12 makes zeros itself of cotangents that did not
     arrive, and must be told which these are.
     """
     symbolic = symbolic or jax.__version_info__ >= (0, 12)
     given = [instantiate(ct, aval, symbolic) for ct, aval in zip(cts, avals, strict=True)]
     results = bwd.call_wrapped(*residuals, *given)
+    log = None
     if jax.__version_info__ >= (0, 11):
-        results, _ = results
-    return [None if ct is None or isinstance(ct, Zero) else as_array(ct) for ct in results]
+        results, log = results
+    return logged(
+        [None if ct is None or isinstance(ct, Zero) else as_array(ct) for ct in results], log
+    )
 
 
 def description_of_wrapped(fun: WrappedFun) -> str:

@@ -133,13 +133,17 @@ class HiBackward:
         self, residuals: Sequence[Value], cts: Sequence[Cotangent]
     ) -> tuple[list[Cotangent], Any]:
         """The cotangents of the wanted operands, and what the rule logs."""
-        given = tree_util.tree_unflatten(self.tree, residuals)
+        given = self.given(residuals)
         accumulators = self.accumulators()
         args = tree_util.tree_unflatten(self.prim.in_tree, accumulators)
         outs = _cotangents(self.prim, cts)
         ct_out = tree_util.tree_unflatten(self.prim.out_tree, outs)
         log = self.prim.vjp_bwd(*(given if self.structured else (given,)), ct_out, *args)
         return [_accumulated(a) for a, w in zip(accumulators, self.wanted, strict=True) if w], log
+
+    def given(self, residuals: Sequence[Value]) -> Any:
+        """The residuals as the rule takes them."""
+        return tree_util.tree_unflatten(self.tree, residuals)
 
     @property
     def takes_residuals(self) -> bool:
@@ -201,8 +205,8 @@ def hi_jvp(
 
 def hi_transpose(
     prim: Any, operands: Sequence[Value], linear: Mask, cts: Sequence[Cotangent]
-) -> list[Cotangent]:
-    """The cotangents of the operands in which a high primitive is linear, by its rule for that."""
+) -> tuple[list[Cotangent], Any]:
+    """The cotangents of the operands in which a high primitive is linear, and what its rule logs."""
     backward = HiBackward(prim, None, False, linear)
     accumulators = backward.accumulators()
     args = [
@@ -211,8 +215,8 @@ def hi_transpose(
     ]
     outs = _cotangents(prim, cts)
     ct_out = tree_util.tree_unflatten(prim.out_tree, outs)
-    prim.transpose(ct_out, *tree_util.tree_unflatten(prim.in_tree, args))
-    return [_accumulated(a) for a, w in zip(accumulators, linear, strict=True) if w]
+    log = prim.transpose(ct_out, *tree_util.tree_unflatten(prim.in_tree, args))
+    return [_accumulated(a) for a, w in zip(accumulators, linear, strict=True) if w], log
 
 
 def _cotangents(prim: Any, cts: Sequence[Cotangent]) -> list[Any]:

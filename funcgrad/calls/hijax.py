@@ -134,20 +134,28 @@ class HiVjpProgram(WithoutTapes):
         self.present = [there and _jax.is_inexact(_jax.typeof(y)) for y, there in pairs]
         return outs, residuals
 
+    def structured(self, residuals: Sequence[Any]) -> Any:
+        """The residuals that ``vjp_fwd`` returned in a structure of their own, or None."""
+        return self.backward.given(residuals)[1] if self.backward.structured else None
+
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
         return pull_back(self.backward, residuals, cts)
 
 
 def pull_back(backward: Any, residuals: Sequence[Any], cts: Sequence[Any]) -> list[Any]:
-    """The operands' cotangents by a primitive's ``vjp_bwd``. What it logs is dropped, as by jax.grad."""
-    results, log = backward(residuals, cts)
+    """The operands' cotangents by a primitive's ``vjp_bwd``. With them goes what it logs."""
+    return with_log(backward.prim, "vjp_bwd", *backward(residuals, cts))
+
+
+def with_log(prim: Any, rule: str, results: Sequence[Any], log: Any) -> list[Any]:
+    """The cotangents that a primitive's rule returned with a log, which must be a dict."""
     if log is not None and not isinstance(log, dict):
         problem = (
-            "must return None from `vjp_bwd`, or a dict of what its backward-pass log is to hold; it "
+            f"must return None from `{rule}`, or a dict of what its backward-pass log is to hold; it "
             f"returned {type(log).__name__}."
         )
-        raise errors.Unlocated(errors.PrimitiveRuleError, _jax.hi_name(backward.prim), problem)
-    return results
+        raise errors.Unlocated(errors.PrimitiveRuleError, _jax.hi_name(prim), problem)
+    return _jax.logged(results, log)
 
 
 @dataclass(eq=False)
@@ -209,7 +217,8 @@ class HiTransposeProgram(WithoutTapes):
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
         operands = spread(residuals, self.known)
-        return _jax.hi_transpose(self.prim, operands, self.differentiated, cts)
+        results, log = _jax.hi_transpose(self.prim, operands, self.differentiated, cts)
+        return with_log(self.prim, "transpose", results, log)
 
 
 @dataclass(frozen=True, eq=False)
