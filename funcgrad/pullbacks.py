@@ -116,7 +116,7 @@ class Pullback:
           [6. 6.]
         """
         static = self._static
-        flat = check_entries(entries, static.in_tree, static.in_avals, static.name)
+        flat = check_entries(entries, static.in_tree, static.in_avals, static.contents, static.name)
         return jax.tree_util.Partial(_into, self, flat)
 
     @property

@@ -38,6 +38,13 @@ def hi_call_in_checkpoint(
     return entered(trace, primitive, tracers, params, IN_CHECKPOINT)
 
 
+def hi_call_in_remat3(
+    trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]
+) -> Any:
+    """The same under ``jax_remat3``, where JAX prefers what it prefers outside."""
+    return entered(trace, primitive, tracers, params, IN_REMAT3)
+
+
 def entered(
     trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any], how: How
 ) -> Any:
@@ -100,6 +107,7 @@ def checkpointed(prim: Any, differentiated: tuple[bool, ...], rules: Rules) -> R
     closed = _jax.function_carried(prim)
     assert closed is not None
     policy, barrier = _jax.remat_settings(prim)
+    rules = rules.with_call(CallRule(hi_call_in_remat3, (_jax.hi_call_p,)))
     return program_of_remat(closed, differentiated, rules, policy, barrier)
 
 
@@ -282,4 +290,5 @@ ON_VALUES = How(by_the_first_of("vjp", "jvp", "lin"), function_of, apart=False)
 IN_CHECKPOINT = How(
     by_the_first_of("jvp", "vjp", "lin", in_checkpoint=True), function_of, apart=False
 )
+IN_REMAT3 = How(by_the_first_of("vjp", "jvp", "lin", in_checkpoint=True), function_of, apart=False)
 ON_TANGENTS = How(transpose_of, function_of_linear, apart=False)
