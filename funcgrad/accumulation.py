@@ -42,12 +42,12 @@ def check_entries(
             "jax.ad.GradValue() or jax.ad.DontWant(). (None is no entry but an empty pytree.)"
         )
     pairs = tree_leaves_with_path(entries)
+    refused = references if _jax.REFERENCES_NEED_REFERENCES else ()
     for i, ((path, entry), aval) in enumerate(zip(pairs, avals, strict=True)):
         if _jax.is_mutable(entry):
             check_reference(entry, keystr(path), aval, name)
-        elif i in references and not isinstance(entry, _jax.DontWant):
-            if _jax.REFERENCES_NEED_REFERENCES:
-                raise content_as_value(aval, f"`with_refs` of the pullback of `{name}`")
+        elif i in refused and not isinstance(entry, _jax.DontWant):
+            raise content_as_value(aval, f"`with_refs` of the pullback of `{name}`")
     return [entry for _, entry in pairs]
 
 
@@ -98,8 +98,8 @@ def content_as_value(aval: Aval, called: str) -> errors.CotangentError:
     """The error for an argument that is a reference, and the cotangent of whose content nobody takes."""
     return errors.CotangentError(
         f"{called} was called, and one of the arguments is a reference to {aval.str_short()}: the "
-        "cotangent of what it held can't be returned as a value. Call pullback.with_refs(...)(ct) with a "
-        "reference in the argument's place, into which it is put, or with jax.ad.DontWant()."
+        "cotangent of what it held can't be returned as a value. Call pullback.with_refs(...)(ct) with "
+        "a reference in the argument's place, into which it is put, or with jax.ad.DontWant()."
     )
 
 
