@@ -70,13 +70,17 @@ def remat_settings(prim: Any) -> tuple[Any, bool]:
     return prim.policy, barrier if isinstance(barrier, bool) else any(barrier)
 
 
-def hi_saved(policy: Callable[..., Any], eqn: Any) -> Any:
-    """What a checkpoint policy says of a high primitive's outputs; a name means what name_p does."""
-    prim = hi_primitive(eqn.params)
-    avals = [v.aval for v in eqn.invars]
-    if isinstance(prim, _NAMES):
-        return policy(_name_p, *avals, name=prim.name)
-    return policy(eqn.primitive, *avals, **eqn.params)
+@dataclasses.dataclass(frozen=True)
+class NamesPolicy:
+    """A checkpoint policy that is told of a high primitive's name as of `name_p`'s."""
+
+    policy: Callable[..., Any]
+
+    def __call__(self, primitive: Any, *avals: Aval, **params: Any) -> Any:
+        prim = params.get("_prim")
+        if isinstance(prim, _NAMES):
+            return self.policy(_name_p, *avals, name=prim.name)
+        return self.policy(primitive, *avals, **params)
 
 
 # --- rules

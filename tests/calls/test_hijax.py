@@ -420,6 +420,24 @@ def test_a_name_saves_what_it_names(remat3: Any) -> None:
     assert count(computed) == 4
 
 
+@pytest.mark.parametrize("place", ["plain", "jit", "scan", "cond"])
+def test_a_name_inside_a_call_saves_as_without_remat3(place: str) -> None:
+    """As many matrix products as in the program of ``jax.grad``, which has no primitive for names there."""
+    from jax.ad_checkpoint import checkpoint_name
+
+    step = PLACES[place](lambda x: jnp.sin(checkpoint_name(jnp.cos(x @ x), "product")))
+    policy = jax.checkpoint_policies.save_only_these_names("product")
+
+    def products(grad: Any, by_primitive: bool) -> int:
+        with setting("jax_remat3", by_primitive):
+            f = jax.checkpoint(lambda x: step(x).sum(), policy=policy)
+            return str(jax.make_jaxpr(grad(f))(jnp.eye(2))).count("dot_general")
+
+    expected = products(jax.grad, False)
+    assert products(funcgrad.grad, False) == expected
+    assert products(funcgrad.grad, True) == expected
+
+
 def test_fused_call() -> None:
     """It is compiled for GPUs alone, so its program is read. A cotangent lies where its operand does."""
     from jax.experimental.fused import fused
