@@ -77,7 +77,7 @@ class NamesPolicy:
     policy: Callable[..., Any]
 
     def __call__(self, primitive: Any, *avals: Aval, **params: Any) -> Any:
-        prim = params.get("_prim")
+        prim: Any = params.get("_prim")
         if isinstance(prim, _NAMES):
             return self.policy(_name_p, *avals, name=prim.name)
         return self.policy(primitive, *avals, **params)

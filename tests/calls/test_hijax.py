@@ -422,7 +422,7 @@ def test_a_name_saves_what_it_names(remat3: Any) -> None:
 
 @pytest.mark.parametrize("place", ["plain", "jit", "scan", "cond"])
 def test_a_name_inside_a_call_saves_as_without_remat3(place: str) -> None:
-    """As many matrix products as in the program of ``jax.grad``, which has no primitive for names there."""
+    """As many matrix products as in the program of ``jax.grad`` without a primitive for names."""
     from jax.ad_checkpoint import checkpoint_name
 
     step = PLACES[place](lambda x: jnp.sin(checkpoint_name(jnp.cos(x @ x), "product")))
