@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax._src import config, linear_util, tree_util
 from jax._src import core as _core
-from jax._src import linear_util, tree_util
 from jax._src.ad_checkpoint import remat_p  # noqa: F401
 from jax._src.lax.control_flow.conditionals import _switch_internal
 from jax._src.named_sharding import UNSPECIFIED
@@ -186,6 +186,13 @@ def jaxpr_param(params: dict[str, Any]) -> str:
 
 BARRIERS_HOLD = jax.__version_info__ >= (0, 12)
 """Whether XLA keeps optimisation barriers long enough when it compiles for a CPU."""
+
+
+def barriers_leave_cotangents() -> bool:
+    """Whether the user wants no cotangents behind a checkpoint's barriers (JAX from 0.12)."""
+    leave = getattr(config, "remat_barrier_no_cotangents", None)
+    return leave is not None and leave.value and config.remat3.value
+
 
 QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 """Settings for `XLA_FLAGS` for programs that are compiled once and run once."""

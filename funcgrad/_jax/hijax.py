@@ -64,10 +64,9 @@ def is_forward_rule(prim: Any) -> bool:
     return isinstance(prim, hijax.OptRemat)
 
 
-def remat_settings(prim: Any) -> tuple[Any, bool]:
-    """The policy of a checkpointed function, and whether it is kept apart by barriers."""
-    barrier = getattr(prim, "prevent_cse", True)
-    return prim.policy, barrier if isinstance(barrier, bool) else any(barrier)
+def remat_settings(prim: Any) -> tuple[Any, bool | tuple[bool, ...]]:
+    """The policy of a checkpointed function, and whether barriers keep it apart, or which inputs."""
+    return prim.policy, getattr(prim, "prevent_cse", True)
 
 
 @dataclasses.dataclass(frozen=True)
