@@ -43,6 +43,10 @@ class CotangentError(FuncgradError, TypeError, ValueError):
     """A pullback was given cotangents that do not match the function's output."""
 
 
+class LogError(FuncgradError, ValueError):
+    """What backward functions log cannot be returned (``pullback.with_logs``)."""
+
+
 class NotAnOpError(FuncgradError, TypeError):
     """Something was used as an op that a trace could never show as one."""
 
@@ -386,12 +390,15 @@ class GradientError(FuncgradError, AssertionError):
 
 
 class LeakedTracerError(FuncgradError, jax.errors.UnexpectedTracerError):
-    """A value from inside a differentiation was used after the differentiation ended."""
+    """A value from inside a differentiation was used after the differentiation ended.
 
-    def __init__(self, function: str):
+    Under ``jax_check_tracer_leaks``: was kept until after that.
+    """
+
+    def __init__(self, function: str, done: str = "kept and used"):
         FuncgradError.__init__(
             self,
-            f"A value traced while `{function}` was being differentiated was kept and used after that "
+            f"A value traced while `{function}` was being differentiated was {done} after that "
             "differentiation had ended. Such a value belongs to its differentiation alone: return it "
             "from the function instead, with has_aux=True, or store "
             "jax.lax.stop_gradient of it only within the function.",
@@ -399,7 +406,7 @@ class LeakedTracerError(FuncgradError, jax.errors.UnexpectedTracerError):
 
 
 def _describe(entry: Any) -> str:
-    if hasattr(entry, "fn"):
+    if hasattr(entry, "name"):
         return f"`{entry.name}` ({entry.source})"
     return "a declaration that its derivative is zero"
 
