@@ -171,8 +171,7 @@ def _with_residuals(node: Node, residuals: tuple[Value, ...]) -> Node:
     return Node(*by, residuals, *where)
 
 
-NO_TAPES: Mapping[str, FrozenTape] = MappingProxyType({})
-"""The inner tapes of a node that has none."""
+NO_TAPES: Mapping[str, FrozenTape] = MappingProxyType({})  # inside a node that has none
 
 
 class WithoutTapes:
@@ -180,7 +179,6 @@ class WithoutTapes:
 
     @property
     def inner(self) -> Mapping[str, FrozenTape]:
-        """The tapes inside: there is none."""
         return NO_TAPES
 
 
