@@ -14,6 +14,7 @@ ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS / "_ext")]
 
 import source_pages  # noqa: E402
+from sphinx.domains.python import PyObject  # noqa: E402
 
 import funcgrad  # noqa: E402
 
@@ -21,6 +22,10 @@ project = "funcgrad"
 author = "funcgrad developers"
 copyright = "funcgrad developers, Apache 2.0"
 release = version = funcgrad.__version__
+
+for field in PyObject.doc_field_types:
+    if field.name == "variable":
+        field.label = "Attributes"
 
 extensions = [
     "myst_nb",
@@ -47,7 +52,13 @@ exclude_patterns = ["docs/_build", "**/.*", ".*", "build", "dist", "tests", "fun
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4  # the anchors that GitHub makes
 myst_links_external_new_tab = False
-suppress_warnings = ["myst.header"]
+suppress_warnings = [
+    "myst.header",  # CONTRIBUTING.md has several titles
+    "myst.xref_missing",  # said of anchors in HTML too; links.py checks all links of the built pages
+]
+
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 nb_execution_mode = "off"  # the tests run the notebooks; the site shows what is saved in them
 nb_ipywidgets_js = {}  # its scripts come from another server; a static picture is saved beside a widget

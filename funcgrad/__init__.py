@@ -60,9 +60,10 @@ from funcgrad.errors import FuncgradError
 from funcgrad.jacobians import hessian, hvp, jacrev
 from funcgrad.op import op
 from funcgrad.places import at
+from funcgrad.pullbacks import Pullback
 from funcgrad.registry import Rule, Rules, defvjp, partials, zero
 from funcgrad.surgery.kinks import kinks
-from funcgrad.transforms import Pullback, grad, value_and_grad, vjp
+from funcgrad.transforms import grad, value_and_grad, vjp
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import jax
-import jaxlib
 
 import funcgrad
 
@@ -31,9 +30,10 @@ def documentation(root: Path) -> str:
 
 def report() -> str:
     """What is said, a line each."""
+    jaxlib = importlib.metadata.version("jaxlib")
     lines = {
         "funcgrad": f"{funcgrad.__version__}, rules of {len(funcgrad.DEFAULT)} operations",
-        "JAX": f"{jax.__version__}, jaxlib {jaxlib.__version__}, Python {platform.python_version()}",
+        "JAX": f"{jax.__version__}, jaxlib {jaxlib}, Python {platform.python_version()}",
         "devices": devices(),
         "documentation": documentation(Path(funcgrad.__file__).parents[1]),
         "commands": "python -m funcgrad.inspect --help, python -m funcgrad.testing.fuzz --help",

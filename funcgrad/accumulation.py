@@ -16,7 +16,7 @@ content before it when the pullback returns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import jax
@@ -27,9 +27,13 @@ from funcgrad._jax import Aval, Cotangent
 
 
 def check_entries(
-    entries: tuple[Any, ...], tree: Any, avals: Sequence[Aval], name: str
+    entries: tuple[Any, ...],
+    tree: Any,
+    avals: Sequence[Aval],
+    references: Container[int],
+    name: str,
 ) -> list[Any]:
-    """The entries by leaf of the arguments."""
+    """The entries by leaf of the arguments, of which some are references."""
     found = tree_structure(entries)
     if found != tree:
         raise errors.CotangentError(
@@ -38,9 +42,12 @@ def check_entries(
             "jax.ad.GradValue() or jax.ad.DontWant(). (None is no entry but an empty pytree.)"
         )
     pairs = tree_leaves_with_path(entries)
-    for (path, entry), aval in zip(pairs, avals, strict=True):
+    refused = references if _jax.REFERENCES_NEED_REFERENCES else ()
+    for i, ((path, entry), aval) in enumerate(zip(pairs, avals, strict=True)):
         if _jax.is_mutable(entry):
             check_reference(entry, keystr(path), aval, name)
+        elif i in refused and not isinstance(entry, _jax.DontWant):
+            raise content_as_value(aval, f"`with_refs` of the pullback of `{name}`")
     return [entry for _, entry in pairs]
 
 
@@ -84,11 +91,15 @@ def deliver_content(entry: Any, ct: Cotangent, aval: Aval, name: str) -> Any:
         return _jax.GradRef()
     if ct is None and not _jax.REFERENCES_NEED_REFERENCES:
         return jax.new_ref(_jax.zeros(_jax.cotangent_aval(aval)))
-    raise errors.CotangentError(
-        f"The pullback of `{name}` was called, and one of the arguments is a reference to "
-        f"{aval.str_short()}: the cotangent of what it held is not returned as a value. Call "
-        "pullback.with_refs(...)(ct) with a reference in the argument's place, into which it is "
-        "put, or with jax.ad.DontWant()."
+    raise content_as_value(aval, f"The pullback of `{name}`")
+
+
+def content_as_value(aval: Aval, called: str) -> errors.CotangentError:
+    """The error for an argument that is a reference, and the cotangent of whose content nobody takes."""
+    return errors.CotangentError(
+        f"{called} was called, and one of the arguments is a reference to {aval.str_short()}: the "
+        "cotangent of what it held can't be returned as a value. Call pullback.with_refs(...)(ct) with "
+        "a reference in the argument's place, into which it is put, or with jax.ad.DontWant()."
     )
 
 

@@ -1,4 +1,15 @@
-"""Errors that say what was asked, what was found and what to do."""
+"""Errors that say what was asked, what was found and what to do.
+
+Each is a :class:`FuncgradError`, and of the type that JAX or Python raises in such a case, too.
+
+Example:
+  >>> import jax.numpy as jnp, funcgrad
+  >>> try:
+  ...     funcgrad.grad(lambda x: 2 * x)(jnp.ones(3))
+  ... except funcgrad.errors.OutputError as error:
+  ...     print(isinstance(error, TypeError), "float32[3]" in str(error))
+  True True
+"""
 
 from __future__ import annotations
 
@@ -30,6 +41,10 @@ class ArgnumsError(FuncgradError, TypeError, ValueError):
 
 class CotangentError(FuncgradError, TypeError, ValueError):
     """A pullback was given cotangents that do not match the function's output."""
+
+
+class LogError(FuncgradError, ValueError):
+    """What backward functions log cannot be returned (``pullback.with_logs``)."""
 
 
 class NotAnOpError(FuncgradError, TypeError):
@@ -375,12 +390,15 @@ class GradientError(FuncgradError, AssertionError):
 
 
 class LeakedTracerError(FuncgradError, jax.errors.UnexpectedTracerError):
-    """A value from inside a differentiation was used after the differentiation ended."""
+    """A value from inside a differentiation was used after the differentiation ended.
 
-    def __init__(self, function: str):
+    Under ``jax_check_tracer_leaks``: was kept until after that.
+    """
+
+    def __init__(self, function: str, done: str = "kept and used"):
         FuncgradError.__init__(
             self,
-            f"A value traced while `{function}` was being differentiated was kept and used after that "
+            f"A value traced while `{function}` was being differentiated was {done} after that "
             "differentiation had ended. Such a value belongs to its differentiation alone: return it "
             "from the function instead, with has_aux=True, or store "
             "jax.lax.stop_gradient of it only within the function.",
@@ -388,7 +406,7 @@ class LeakedTracerError(FuncgradError, jax.errors.UnexpectedTracerError):
 
 
 def _describe(entry: Any) -> str:
-    if hasattr(entry, "fn"):
+    if hasattr(entry, "name"):
         return f"`{entry.name}` ({entry.source})"
     return "a declaration that its derivative is zero"
 

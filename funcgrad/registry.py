@@ -241,6 +241,10 @@ class Rules(Mapping[Op, Entry]):
         """Return the rules for a function that ``jax.checkpoint`` computes again."""
         return _in_checkpoint(self)
 
+    def with_call(self, call: CallRule) -> Rules:
+        """Return the rules in which calls of some primitives are differentiated otherwise."""
+        return _with_call(self, call)
+
     def find(self, op: Op) -> Entry | None:
         """Return the entry of `op`, or None; for a third-party primitive, the fallback."""
         entry = self._table.get(op)
@@ -299,6 +303,12 @@ def _in_checkpoint(rules: Rules) -> Rules:
         for entry in rules._unique()
     ]
     return rules._changed(entries)
+
+
+@_jax.cache()
+def _with_call(rules: Rules, call: CallRule) -> Rules:
+    others = [entry for entry in rules._unique() if entry.ops[0] not in call.ops]
+    return rules._changed([*others, call])
 
 
 @_jax.cache()

@@ -153,8 +153,8 @@ class PatternProgram:
       cts: positions of the cotangents read.
       reads: positions, among operands and then outputs, of the values read.
       present: which wanted operands get a cotangent.
-      compiled: the jaxpr as one compiled call that also undoes broadcasting; None if its operations
-        are run one by one, if there are any.
+      targets: types of the operands that get one.
+      name: the rule's, which profiles show.
     """
 
     jaxpr: _jax.Jaxpr
@@ -162,7 +162,13 @@ class PatternProgram:
     cts: Positions
     reads: Positions
     present: Mask
-    compiled: Callable[..., Any] | None
+    targets: tuple[Aval, ...]
+    name: str
+
+    @cached_property
+    def compiled(self) -> Callable[..., Any] | None:
+        """One compiled call that also undoes broadcasting; None where operations are run one by one."""
+        return compiled(self.jaxpr, self.targets, self.name)
 
     @property
     def closes_over_tracer(self) -> bool:
@@ -176,7 +182,7 @@ class PatternProgram:
         if eager and self.compiled is not None:
             results = self.compiled(*args)
         else:
-            results = _jax.eval_jaxpr(self.jaxpr, args, own_lines=False)
+            results = _jax.run_here(self.jaxpr, args)
         if len(results) == len(self.present):
             return results
         return spread(results, self.present)
@@ -399,14 +405,14 @@ def stage(signature: Signature, cts: Sequence[Aval | None]) -> PatternProgram:
     used_consts = used[: len(consts)]
     used_cts = used[len(consts) : len(consts) + len(arrived)]
     used_values = used[len(consts) + len(arrived) :]
-    targets = [signature.operands[i] for i in select(signature.wanted, present)]
     return PatternProgram(
         jaxpr,
         tuple(select(consts, used_consts)),
         tuple(select(arrived, used_cts)),
         tuple(select(range(len(used_values)), used_values)),
         tuple(present),
-        compiled(jaxpr, targets, signature.rule.name),
+        tuple(signature.operands[i] for i in select(signature.wanted, present)),
+        signature.rule.name,
     )
 
 

@@ -496,4 +496,7 @@ def record(
             primal_outs, slots = trace.split(outs)
         finally:
             trace.invalidate()
+        del args, outs
+        if _jax.is_leaked(trace):
+            raise errors.LeakedTracerError(description, "kept")
     return primal_outs, slots, tape

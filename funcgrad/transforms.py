@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, overload
 
-import jax
 from jax.tree_util import keystr, tree_leaves_with_path, tree_structure, tree_unflatten
 
 from funcgrad import _jax, errors
-from funcgrad.accumulation import check_entries, check_restored, deliver, deliver_content
 from funcgrad.arguments import (
     check_argnums,
     check_array,
     check_callable,
-    check_cotangents,
     check_inputs,
     check_scalar,
     name_of,
     names_of_arguments,
     resolve_argnums,
-    the_cotangent,
 )
 from funcgrad.backward import walk
 from funcgrad.calls.references import Contents
 from funcgrad.default import DEFAULT
 from funcgrad.faults import raising
-from funcgrad.places.asked import Asked, Collector
+from funcgrad.places.asked import Asked
 from funcgrad.places.selectors import Edit, Selector
 from funcgrad.places.taps import Tapped
-from funcgrad.printing import shown_pullback
+from funcgrad.pullbacks import Pullback, Static, TappedPullback, divided
 from funcgrad.recording import filled, on_arguments, run_recorded
 from funcgrad.registry import Rules, check_rules
 from funcgrad.stack import with_room
 from funcgrad.surface import derivative_of, public
-from funcgrad.tape import FrozenTape, freeze
+from funcgrad.tape import freeze
 from funcgrad.unused import reporting
 
 P = ParamSpec("P")
@@ -285,7 +280,7 @@ def vjp(
     out_avals = tuple(_jax.typeof(_jax.canonicalize(y)) for y in run.outs)
     in_avals = tuple(_jax.typeof(x) for x in leaves)
     places = {id(x): i for i, x in enumerate(leaves) if i not in contents.places}
-    static = _Static(
+    static = Static(
         name_of(fun),
         names_of_arguments(fun, len(primals)),
         frozen,
@@ -299,198 +294,7 @@ def vjp(
         dict(zip(contents.places, run.content_slots, strict=True)),
     )
     out = tree_unflatten(run.out_tree, run.outs)
-    pullback: Any = Pullback(static, *_divided(static, residuals, saveable))
+    pullback: Any = Pullback(static, *divided(static, residuals, saveable))
     if taps is not None and run.edited is not None:
         pullback = TappedPullback(pullback, run.found, run.edited.collector)
     return (out, pullback, run.aux) if has_aux else (out, pullback)
-
-
-@dataclass(frozen=True, eq=False)
-class _Static:
-    """All of a pullback but its residuals: the static data of the pytree.
-
-    Attributes:
-      places: of each residual, which leaf of the arguments it is; None if it is none.
-      contents: by leaf that is a reference, the slot of what it holds when the function ends.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    tape: FrozenTape
-    in_tree: Any
-    in_avals: tuple[Any, ...]
-    tape_inputs: tuple[int, ...]
-    out_tree: Any
-    out_avals: tuple[Any, ...]
-    slots: tuple[int | None, ...]
-    places: tuple[int | None, ...]
-    contents: dict[int, int | None]
-
-
-def _divided(
-    static: _Static, residuals: Sequence[Any], saveable: Sequence[bool]
-) -> tuple[list[Any], list[Any]]:
-    """The residuals that are arguments, in a tree like the arguments', and the others."""
-    kept: list[Any] = [_jax.NotNeeded()] * len(static.in_avals)
-    others = []
-    for x, place in zip(residuals, static.places, strict=True):
-        if place is None:
-            others.append(x)
-        else:
-            kept[place] = x if saveable[place] else _jax.NotSaveable()
-    return _jax.like_arguments(static.in_tree, kept), others
-
-
-@jax.tree_util.register_pytree_node_class
-class Pullback:
-    """From output cotangents to input cotangents; a pytree whose leaves are the residuals.
-
-    Call it with a cotangent for the output: a pytree like it, with its shapes and dtypes (for an
-    integer leaf any dtype, ``float0`` by convention; it is not read). It returns a
-    tuple with a cotangent for each argument.
-
-    Attributes:
-      args_res: the arguments that it keeps, in a tree like theirs, and ``NotNeeded()`` or
-        ``NotSaveable()`` for the others. What is put here is used.
-      opaque_residuals: the other residuals.
-
-    Example:
-      >>> import jax.numpy as jnp, funcgrad
-      >>> def predict(w, x):
-      ...     return jnp.tanh(w @ x)
-      >>> y, pullback = funcgrad.vjp(predict, jnp.ones((2, 3)), jnp.ones(3))
-      >>> pullback
-      <pullback of predict(w, x): 3 residuals, 44 bytes>
-    """
-
-    def __init__(self, static: _Static, args_res: list[Any], opaque_residuals: list[Any]):
-        self._static = static
-        self.args_res = args_res
-        self.opaque_residuals = opaque_residuals
-
-    @_jax.boundary
-    def __call__(self, *cts: Any) -> tuple[Any, ...]:
-        return self._pull_back(the_cotangent(cts, self._static.name), None)
-
-    def with_refs(self, *entries: Any) -> Callable[[Any], tuple[Any, ...]]:
-        """A pullback that adds cotangents to references instead of returning them.
-
-        Args:
-          *entries: a tree like the arguments: for each leaf a reference, to which its cotangent is
-            added; ``jax.ad.GradValue()`` to have it returned; or ``jax.ad.DontWant()`` to drop it.
-            For an argument that is a reference, the entry's reference holds the cotangent of its
-            content: after the function before the call, and before the function after the call.
-
-        Returns:
-          The pullback, which returns ``jax.ad.GradRef()`` for a cotangent that went into a
-          reference, and ``jax.ad.DidntWant()`` for one that was dropped.
-
-        Example:
-          >>> import jax, jax.numpy as jnp, funcgrad
-          >>> total = jax.new_ref(jnp.zeros(2))
-          >>> for x in (1.0, 2.0):
-          ...     y, pullback = funcgrad.vjp(lambda w, x: jnp.sum(w**2 * x), jnp.ones(2), x)
-          ...     print(pullback.with_refs(total, jax.ad.DontWant())(1.0))
-          (GradRef(), DidntWant())
-          (GradRef(), DidntWant())
-          >>> print(total[...])
-          [6. 6.]
-        """
-        static = self._static
-        flat = check_entries(entries, static.in_tree, static.in_avals, static.name)
-        return jax.tree_util.Partial(_into, self, flat)
-
-    def _pull_back(self, ct: Any, entries: Sequence[Any] | None) -> tuple[Any, ...]:
-        return self._pull_back_with(ct, entries, 0)[0]
-
-    @with_room
-    def _pull_back_with(
-        self, ct: Any, entries: Sequence[Any] | None, num_sinks: int
-    ) -> tuple[tuple[Any, ...], list[Any]]:
-        """The arguments' cotangents, and those of the sinks of taps."""
-        static = self._static
-        num_inputs = len(static.tape_inputs)
-        leaves = check_cotangents(ct, static.out_tree, static.out_avals, static.name)
-        tape = static.tape.thaw(self.residuals)
-        seeds = [*zip(static.slots, leaves, strict=True)]
-        entries = [_jax.GradValue()] * len(static.in_avals) if entries is None else entries
-        given = [(slot, entries[i]) for i, slot in static.contents.items()]
-        seeds += [(slot, _jax.read_all(ref)) for slot, ref in given if _jax.is_mutable(ref)]
-        with errors.at_worst_unknown():
-            found = walk(tape, seeds, range(num_inputs + num_sinks), consume=True)
-        arrived = dict(zip(static.tape_inputs, found[:num_inputs], strict=True))
-        results = [
-            deliver_content(entry, arrived.get(i), aval, static.name)
-            if i in static.contents
-            else deliver(entry, arrived.get(i), aval)
-            for i, (entry, aval) in enumerate(zip(entries, static.in_avals, strict=True))
-        ]
-        return tree_unflatten(static.in_tree, results), found[num_inputs:]
-
-    @property
-    def residuals(self) -> list[Any]:
-        """All residuals, in the order in which the tape reads them."""
-        if all(place is None for place in self._static.places):
-            return list(self.opaque_residuals)
-        kept = jax.tree.leaves(self.args_res, is_leaf=_jax.is_left_out)
-        others = iter(self.opaque_residuals)
-        found = [next(others) if i is None else kept[i] for i in self._static.places]
-        check_restored(found, self._static.name)
-        return found
-
-    @property
-    def out_nzs(self) -> Any:
-        """Which outputs depend on differentiated arguments: a tree like the output."""
-        static = self._static
-        return tree_unflatten(static.out_tree, [slot is not None for slot in static.slots])
-
-    def __repr__(self) -> str:
-        name = self._static.name.split(" at ")[0]
-        kept = (self.args_res, self.opaque_residuals)
-        residuals = jax.tree.leaves(kept, is_leaf=lambda x: x is None)
-        return shown_pullback(name, self._static.arguments, residuals)
-
-    def tree_flatten(self) -> tuple[tuple[list[Any], list[Any]], _Static]:
-        return (self.args_res, self.opaque_residuals), self._static
-
-    @classmethod
-    def tree_unflatten(cls, static: _Static, residuals: Sequence[Any]) -> Pullback:
-        return cls(static, *residuals)
-
-
-@dataclass(frozen=True)
-class TappedPullback:
-    """A pullback of a function with taps: from output cotangents to input cotangents and tapped values.
-
-    Attributes:
-      pullback: the pullback without the taps.
-      found: the tapped values.
-      collector: makes the result of these and their cotangents.
-
-    Example:
-      >>> import jax.numpy as jnp, funcgrad
-      >>> y, pullback = funcgrad.vjp(lambda x: 3 * jnp.exp(x), 0.0, taps={"e": funcgrad.at(op="exp")})
-      >>> (ct_x,), tapped = pullback(1.0)
-      >>> print(ct_x, tapped["e"].value, tapped["e"].cotangent)
-      3.0 1.0 3.0
-    """
-
-    pullback: Pullback
-    found: Any
-    collector: Collector
-
-    @_jax.boundary
-    def __call__(self, *cts: Any) -> tuple[tuple[Any, ...], dict[str, Tapped]]:
-        ct = the_cotangent(cts, self.pullback._static.name)
-        results, ct_sinks = self.pullback._pull_back_with(ct, None, len(self.collector.sinks))
-        return results, self.collector(self.found, ct_sinks)
-
-
-jax.tree_util.register_dataclass(
-    TappedPullback, data_fields=["pullback", "found"], meta_fields=["collector"]
-)
-
-
-@_jax.boundary
-def _into(pullback: Pullback, entries: Sequence[Any], ct: Any) -> tuple[Any, ...]:
-    return pullback._pull_back(ct, entries)

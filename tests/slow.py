@@ -241,6 +241,10 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_scopes_are_those_of_the_modules": ("haiku",),
         "test_total_and_suggestion": ("haiku",),
     },
+    "examples/lecture/test_googlenet.py": {
+        "test_its_gradient_is_that_of_jax": (),
+        "test_the_network_returns_log_probabilities": (),
+    },
     "examples/test_backward_methods.py": {
         "test_clip_anywhere": (),
         "test_feedback_alignment": (),
@@ -600,6 +604,11 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "plainly-custom_vjp",
         ),
         "test_override_applies": ("softmax-under jit", "softmax-in a jitted scan"),
+    },
+    "test_package.py": {
+        "test_a_wheel_holds_the_package_and_a_page_that_holds_anywhere": (),
+        "test_an_sdist_holds_what_its_tests_need": (),
+        "test_twine_finds_nothing": (),
     },
     "test_pytest_swap.py": {
         "test_a_variable_that_jax_missed_is_named": (),

@@ -136,9 +136,18 @@ def test_reference_that_is_not_used():
 
 def test_reference_without_a_reference_for_its_cotangent():
     _, pullback = funcgrad.vjp(lambda x, ref: x * ref[...], 3.0, jax.new_ref(2.0))
-    for call in (pullback, pullback.with_refs(VALUE, VALUE)):
+    for call in (pullback, lambda ct: pullback.with_refs(VALUE, VALUE)(ct)):
         with pytest.raises(errors.CotangentError, match=r"`<lambda> at .*with_refs"):
             call(1.0)
+
+
+@pytest.mark.skipif(not _jax.REFERENCES_NEED_REFERENCES, reason="JAX asks for it from 0.12 on")
+def test_reference_that_is_to_be_returned_as_a_value():
+    """Even where its content has no cotangent, and before the pullback is called, as in JAX 0.12."""
+    _, pullback = funcgrad.vjp(lambda x, ref: 2 * x, 3.0, jax.new_ref(2.0))
+    with pytest.raises(errors.CotangentError, match="can't be returned as a value"):
+        pullback.with_refs(VALUE, VALUE)
+    assert pullback.with_refs(VALUE, DROP)(1.0)[1] == _jax.DidntWant()
 
 
 # --- errors

@@ -110,7 +110,7 @@ FLOORS = [
     {"arguments", "accumulation"},
     {"places"},
     {"recording"},
-    {"surface", "faults"},
+    {"surface", "faults", "pullbacks"},
     {"transforms"},
     {"jacobians"},
     {"drop_in"},

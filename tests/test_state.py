@@ -224,6 +224,20 @@ def test_a_cached_custom_jvp_rule_keeps_no_recorded_value(call):
     assert_same(pullback(1.0), jax.vjp(call, 1.5)[1](1.0), weak=False)
 
 
+@pytest.mark.parametrize("how", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("grad", [funcgrad.grad, funcgrad.vjp], ids=["grad", "vjp"])
+def test_a_value_that_escapes_is_found_under_checking_leaks(grad, how):
+    kept = []
+
+    def f(x):
+        kept.append(jnp.sin(x))
+        return kept[-1] * 2.0
+
+    run = grad(f) if grad is funcgrad.grad else lambda x: grad(f, x)[0]
+    with jax.checking_leaks(), pytest.raises(errors.LeakedTracerError, match="was kept after"):
+        how(run)(1.0)
+
+
 def test_dropped_differentiation_leaves_no_residuals():
     """Arrays kept for the backward walk are gone when it is over."""
     big = np.ones((64, 64), np.float32)

@@ -116,7 +116,8 @@ def page(module: str) -> str:
     """The text of a module's page below its title."""
     found = importlib.import_module(module)
     doc = inspect.getdoc(found) or ""
-    introduction = re.split(r"^\w[\w ]*:$", doc, maxsplit=1, flags=re.M)[0]
+    introduction = re.split(r"^(?!Example)\w[\w ]*:$", doc, maxsplit=1, flags=re.M)[0]
+    introduction = introduction.replace("Example:\n", "**Example**\n\n")
     parts = ["```{eval-rst}", introduction, "```\n"]
     for title, names in groups(module):
         parts.append(f"## {title}\n")

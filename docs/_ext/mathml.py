@@ -19,12 +19,22 @@ logger = logging.getLogger(__name__)
 LARGE = re.compile(r"(\\[bB]igg?)(?![a-zA-Z])")
 r"""``\Big(``, which docutils knows as ``\Bigl(``."""
 
+BELOW_ACCENT = re.compile(
+    r"<munderover>\s*(?P<base><m[ino][^>]*>[^<]*</m[ino]>|<mrow>.*?</mrow>)\s*"
+    r"(?P<index>(?:(?!<munderover>).)*?)\s*"
+    r"(?P<accent><mo[^>]*>[ˉˆ˙\u02dc¨→¯^~]</mo>)\s*</munderover>",
+    re.S,
+)
+"""A letter with an accent and an index, which docutils puts below the letter and not beside it."""
+
 
 def translated(node: nodes.Element, as_block: bool) -> str:
     """The node's TeX as a `<math>` element; TeX that cannot be translated is shown as it is."""
     tex = LARGE.sub(r"\1l", node.astext())
     try:
-        return tex2mathml(tex, as_block=as_block)
+        mathml = tex2mathml(tex, as_block=as_block)
+        accented = r'<msub><mover accent="true">\g<base>\g<accent></mover>\g<index></msub>'
+        return BELOW_ACCENT.sub(accented, mathml)
     except MathError as error:
         logger.warning("mathematics that MathML cannot show: %s in %r", error, tex, location=node)
         return f"<code>{nodes.Text(tex)}</code>"

@@ -14,6 +14,7 @@ from funcgrad._jax.effects import *  # noqa: F403
 from funcgrad._jax.faults import *  # noqa: F403
 from funcgrad._jax.hijax import *  # noqa: F403
 from funcgrad._jax.jaxprs import *  # noqa: F403
+from funcgrad._jax.logs import *  # noqa: F403
 from funcgrad._jax.marks import *  # noqa: F403
 from funcgrad._jax.ops import *  # noqa: F403
 from funcgrad._jax.places import *  # noqa: F403
@@ -22,6 +23,7 @@ from funcgrad._jax.primitives import *  # noqa: F403
 from funcgrad._jax.pullbacks import *  # noqa: F403
 from funcgrad._jax.references import *  # noqa: F403
 from funcgrad._jax.rule_settings import *  # noqa: F403
+from funcgrad._jax.run_again import *  # noqa: F403
 from funcgrad._jax.settings import *  # noqa: F403
 from funcgrad._jax.sharding import *  # noqa: F403
 from funcgrad._jax.taps import *  # noqa: F403

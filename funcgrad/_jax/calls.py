@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax._src import config, linear_util, tree_util
 from jax._src import core as _core
-from jax._src import linear_util, tree_util
 from jax._src.ad_checkpoint import remat_p  # noqa: F401
 from jax._src.lax.control_flow.conditionals import _switch_internal
 from jax._src.named_sharding import UNSPECIFIED
@@ -21,6 +21,7 @@ from jax._src.shard_map import (
 )
 from jax.extend.core import ClosedJaxpr
 
+from funcgrad._jax.logs import logged
 from funcgrad._jax.ops import wrapped_function
 from funcgrad._jax.values import SymbolicZero, Zero, as_array, memory_space, zeros
 
@@ -117,17 +118,20 @@ def instantiate(ct: Any, aval: Any, symbolic: bool) -> Any:
 def call_custom_vjp_backward(
     bwd: WrappedFun, residuals: Any, cts: Sequence[Any], avals: Sequence[Any], symbolic: bool
 ) -> list[Any]:
-    """A custom_vjp's input cotangents, None for a zero.
+    """A custom_vjp's input cotangents, None for a zero. With them goes what the function logs.
 
-    JAX from 0.11 returns a log as well. JAX from 0.12 makes zeros itself of cotangents that did not
+    JAX from 0.11 returns the log as well. JAX from 0.12 makes zeros itself of cotangents that did not
     arrive, and must be told which these are.
     """
     symbolic = symbolic or jax.__version_info__ >= (0, 12)
     given = [instantiate(ct, aval, symbolic) for ct, aval in zip(cts, avals, strict=True)]
     results = bwd.call_wrapped(*residuals, *given)
+    log = None
     if jax.__version_info__ >= (0, 11):
-        results, _ = results
-    return [None if ct is None or isinstance(ct, Zero) else as_array(ct) for ct in results]
+        results, log = results
+    return logged(
+        [None if ct is None or isinstance(ct, Zero) else as_array(ct) for ct in results], log
+    )
 
 
 def description_of_wrapped(fun: WrappedFun) -> str:
@@ -182,6 +186,13 @@ def jaxpr_param(params: dict[str, Any]) -> str:
 
 BARRIERS_HOLD = jax.__version_info__ >= (0, 12)
 """Whether XLA keeps optimisation barriers long enough when it compiles for a CPU."""
+
+
+def barriers_leave_cotangents() -> bool:
+    """Whether the user wants no cotangents behind a checkpoint's barriers (JAX from 0.12)."""
+    leave = getattr(config, "remat_barrier_no_cotangents", None)
+    return leave is not None and leave.value and config.remat3.value
+
 
 QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 """Settings for `XLA_FLAGS` for programs that are compiled once and run once."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax._src import config, traceback_util
+from jax._src import core as _core
 from jax._src.api_util import InternalFloatingPointError
 from jax.extend import source_info_util
 from jax.extend.core import Jaxpr
@@ -34,6 +35,11 @@ def boundary(fun: F) -> F:
 def at_line_of(source: Any) -> Any:
     """A context in which operations come from the place of another operation."""
     return source_info_util.user_context(source.traceback)
+
+
+def is_leaked(trace: Any) -> bool:
+    """Whether, under ``jax_check_tracer_leaks``, traced values outlive their trace."""
+    return config.check_tracer_leaks.value and bool(_core.maybe_find_leaked_tracers(trace))
 
 
 PULLED_BACK = "vjp_of_"

@@ -64,19 +64,22 @@ def is_forward_rule(prim: Any) -> bool:
     return isinstance(prim, hijax.OptRemat)
 
 
-def remat_settings(prim: Any) -> tuple[Any, bool]:
-    """The policy of a checkpointed function, and whether it is kept apart by barriers."""
-    barrier = getattr(prim, "prevent_cse", True)
-    return prim.policy, barrier if isinstance(barrier, bool) else any(barrier)
+def remat_settings(prim: Any) -> tuple[Any, bool | tuple[bool, ...]]:
+    """The policy of a checkpointed function, and whether barriers keep it apart, or which inputs."""
+    return prim.policy, getattr(prim, "prevent_cse", True)
 
 
-def hi_saved(policy: Callable[..., Any], eqn: Any) -> Any:
-    """What a checkpoint policy says of a high primitive's outputs; a name means what name_p does."""
-    prim = hi_primitive(eqn.params)
-    avals = [v.aval for v in eqn.invars]
-    if isinstance(prim, _NAMES):
-        return policy(_name_p, *avals, name=prim.name)
-    return policy(eqn.primitive, *avals, **eqn.params)
+@dataclasses.dataclass(frozen=True)
+class NamesPolicy:
+    """A checkpoint policy that is told of a high primitive's name as of `name_p`'s."""
+
+    policy: Callable[..., Any]
+
+    def __call__(self, primitive: Any, *avals: Aval, **params: Any) -> Any:
+        prim: Any = params.get("_prim")
+        if isinstance(prim, _NAMES):
+            return self.policy(_name_p, *avals, name=prim.name)
+        return self.policy(primitive, *avals, **params)
 
 
 # --- rules
@@ -133,13 +136,17 @@ class HiBackward:
         self, residuals: Sequence[Value], cts: Sequence[Cotangent]
     ) -> tuple[list[Cotangent], Any]:
         """The cotangents of the wanted operands, and what the rule logs."""
-        given = tree_util.tree_unflatten(self.tree, residuals)
+        given = self.given(residuals)
         accumulators = self.accumulators()
         args = tree_util.tree_unflatten(self.prim.in_tree, accumulators)
         outs = _cotangents(self.prim, cts)
         ct_out = tree_util.tree_unflatten(self.prim.out_tree, outs)
         log = self.prim.vjp_bwd(*(given if self.structured else (given,)), ct_out, *args)
         return [_accumulated(a) for a, w in zip(accumulators, self.wanted, strict=True) if w], log
+
+    def given(self, residuals: Sequence[Value]) -> Any:
+        """The residuals as the rule takes them."""
+        return tree_util.tree_unflatten(self.tree, residuals)
 
     @property
     def takes_residuals(self) -> bool:
@@ -201,8 +208,8 @@ def hi_jvp(
 
 def hi_transpose(
     prim: Any, operands: Sequence[Value], linear: Mask, cts: Sequence[Cotangent]
-) -> list[Cotangent]:
-    """The cotangents of the operands in which a high primitive is linear, by its rule for that."""
+) -> tuple[list[Cotangent], Any]:
+    """The cotangents of the operands in which a high primitive is linear, and what its rule logs."""
     backward = HiBackward(prim, None, False, linear)
     accumulators = backward.accumulators()
     args = [
@@ -211,8 +218,8 @@ def hi_transpose(
     ]
     outs = _cotangents(prim, cts)
     ct_out = tree_util.tree_unflatten(prim.out_tree, outs)
-    prim.transpose(ct_out, *tree_util.tree_unflatten(prim.in_tree, args))
-    return [_accumulated(a) for a, w in zip(accumulators, linear, strict=True) if w]
+    log = prim.transpose(ct_out, *tree_util.tree_unflatten(prim.in_tree, args))
+    return [_accumulated(a) for a, w in zip(accumulators, linear, strict=True) if w], log
 
 
 def _cotangents(prim: Any, cts: Sequence[Cotangent]) -> list[Any]:

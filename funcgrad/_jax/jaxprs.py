@@ -68,12 +68,9 @@ def prune_keeping_inputs(jaxpr: Jaxpr) -> Jaxpr:
     return prune(jaxpr, [True] * len(jaxpr.outvars), True)[0]
 
 
-def eval_jaxpr(jaxpr: Jaxpr, args: Sequence[Any], own_lines: bool = True) -> list[Any]:
-    """Run the operations of a jaxpr without constants in the current trace.
-
-    They come from their own source lines, or from the one that is current.
-    """
-    return _core.eval_jaxpr(jaxpr, (), *args, propagate_source_info=own_lines)
+def eval_jaxpr(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
+    """Run the operations of a jaxpr without constants in the current trace, each at its own line."""
+    return _core.eval_jaxpr(jaxpr, (), *args)
 
 
 def is_literal(v: Atom) -> TypeIs[Literal]:

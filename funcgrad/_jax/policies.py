@@ -18,7 +18,7 @@ from jax._src.interpreters import partial_eval
 from jax._src.state.types import AccumEffect, RefEffect
 from jax.extend.core import Jaxpr
 
-from funcgrad._jax.hijax import hi_call_p, hi_saved
+from funcgrad._jax.hijax import NamesPolicy
 from funcgrad._jax.jaxprs import inner_jaxprs, is_literal, prune, variables, with_inner_jaxprs
 from funcgrad._jax.types import Atom, Equation, Var
 
@@ -78,6 +78,7 @@ def part_by_policy(eqns: Sequence[Equation], inputs: Iterable[Var], policy: Any)
     then. An equation with another effect runs once, but for prints, which JAX runs again.
     """
     parted = Parted([], [], {*inputs})
+    policy = None if policy is None else NamesPolicy(policy)
     for eqn in eqns:
         rule = partial_eval.partial_eval_jaxpr_custom_rules.get(eqn.primitive)
         if any(isinstance(e, RefEffect) and not _is_untracked(e) for e in eqn.effects):
@@ -117,10 +118,7 @@ def _case(eqn: Equation, policy: Any) -> bool | Offloaded:
     """What a policy says of an equation's results."""
     if policy is None:
         return False
-    if eqn.primitive is hi_call_p:
-        case = hi_saved(policy, eqn)
-    else:
-        case = policy(eqn.primitive, *[v.aval for v in eqn.invars], **eqn.params)
+    case = policy(eqn.primitive, *[v.aval for v in eqn.invars], **eqn.params)
     if isinstance(case, partial_eval.Offloadable):
         return Offloaded(case.src, case.dst)
     return case is True or isinstance(case, partial_eval.SaveableType)

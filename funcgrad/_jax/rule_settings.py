@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
-from jax._src.config import enable_x64, numpy_dtype_promotion, numpy_rank_promotion
+import numpy as np
+from jax._src.config import disable_jit, enable_x64, numpy_dtype_promotion, numpy_rank_promotion
 
 
 def for_rules(avals: Iterable[Any], own: bool) -> contextlib.AbstractContextManager[Any]:
@@ -15,9 +16,12 @@ def for_rules(avals: Iterable[Any], own: bool) -> contextlib.AbstractContextMana
 
     Values of 64 bits stay such, where the user's program switched to 64 bits only for a part of it.
     Implicit promotion is allowed in the rules of this package (`own`): a user who forbids it means the
-    program. Nothing is entered that is set so already, as each change of a setting costs JAX's caches.
+    program. They are traced without the jits inside ``jax.numpy``, each of which is a trace of its own.
+    Nothing is entered that is set so already, as each change of a setting costs JAX's caches.
     """
     changes = []
+    if own and not disable_jit.value:
+        changes.append(disable_jit(True))
     if own and numpy_dtype_promotion.value != "standard":
         changes.append(numpy_dtype_promotion("standard"))
     if own and numpy_rank_promotion.value != "allow":
@@ -26,11 +30,16 @@ def for_rules(avals: Iterable[Any], own: bool) -> contextlib.AbstractContextMana
         changes.append(jax.enable_x64(True))
     if not changes:
         return contextlib.nullcontext()
+    if len(changes) == 1:
+        return changes[0]
     stack = contextlib.ExitStack()
     for change in changes:
         stack.enter_context(change)
     return stack
 
 
+LONG = frozenset(map(np.dtype, ("float64", "complex128")))
+
+
 def _has_64_bits(aval: Any) -> bool:
-    return str(getattr(aval, "dtype", "")) in ("float64", "complex128")
+    return getattr(aval, "dtype", None) in LONG

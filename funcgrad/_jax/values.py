@@ -15,7 +15,12 @@ from jax._src.lax import lax
 from jax._src.state.types import AbstractRef
 from jax.extend.core import Primitive, set_current_trace, take_current_trace  # noqa: F401
 
-from funcgrad._jax.sharding import cotangent_aval, typed_zeros, with_leading_axes
+from funcgrad._jax.sharding import (
+    cotangent_aval,
+    current_mesh,
+    typed_zeros,
+    with_leading_axes,
+)
 from funcgrad._jax.types import Aval, Cotangent
 
 Trace = _core.Trace
@@ -225,7 +230,20 @@ def zeros(aval: Any) -> Any:
     """Zeros of a type, weak where it is weak, sharded as the type says."""
     if has_own_dtype(aval):
         _rule_of_dtype(aval.dtype, "zero")
+    elif _is_plain(aval) and current_mesh().empty:
+        return lax.broadcast_in_dim(np.zeros((), aval.dtype), aval.shape, ())
     return typed_zeros(ad_util.zeros_like_aval, aval)
+
+
+def _is_plain(aval: Any) -> bool:
+    """Whether a type says nothing but a shape, not that of a scalar, and a dtype of numbers."""
+    return (
+        type(aval) is _core.ShapedArray
+        and aval.shape != ()
+        and not aval.weak_type
+        and aval.dtype != dtypes.float0
+        and aval.sharding.mesh.empty
+    )
 
 
 def cotangent_zeros(x: Any, dtype: Any = None) -> Any:

@@ -10,6 +10,7 @@ from funcgrad.calls import (
     jit,
     linear_call,
     linear_solve,
+    logs,
     references,
     replayed,
     scan,
@@ -34,5 +35,6 @@ CALLS = (
     references,
     expanded,
     hijax,
+    logs,
 )
 """The modules whose entries say how calls are differentiated."""

@@ -208,8 +208,9 @@ class RematProgram(StagedPullback):
         """The operands' cotangents, after computing again the values that were not kept."""
         if self.barrier:
             held = [v not in self.loose for v in self.plan.kept]
-            behind, cts = behind_barrier((select(residuals, held), cts))
-            residuals = replaced(residuals, held, behind)
+            given = [] if _jax.barriers_leave_cotangents() else cts
+            behind, given = behind_barrier((select(residuals, held), given))
+            residuals, cts = replaced(residuals, held, behind), given or cts
         pairs = zip(self.plan.kept, residuals, strict=True)
         kept = [self.moved[v].back(x) if v in self.moved else x for v, x in pairs]
         return self.cut.pull_back(kept, cts, delayed if self.delay else None, self.loose)

@@ -38,6 +38,13 @@ def hi_call_in_checkpoint(
     return entered(trace, primitive, tracers, params, IN_CHECKPOINT)
 
 
+def hi_call_in_remat3(
+    trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]
+) -> Any:
+    """The same under ``jax_remat3``, where JAX prefers what it prefers outside."""
+    return entered(trace, primitive, tracers, params, IN_REMAT3)
+
+
 def entered(
     trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any], how: How
 ) -> Any:
@@ -100,6 +107,7 @@ def checkpointed(prim: Any, differentiated: tuple[bool, ...], rules: Rules) -> R
     closed = _jax.function_carried(prim)
     assert closed is not None
     policy, barrier = _jax.remat_settings(prim)
+    rules = rules.with_call(CallRule(hi_call_in_remat3, (_jax.hi_call_p,)))
     return program_of_remat(closed, differentiated, rules, policy, barrier)
 
 
@@ -134,20 +142,28 @@ class HiVjpProgram(WithoutTapes):
         self.present = [there and _jax.is_inexact(_jax.typeof(y)) for y, there in pairs]
         return outs, residuals
 
+    def structured(self, residuals: Sequence[Any]) -> Any:
+        """The residuals that ``vjp_fwd`` returned in a structure of their own, or None."""
+        return self.backward.given(residuals)[1] if self.backward.structured else None
+
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
         return pull_back(self.backward, residuals, cts)
 
 
 def pull_back(backward: Any, residuals: Sequence[Any], cts: Sequence[Any]) -> list[Any]:
-    """The operands' cotangents by a primitive's ``vjp_bwd``. What it logs is dropped, as by jax.grad."""
-    results, log = backward(residuals, cts)
+    """The operands' cotangents by a primitive's ``vjp_bwd``. With them goes what it logs."""
+    return with_log(backward.prim, "vjp_bwd", *backward(residuals, cts))
+
+
+def with_log(prim: Any, rule: str, results: Sequence[Any], log: Any) -> list[Any]:
+    """The cotangents that a primitive's rule returned with a log, which must be a dict."""
     if log is not None and not isinstance(log, dict):
         problem = (
-            "must return None from `vjp_bwd`, or a dict of what its backward-pass log is to hold; it "
+            f"must return None from `{rule}`, or a dict of what its backward-pass log is to hold; it "
             f"returned {type(log).__name__}."
         )
-        raise errors.Unlocated(errors.PrimitiveRuleError, _jax.hi_name(backward.prim), problem)
-    return results
+        raise errors.Unlocated(errors.PrimitiveRuleError, _jax.hi_name(prim), problem)
+    return _jax.logged(results, log)
 
 
 @dataclass(eq=False)
@@ -209,7 +225,8 @@ class HiTransposeProgram(WithoutTapes):
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> Sequence[Any]:
         operands = spread(residuals, self.known)
-        return _jax.hi_transpose(self.prim, operands, self.differentiated, cts)
+        results, log = _jax.hi_transpose(self.prim, operands, self.differentiated, cts)
+        return with_log(self.prim, "transpose", results, log)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,4 +290,5 @@ ON_VALUES = How(by_the_first_of("vjp", "jvp", "lin"), function_of, apart=False)
 IN_CHECKPOINT = How(
     by_the_first_of("jvp", "vjp", "lin", in_checkpoint=True), function_of, apart=False
 )
+IN_REMAT3 = How(by_the_first_of("vjp", "jvp", "lin", in_checkpoint=True), function_of, apart=False)
 ON_TANGENTS = How(transpose_of, function_of_linear, apart=False)

@@ -80,7 +80,8 @@ class MeshSettings:
     def stacked_spec(self, shard: Any, names: tuple[Any, ...]) -> Any:
         """The spec of an output that keeps each device's value of `shard`."""
         spec = jax.typeof(shard).nospec(self.mesh, self.check_vma, names)
-        axes = [name for part in spec for name in (part if isinstance(part, tuple) else (part,))]
+        parts = [part if isinstance(part, tuple) else (part,) for part in spec.partitions]
+        axes = [name for part in parts for name in part]
         kept = tuple(name for name in axes if name in names)
         return PartitionSpec(kept or None, unreduced=spec.unreduced, reduced=spec.reduced)
 

@@ -6,7 +6,7 @@ is an error, and with ``grad(..., strict=True)`` so is one of another package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +64,13 @@ class ForeignPullback(WithoutTapes):
     late: bool = False
 
     def __call__(self, residuals: Sequence[Any], cts: Sequence[Any], eager: bool) -> list[Any]:
-        pullback: Callable[..., Any] = tree_unflatten(self.tree, residuals)
+        pullback: Any = tree_unflatten(self.tree, residuals)
         pairs = zip(cts, self.out_avals, strict=True)
-        return list(
-            pullback(
-                [_jax.zero_cotangent(a) if ct is None else _jax.weak_as(ct, a) for ct, a in pairs]
-            )
-        )
+        given = [_jax.zero_cotangent(a) if ct is None else _jax.weak_as(ct, a) for ct, a in pairs]
+        if not hasattr(pullback, "with_logs"):  # from JAX 0.11
+            return list(pullback(given))
+        results, log = pullback.with_logs(given)
+        return _jax.logged(results, log)
 
 
 @dataclass(frozen=True, eq=False)

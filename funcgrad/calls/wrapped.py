@@ -40,8 +40,10 @@ class WrappedProgram(SplitProgram):
 
     def run(self, call: Call, args: Sequence[Any], forward: bool) -> list[Any]:
         """Call one of the two programs."""
-        if self.primitive is None:
+        if self.primitive is None and _jax.compiles(call.closed.jaxpr):
             return call.jitted(*call.consts, *args)
+        if self.primitive is None:
+            return _jax.eval_closed_jaxpr(call.closed, [*call.consts, *args])
         own = {
             _jax.jaxpr_param(self.params): call.closed,
             **self.settings(self.params, call, forward),

@@ -27,18 +27,21 @@ def or_zeros(ct: Array | None, like: Array) -> Array:
     return _jax.cotangent_zeros(like) if ct is None else ct
 
 
+def where(condition: Array, x: Array, y: Array) -> Array:
+    """``jnp.where``, in half of its trace where nothing is to be broadcast or promoted."""
+    if condition.shape == x.shape == y.shape and x.dtype == y.dtype:
+        return lax.select_n(condition, y, x)
+    return jnp.where(condition, x, y)
+
+
 def kept_where(chosen: Array, ct: Array) -> Array:
     """A cotangent where something is `chosen`, zeros elsewhere."""
-    if _jax.is_partial(ct):  # which jnp.where does not take
-        return lax.select_n(chosen, _jax.zeros(_jax.typeof(ct)), ct)
-    return jnp.where(chosen, ct, 0)
+    return where(chosen, ct, _jax.zeros(_jax.typeof(ct)))
 
 
 def kept_elsewhere(chosen: Array, ct: Array) -> Array:
     """A cotangent but where something is `chosen`, zeros there."""
-    if _jax.is_partial(ct):
-        return lax.select_n(chosen, ct, _jax.zeros(_jax.typeof(ct)))
-    return jnp.where(chosen, 0, ct)
+    return where(chosen, _jax.zeros(_jax.typeof(ct)), ct)
 
 
 def summed(ct: Array, axes: tuple[int, ...], sharding: Any) -> Array:
@@ -46,6 +49,11 @@ def summed(ct: Array, axes: tuple[int, ...], sharding: Any) -> Array:
 
     The sum over a mesh axis is left to others where the result's `sharding` says so.
     """
-    if sharding is None or not sharding.spec.unreduced:
-        return jnp.sum(ct, axes)
-    return lax.reduce_sum(ct, axes, out_sharding=sharding)
+    if sharding is not None and sharding.spec.unreduced:
+        return lax.reduce_sum(ct, axes, out_sharding=sharding)
+    return total(ct, axes)
+
+
+def total(x: Array, axes: tuple[int, ...]) -> Array:
+    """``jnp.sum``, which adds up floats of few bits as longer ones; the others at once."""
+    return jnp.sum(x, axes) if x.dtype.itemsize < 4 else lax.reduce_sum(x, axes)

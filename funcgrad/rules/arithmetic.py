@@ -9,7 +9,7 @@ from jax import lax
 
 from funcgrad import _jax, errors
 from funcgrad.registry import defvjp, partials, zero
-from funcgrad.rules._common import kept_elsewhere, kept_where
+from funcgrad.rules._common import kept_elsewhere, kept_where, where
 
 Array = Any
 
@@ -107,7 +107,7 @@ def abs_vjp(ct: Array, x: Array, *, out: Array, **_: Any) -> Any:
     # y = |x|; dy/dx = conj(x) / |x| and 0 at 0; on the real line it is 1 at 0
     if _jax.is_complex(x):
         return ct / jnp.where(out == 0, 1, out) * lax.conj(x)
-    return jnp.where(x >= 0, ct, -ct)
+    return where(x >= 0, ct, -ct)
 
 
 @defvjp(lax.sign_p, elementwise=True)
@@ -123,23 +123,23 @@ def sign_vjp(ct: Array, x: Array, *, out: Array, **_: Any) -> Any:
 @defvjp(lax.max_p, elementwise=True)
 def max_vjp(ct: Array, x: Array, y: Array, **_: Any) -> Any:
     # the larger one has slope 1; equal ones have slope 1/2 each
-    shared = jnp.where(x == y, 0.5 * ct, 0)
-    return jnp.where(x > y, ct, shared), jnp.where(x < y, ct, shared)
+    shared = kept_where(x == y, 0.5 * ct)
+    return where(x > y, ct, shared), where(x < y, ct, shared)
 
 
 @defvjp(lax.min_p, elementwise=True)
 def min_vjp(ct: Array, x: Array, y: Array, **_: Any) -> Any:
     # the smaller one has slope 1; equal ones have slope 1/2 each
-    shared = jnp.where(x == y, 0.5 * ct, 0)
-    return jnp.where(x < y, ct, shared), jnp.where(x > y, ct, shared)
+    shared = kept_where(x == y, 0.5 * ct)
+    return where(x < y, ct, shared), where(x > y, ct, shared)
 
 
 @defvjp(lax.clamp_p, elementwise=True)
 def clamp_vjp(ct: Array, low: Array, x: Array, high: Array, **_: Any) -> Any:
     return (
-        jnp.where((x < low) & (low < high), ct, 0),
-        jnp.where((low < x) & (x < high), ct, 0),
-        jnp.where(high < x, ct, 0),
+        kept_where((x < low) & (low < high), ct),
+        kept_where((low < x) & (x < high), ct),
+        kept_where(high < x, ct),
     )
 
 

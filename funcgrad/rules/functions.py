@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from funcgrad import _jax, errors
 from funcgrad.keys import FunctionId
 from funcgrad.registry import defvjp
+from funcgrad.rules._common import kept_where
 
 Array = Any
 
@@ -22,7 +23,7 @@ Array = Any
 @defvjp(jax.nn.relu)
 def relu_vjp(ct: Any, x: Any, *, out: Any, **_: Any) -> Any:
     # y = max(x, 0); dy/dx = [y > 0], which is 0 at 0
-    return jnp.where(out > 0, ct, jnp.zeros_like(ct))
+    return kept_where(out > 0, ct)
 
 
 def in_jax(file: str, name: str) -> FunctionId | None:

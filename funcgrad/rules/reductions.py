@@ -16,6 +16,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad.registry import Rule, defvjp, zero
+from funcgrad.rules._common import total
 
 INTEGERS = zero(lax.argmax_p, lax.argmin_p, lax.reduce_and_p, lax.reduce_or_p, lax.reduce_xor_p)
 
@@ -29,9 +30,8 @@ def reduce_sum_vjp(ct: Any, x: Any, *, axes: Any, **_: Any) -> Any:
 @defvjp(lax.reduce_max_p, lax.reduce_min_p)
 def reduce_extremum_vjp(ct: Any, x: Any, *, out: Any, axes: Any, **_: Any) -> Any:
     # The elements that attain the extremum share the cotangent evenly; if none does, it is NaN.
-    attains = x == lax.expand_dims(out, axes)
-    share = lax.expand_dims(ct / jnp.sum(attains, axes, dtype=x.dtype), axes)
-    return jnp.where(attains, share, 0 * share)
+    attains = (x == lax.expand_dims(out, axes)).astype(x.dtype)
+    return attains * lax.expand_dims(ct / total(attains, axes), axes)
 
 
 @defvjp(lax.reduce_prod_p)

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from funcgrad import _jax
 from funcgrad.registry import Rule, defvjp, zero
-from funcgrad.rules._common import kept_where, or_zeros, summed
+from funcgrad.rules._common import kept_where, or_zeros, summed, total
 
 INTEGERS = zero(lax.iota_p, lax.bitcast_convert_type_p)
 
@@ -26,8 +26,7 @@ def broadcast_in_dim_vjp(ct: Any, x: Any, *, broadcast_dimensions: Any, **_: Any
     copies = tuple(axis for axis, n in enumerate(ct.shape) if axis not in held and n != 1)
     sharding = _jax.cotangent_sharding(x)
     if sharding is None:
-        total = jnp.sum(ct, copies) if copies else ct
-        return lax.reshape(total, x.shape)
+        return lax.reshape(total(ct, copies) if copies else ct, x.shape)
     return _sum_of_copies(ct, x, broadcast_dimensions, sharding)
 
 
@@ -39,8 +38,8 @@ def _sum_of_copies(ct: Any, x: Any, held: Any, sharding: Any) -> Any:
     kept = [axis for i, axis in enumerate(held) if i not in single]
     of_sum = [part for i, part in enumerate(parts) if i not in single]
     copies = tuple(axis for axis in range(ct.ndim) if axis not in kept)
-    total = summed(ct, copies, _jax.with_axes(sharding, of_sum)) if copies else ct
-    return lax.expand_dims(total, single)
+    ct_x = summed(ct, copies, _jax.with_axes(sharding, of_sum)) if copies else ct
+    return lax.expand_dims(ct_x, single)
 
 
 BROADCAST = Rule(broadcast_in_dim_vjp, (lax.broadcast_in_dim_p,), broadcasts=False, late=True)

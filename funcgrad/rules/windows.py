@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from funcgrad.registry import defvjp
+from funcgrad.rules._common import kept_where, where
 
 UNROLLED = 64
 """Windows of at most this many elements are unrolled."""
@@ -192,8 +193,8 @@ def _selected(x: Any, better: Any, windows: Windows) -> Any:
     for k, offset in enumerate(others, start=1):
         rival = windows.view(padded, offset)
         stands = better(best, rival)
-        best = jnp.where(stands, best, rival)
-        place = jnp.where(stands, place, jnp.int8(k))
+        best = where(stands, best, rival)
+        place = where(stands, place, lax.full_like(place, k))
     return place
 
 
@@ -214,7 +215,7 @@ def _spread(ct: Any, place: Any, windows: Windows) -> Any:
     for k, offset in enumerate(offsets):
         shift, rest = zip(*map(divmod, offset, windows.strides), strict=True)
         config = [(d, r - d, 0) for d, r in zip(shift, reach, strict=True)]
-        part = lax.pad(jnp.where(place == k, ct, 0), jnp.zeros((), ct.dtype), config)
+        part = lax.pad(kept_where(place == k, ct), np.zeros((), ct.dtype), config)
         parts[rest] = parts[rest] + part if rest in parts else part
     return windows.unpad(_interleave(parts, windows.strides))
 
@@ -244,13 +245,12 @@ def _spread_blocks(ct: Any, windows: Windows, place: Any) -> Any:
     places[tuple(map(slice, windows.size))] = np.arange(size).reshape(windows.size)
     inner = tuple(range(0, 2 * ct.ndim, 2))
     outer = tuple(range(1, 2 * ct.ndim, 2))
-    spread = jnp.expand_dims(ct, outer)
-    within = np.expand_dims(places, inner)
+    blocks = lax.broadcast_in_dim(ct, block_shape, inner)
+    within = lax.broadcast_in_dim(places, block_shape, outer)
     if place is not None:
-        spread = jnp.where(jnp.expand_dims(place, outer) == within, spread, 0)
+        blocks = kept_where(lax.broadcast_in_dim(place, block_shape, inner) == within, blocks)
     elif windows.size != windows.strides:
-        spread = jnp.where(within >= 0, spread, 0)
-    blocks = jnp.broadcast_to(spread, block_shape)
+        blocks = kept_where(within >= 0, blocks)
     return windows.unpad(
         blocks.reshape([n * s for n, s in zip(ct.shape, windows.strides, strict=True)])
     )
@@ -265,7 +265,7 @@ def _pick(x: Any, place: Any, windows: Windows) -> Any:
         return padded.ravel()[place]
     picked = jnp.zeros(windows.count, x.dtype)
     for k, offset in enumerate(windows.offsets()):
-        picked = jnp.where(place == k, windows.view(padded, offset), picked)
+        picked = where(place == k, windows.view(padded, offset), picked)
     return picked
 
 
@@ -275,8 +275,8 @@ def _selected_position(padded: Any, better: Any, windows: Windows) -> Any:
 
     def first_better(left: Any, right: Any) -> Any:
         (x, i), (y, j) = left, right
-        keep = jnp.where(x == y, i < j, better(x, y))
-        return jnp.where(keep, x, y), jnp.where(keep, i, j)
+        keep = where(x == y, i < j, better(x, y))
+        return where(keep, x, y), where(keep, i, j)
 
     worst = np.asarray(-np.inf if better is lax.ge else np.inf, padded.dtype)
     _, place = lax.reduce_window(

@@ -322,6 +322,29 @@ def test_the_function_itself_is_run_where_no_residual_is_used(custom_vjp3: Any, 
     assert_same(funcgrad.value_and_grad(total)(X), jax.value_and_grad(total)(X))
 
 
+@pytest.mark.parametrize("by_primitive", [False, True])
+@pytest.mark.parametrize("how", [jax.checkpoint, lambda f: jax.checkpoint(jax.jit(f))])
+def test_optimize_remat_is_jaxs_under_remat3(
+    custom_vjp3: Any, how: Any, by_primitive: bool
+) -> None:
+    f = jax.custom_vjp(jnp.tan)
+    f.defvjp(lambda x: (jnp.sin(x), x), lambda x, ct: (ct * jnp.cos(x),), optimize_remat=True)
+    total = lambda x: jnp.sum(how(f)(x) ** 2)
+    with setting("jax_remat3", by_primitive):
+        assert_same(funcgrad.value_and_grad(total)(X), jax.value_and_grad(total)(X))
+
+
+@pytest.mark.parametrize("by_primitive", [False, True])
+def test_which_of_several_rules_is_used_in_a_checkpoint(by_primitive: bool) -> None:
+    class Both(ByVjp):
+        def jvp(self, primals: Any, tangents: Any) -> Any:
+            return self(*primals), 7 * tangents[0] * jnp.cos(primals[0])
+
+    total = lambda x: jnp.sum(jax.checkpoint(apply(Both))(x) ** 2)
+    with setting("jax_remat3", by_primitive):
+        assert_same(funcgrad.grad(total)(X), jax.grad(total)(X))
+
+
 def test_optimize_remat_outside_a_checkpoint_is_batched(custom_vjp3: Any) -> None:
     f = jax.custom_vjp(jnp.tan)
     f.defvjp(lambda x: (jnp.sin(x), x), lambda x, ct: (ct * jnp.cos(x),), optimize_remat=True)
@@ -395,6 +418,24 @@ def test_a_name_saves_what_it_names(remat3: Any) -> None:
     assert_same(funcgrad.grad(saved)(jnp.eye(2)), funcgrad.grad(computed)(jnp.eye(2)))
     assert count(saved) == 3
     assert count(computed) == 4
+
+
+@pytest.mark.parametrize("place", ["plain", "jit", "scan", "cond"])
+def test_a_name_inside_a_call_saves_as_without_remat3(place: str) -> None:
+    """As many matrix products as in the program of ``jax.grad`` without a primitive for names."""
+    from jax.ad_checkpoint import checkpoint_name
+
+    step = PLACES[place](lambda x: jnp.sin(checkpoint_name(jnp.cos(x @ x), "product")))
+    policy = jax.checkpoint_policies.save_only_these_names("product")
+
+    def products(grad: Any, by_primitive: bool) -> int:
+        with setting("jax_remat3", by_primitive):
+            f = jax.checkpoint(lambda x: step(x).sum(), policy=policy)
+            return str(jax.make_jaxpr(grad(f))(jnp.eye(2))).count("dot_general")
+
+    expected = products(jax.grad, False)
+    assert products(funcgrad.grad, False) == expected
+    assert products(funcgrad.grad, True) == expected
 
 
 def test_fused_call() -> None:

@@ -19,6 +19,7 @@ from jax.experimental import io_callback
 
 import funcgrad
 from funcgrad import _jax, errors
+from tests.calls.test_hijax import setting
 from tests.programs import normal
 
 POLICIES = jax.checkpoint_policies
@@ -172,6 +173,15 @@ def test_callback_that_may_not_run_twice():
 
 # --- barriers
 
+BY_PRIMITIVE = (False, True) if jax.__version_info__ >= (0, 12) else (False,)
+"""Values of ``jax_remat3``, with which JAX up to 0.11 asks for barriers everywhere."""
+
+
+def barriers_of(total, *args):
+    """The barriers in the lowered gradient by all arguments, a line for each."""
+    gradient = jax.jit(funcgrad.grad(total, tuple(range(len(args)))))
+    return "\n".join(re.findall(r"optimization_barrier.*", gradient.lower(*args).as_text()))
+
 
 @pytest.mark.parametrize(
     ("prevent_cse", "of_w", "of_x"),
@@ -179,19 +189,33 @@ def test_callback_that_may_not_run_twice():
      ((False, True), False, True), ((False, False), False, False)],
     ids=str,
 )  # fmt: skip
-def test_barriers_only_where_asked(prevent_cse, of_w, of_x):
+@pytest.mark.parametrize("by_primitive", BY_PRIMITIVE)
+def test_barriers_only_where_asked(prevent_cse, of_w, of_x, by_primitive):
     fun = jax.checkpoint(lambda w, x: jnp.sin(x @ w), prevent_cse=prevent_cse)
-    w, x = normal(5, 4), normal(3, 5)
-    text = jax.jit(funcgrad.grad(lambda w, x: jnp.sum(fun(w, x)), (0, 1))).lower(w, x).as_text()
-    barriers = "\n".join(re.findall(r"optimization_barrier.*", text))
+    with setting("jax_remat3", by_primitive):
+        barriers = barriers_of(lambda w, x: jnp.sum(fun(w, x)), normal(5, 4), normal(3, 5))
     assert ("tensor<5x4xf32>" in barriers, "tensor<3x5xf32>" in barriers) == (of_w, of_x)
 
 
-def test_barriers_by_pytree():
+@pytest.mark.parametrize("by_primitive", BY_PRIMITIVE)
+def test_barriers_by_pytree(by_primitive):
     fun = jax.checkpoint(
         lambda p: jnp.sin(p["x"] @ p["w"]), prevent_cse=cast(Any, ({"w": False, "x": True},))
     )
     p = {"w": normal(5, 4), "x": normal(3, 5)}
-    text = jax.jit(funcgrad.grad(lambda p: jnp.sum(fun(p)))).lower(p).as_text()
-    barriers = "\n".join(re.findall(r"optimization_barrier.*", text))
+    with setting("jax_remat3", by_primitive):
+        barriers = barriers_of(lambda p: jnp.sum(fun(p)), p)
     assert ("tensor<5x4xf32>" in barriers, "tensor<3x5xf32>" in barriers) == (False, True)
+
+
+@pytest.mark.skipif(
+    not hasattr(jax.config, "jax_remat_barrier_no_cotangents"), reason="JAX has it from 0.12 on"
+)
+@pytest.mark.parametrize("without", [False, True])
+def test_barriers_without_cotangents(without):
+    """The product, which is kept, and its cotangent are of this shape."""
+    policy = jax.checkpoint_policies.dots_saveable
+    fun = jax.checkpoint(lambda w, x: jnp.sin(x @ w), policy=policy, prevent_cse=(False, True))
+    with setting("jax_remat3"), setting("jax_remat_barrier_no_cotangents", without):
+        barriers = barriers_of(lambda w, x: jnp.sum(fun(w, x)), normal(5, 4), normal(3, 5))
+    assert barriers.count("tensor<3x4xf32>") == (1 if without else 2)

@@ -136,6 +136,15 @@ def shared_inside(x: Any) -> Any:
     return jnp.sum(body(weight, reshard(jnp.arange(8.0).reshape(4, 2)[:, :1], P("a", None))))
 
 
+def largest_of_reduced(x: Any) -> Any:
+    """What the shard_map's body keeps, an array and a scalar, is reduced, and so is its result."""
+    gather = lambda y: lax.all_gather(jnp.sin(y), "a", axis=0, tiled=True, to="reduced")
+    body = jax.shard_map(
+        lambda y: jnp.max(gather(y)), in_specs=P("a", None), out_specs=P(reduced={"a"})
+    )
+    return body(reshard(x, P("a", None)))
+
+
 def of_checkpoint(fn: Callable[[Any], Any], **settings: Any) -> Callable[[Any], Any]:
     return jax.checkpoint(fn, **settings)
 
@@ -146,6 +155,8 @@ def layers(x: Any) -> Any:
 
 DOTS = jax.checkpoint_policies.dots_saveable
 SHARDED = ("rows", "columns", "both")
+WITH_REDUCED = tuple(LAYOUTS) if jax.__version_info__ >= (0, 12) else ()
+"""Layouts in which JAX runs a maximum of a reduced value, which it does from 0.12 on."""
 
 PROGRAMS = {
     "plain": Program(layers),
@@ -172,6 +183,7 @@ PROGRAMS = {
     "shard_map": Program(mapped, tuple(LAYOUTS)),
     "shard_map with an unreduced output": Program(summed_outside, tuple(LAYOUTS)),
     "shard_map with a reduced input": Program(shared_inside, tuple(LAYOUTS)),
+    "shard_map with a reduced output": Program(largest_of_reduced, WITH_REDUCED),
     "vmap over a mesh axis": Program(
         lambda x: jnp.sum(jax.vmap(lambda r: jnp.sin(r) * r, spmd_axis_name="a")(x)), ("rows",)
     ),

@@ -56,21 +56,27 @@ def grad_of_vmap(fun: Any, xs: Sequence[Any], library: Any, order: int) -> Any:
     return jax.tree.map(lambda x: x.sum(0), results)
 
 
-def on_a_mesh(fun: Any, xs: Sequence[Any], library: Any, order: int) -> Any:
+def on_a_mesh(spec_of: Callable[[Any], P]) -> Circumstance:
     """With operands whose types name their sharding; gradients have the types of the arguments."""
-    mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:1])
-    with jax.set_mesh(mesh):
-        placed = [jax.device_put(x, NamedSharding(mesh, P(*"x"[: x.ndim]))) for x in xs]
 
-        def run(*xs: Any) -> Any:
-            results = both_orders(fun, xs, library, library, order)
-            for _, cts in results:
-                for ct, x in zip(cts, xs, strict=True):
-                    if jax.typeof(ct) != jax.typeof(x):
-                        raise TypeError(f"a cotangent of type {jax.typeof(ct)} for {jax.typeof(x)}")
-            return results
+    def run_on_mesh(fun: Any, xs: Sequence[Any], library: Any, order: int) -> Any:
+        explicit = (AxisType.Explicit,)
+        mesh = jax.make_mesh((1,), ("x",), axis_types=explicit, devices=jax.devices()[:1])
+        with jax.set_mesh(mesh):
+            placed = [jax.device_put(x, NamedSharding(mesh, spec_of(x))) for x in xs]
 
-        return jax.tree.map(np.asarray, jax.jit(run)(*placed))
+            def run(*xs: Any) -> Any:
+                results = both_orders(fun, xs, library, library, order)
+                for _, cts in results:
+                    for ct, x in zip(cts, xs, strict=True):
+                        if jax.typeof(ct) != jax.typeof(x):
+                            kinds = f"{jax.typeof(ct)} for {jax.typeof(x)}"
+                            raise TypeError(f"a cotangent of type {kinds}")
+                return results
+
+            return jax.tree.map(np.asarray, jax.jit(run)(*placed))
+
+    return run_on_mesh
 
 
 def with_refs(fun: Any, xs: Sequence[Any], library: Any, order: int) -> Any:
@@ -100,7 +106,8 @@ def under(*settings: Callable[[], Any]) -> Circumstance:
 CIRCUMSTANCES: dict[str, Circumstance] = {
     "exported": exported,
     "grad of vmap": grad_of_vmap,
-    "on a mesh": on_a_mesh,
+    "sharded on a mesh": on_a_mesh(lambda x: P("x") if x.shape[:1] > (1,) else P()),
+    "whole on a mesh": on_a_mesh(lambda x: P()),  # JAX shards few of the operations
     "with refs": with_refs,
     "strict dtypes": under(
         lambda: jax.numpy_dtype_promotion("strict"),

@@ -20,7 +20,7 @@ import jax
 
 from funcgrad._jax import QUICKEST_COMPILATION
 from funcgrad.testing.fuzz.generator import generate
-from funcgrad.testing.fuzz.one import RTOL, TIE, Outcome, check, plan, tolerance_of
+from funcgrad.testing.fuzz.one import RTOL, TIE, Outcome, affordable, check, plan, tolerance_of
 from funcgrad.testing.fuzz.programs import Program, as_file, shrink
 from funcgrad.testing.fuzz.tastes import MIXED, NESTED, Taste
 
@@ -28,7 +28,7 @@ from funcgrad.testing.fuzz.tastes import MIXED, NESTED, Taste
 def run(seeds: Sequence[int], taste: Taste = MIXED) -> Iterator[tuple[Program, str, int, Outcome]]:
     """Draw and check a program for each seed."""
     for seed in seeds:
-        program = generate(Random(seed), taste, seed)
+        program = generate(Random(seed), affordable(taste, seed), seed)
         mode, order = plan(program, seed)
         yield program, mode, order, check(program, mode, order)
 

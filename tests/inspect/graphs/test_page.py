@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 import re
 from pathlib import Path
 
@@ -193,6 +194,18 @@ def test_steps_forward_then_backward(page):
     assert page.inner_text("#count") == "8 / 8"
     press(page, "ArrowLeft")
     assert heading(page) == ("integer_pow", "Backward 3 of 3")
+
+
+@needs_browser
+def test_steps_inside_a_frame_that_has_no_address(browser, paths, tmp_path):
+    page = html.escape(paths["used_twice"].read_text(encoding="utf-8"))
+    frame = f'<iframe sandbox="allow-scripts" srcdoc="{page}"></iframe>'
+    (tmp_path / "notebook.html").write_text(f"<body data-ready>{frame}", encoding="utf-8")
+    with opened(browser, tmp_path / "notebook.html") as notebook:
+        inside = notebook.frame_locator("iframe")
+        inside.locator("body[data-ready]").wait_for()
+        inside.locator("#panel").press("ArrowRight")
+        assert inside.locator("#panel h2").inner_text() == "integer_pow"
 
 
 @needs_browser

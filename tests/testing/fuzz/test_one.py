@@ -18,7 +18,7 @@ import funcgrad
 from funcgrad.testing.fuzz import one
 from funcgrad.testing.fuzz.generator import generate
 from funcgrad.testing.fuzz.programs import shrink
-from funcgrad.testing.fuzz.tastes import SMALL
+from funcgrad.testing.fuzz.tastes import LOOPED, MIXED, SMALL
 
 PART, PARTS = 20, 6
 
@@ -122,3 +122,24 @@ def test_programs_that_a_setting_refuses_are_not_compared_under_it() -> None:
     mixed = lambda x, y: jnp.sum(x * y.astype(np.float32))
     with jax.enable_x64(True), pytest.raises(one.Broken, match=r"jax\.grad"):
         one.compare(mixed, mixed, SMOOTH, "strict dtypes", 1, set(), 1e-9)
+
+
+def test_what_jax_cannot_shard_is_compared_on_a_mesh_with_whole_arguments() -> None:
+    rows = lambda x, y: jnp.sum(jnp.sort(x) * y)  # a sort wants its axis whole
+    wrong = lambda x, y: 1.0001 * rows(x, y)
+    with jax.enable_x64(True):
+        with pytest.raises(one.Broken, match=r"jax\.grad"):
+            one.compare(rows, rows, SMOOTH, "sharded on a mesh", 1, set(), 1e-9)
+        assert one.compare(rows, rows, SMOOTH, "whole on a mesh", 1, set(), 1e-9) == one.Outcome()
+        assert one.compare(wrong, rows, SMOOTH, "whole on a mesh", 1, set(), 1e-9).failure
+
+
+def test_what_takes_most_of_the_time_is_drawn_less_often() -> None:
+    modes = len(one.MODES)
+    tastes = [one.affordable(MIXED, seed) for seed in range(8 * modes)]
+    loops = [taste.loops[1] for taste in tastes]
+    assert sum(loops) == len(loops) / 4
+    for i, mode in enumerate(one.MODES):
+        assert 1 in loops[i::modes]  # in every mode
+        assert all((t.sizes[1] <= 8) == mode.startswith("eager") for t in tastes[i::modes])
+    assert one.affordable(LOOPED, 1).loops == LOOPED.loops

@@ -47,7 +47,7 @@ class Page {
     if (!stays) this.picture.show(op ? this.picture.home(op) : 0, (key) => this.choose(key));
     this.refresh();
     this.picture.reveal(stays ? [`v${group}`] : this.placesOf(op));
-    history.replaceState(null, "", `#step=${this.index}`);
+    if (location.protocol !== "about:") history.replaceState(null, "", `#step=${this.index}`); // a notebook's frame
   }
 
   placesOf(op) {

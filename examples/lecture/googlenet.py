@@ -1,0 +1,91 @@
+"""A small GoogLeNet: pure functions from a pytree of parameters and images to log-probabilities.
+
+An inception block looks at its images through windows of several sizes at once and stacks what the
+branches find along the channels (C. Szegedy et al.: Going deeper with convolutions. CVPR 2015).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from digits_models import CLASSES, Params, convolution, init_layer, linear, max_pool
+from jax import Array, lax
+
+BLOCKS = {"inception_1": (8, 12, 4, 4), "inception_2": (12, 16, 6, 6)}
+"""The channels that each branch of a block ends with: 1x1, 3x3, 5x5 and pooled."""
+
+STEM = 12
+"""The channels of the first convolution."""
+
+
+def init_inception(key: Array, inputs: int, channels: tuple[int, int, int, int]) -> Params:
+    """Draw the six convolutions of a block that reads images of so many channels.
+
+    Before a large window a 1x1 convolution reduces the channels to half of what the branch ends with.
+    """
+    one, three, five, pooled = channels
+    shapes = {
+        "one": (1, 1, inputs, one),
+        "three_reduced": (1, 1, inputs, three // 2),
+        "three": (3, 3, three // 2, three),
+        "five_reduced": (1, 1, inputs, five // 2),
+        "five": (5, 5, five // 2, five),
+        "pooled": (1, 1, inputs, pooled),
+    }
+    keys = jax.random.split(key, len(shapes))
+    return {
+        name: init_layer(key, *shape)
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+def inception(params: Params, images: Array) -> Array:
+    """Four views of the images (batch, height, width, channels), stacked along the channels."""
+
+    def layer(name: str, images: Array) -> Array:
+        with jax.named_scope(name):
+            return jax.nn.relu(convolution(params[name], images))
+
+    branches = [
+        layer("one", images),
+        layer("three", layer("three_reduced", images)),
+        layer("five", layer("five_reduced", images)),
+        layer("pooled", largest_around(images)),
+    ]
+    return jnp.concatenate(branches, axis=-1)
+
+
+def largest_around(images: Array) -> Array:
+    """At each pixel the largest value of the 3x3 window around it."""
+    return lax.reduce_window(images, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+
+
+@jax.jit
+def init_googlenet(key: Array) -> Params:
+    """Draw all parameters, float32 whatever JAX's setting for 64 bits."""
+    stem, output, *keys = jax.random.split(key, 2 + len(BLOCKS))
+    params: Params = {"stem": init_layer(stem, 3, 3, 1, STEM)}
+    inputs = STEM
+    for block_key, (name, channels) in zip(keys, BLOCKS.items(), strict=True):
+        params[name] = init_inception(block_key, inputs, channels)
+        inputs = sum(channels)
+    params["output"] = init_layer(output, inputs, CLASSES)
+    return jax.tree.map(jnp.float32, params)
+
+
+def googlenet(params: Params, images: Array) -> Array:
+    """A convolution, an inception block, a max-pool, another block, a mean over the image, linear."""
+    with jax.named_scope("stem"):
+        x = jax.nn.relu(convolution(params["stem"], images[..., None]))
+    for name in BLOCKS:
+        with jax.named_scope(name):
+            x = inception(params[name], x)
+        if name != list(BLOCKS)[-1]:
+            x = max_pool(x)
+    with jax.named_scope("output"):
+        return jax.nn.log_softmax(linear(params["output"], x.mean((1, 2))))
+
+
+def count_of(params: Any) -> int:
+    """How many numbers a pytree of parameters has."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
