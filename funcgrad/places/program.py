@@ -73,7 +73,7 @@ class Place:
 
     @property
     def in_brackets(self) -> str:
-        """That after a space and in brackets, for messages; empty where no line of the user's is known."""
+        """That in brackets, after a space; empty where no line of the user's is known."""
         return f" ({self.where})" if self.where else ""
 
     @cached_property

@@ -2,8 +2,8 @@
 
 A page shows code in blocks marked ``python``. A block marked ``text`` that follows one is what that code
 prints. Words must be those that are printed; line breaks may differ. A number with a decimal point may
-differ by two units of its last digit, or by 1e-4 of itself. ``...`` stands for any words. Of a file only
-the name counts, and its line only where it is the page itself.
+differ by two units of its last digit, or by 1e-4 of itself. ``...`` stands for any words up to the next
+one shown. Of a file only the name counts, and its line only where it is the page itself.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ PAGES = {
     for folder in (".", "guides", "recipes")
     for path in sorted((pages.DOCS / folder).glob("*.md"))
     if path.stem not in LIBRARIES
-    if folder != "." or path.stem in ("start", "why", "limits", "glossary")
+    if folder != "." or path.stem in ("start", "why", "limits")
 }
 
 

@@ -156,7 +156,7 @@ def test_inside_a_custom_derivative_is_refused():
     fun = lambda x: jnp.sum(own(x))
     with pytest.raises(errors.EditError, match="inside the `custom_vjp_call` of"):
         funcgrad.grad(fun, taps={"h": at("inside")})(X)
-    with pytest.raises(errors.EditError, match="of `own`. Its derivative"):  # called by no line
+    with pytest.raises(errors.EditError, match=r"of `own`\. Its derivative"):  # called by no line
         funcgrad.grad(own, taps={"h": at("inside")})(X[0])
     gradient, taps = funcgrad.grad(fun, taps={"own": at(function=own)})(X)
     assert_same(gradient, np.full(3, 100, np.float32))
