@@ -35,7 +35,7 @@ TOLERANCE = 1e-5
 """By how much of its size a number may differ from the saved one."""
 
 SECONDS = 300
-"""How long one cell may take."""
+"""How long one cell may take, or the start of a kernel."""
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -68,6 +68,7 @@ def executed(notebook: Any) -> Any:
         client = NotebookClient(
             ran,
             timeout=SECONDS,
+            startup_timeout=SECONDS,
             kernel_name="python3",
             resources={"metadata": {"path": str(HERE)}},
             store_widget_state=False,

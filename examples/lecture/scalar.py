@@ -12,7 +12,8 @@ symbolic half. `backward` multiplies these numbers and adds up the products: the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +121,7 @@ def backward(result: Node) -> list[Node]:
     return order
 
 
-def central_difference(function, x, step: float = 1e-6) -> np.ndarray:
+def central_difference(function: Callable[[Any], Any], x: Any, step: float = 1e-6) -> np.ndarray:
     """The derivatives of a function of numbers, by moving one number of `x` at a time, in float64.
 
     Of each entry of `x` (a number or an array) it is (f(x + step) - f(x - step)) / (2 step), which knows
