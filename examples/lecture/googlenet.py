@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from digits_models import CLASSES, Params, convolution, init_layer, linear, max_pool
+import numpy as np
+from digits_models import CLASSES, Params, convolution, linear, max_pool
 from jax import Array, lax
 
 BLOCKS = {"inception_1": (8, 12, 4, 4), "inception_2": (12, 16, 6, 6)}
@@ -18,24 +19,27 @@ STEM = 12
 """The channels of the first convolution."""
 
 
-def init_inception(key: Array, inputs: int, channels: tuple[int, int, int, int]) -> Params:
+def init_layer(rng: np.random.Generator, *shape: int) -> Params:
+    """Draw a layer whose last axis is its output, so that rectified values keep their size (float32)."""
+    weight = rng.normal(scale=np.sqrt(2 / np.prod(shape[:-1])), size=shape)
+    return {"weight": jnp.float32(weight), "bias": jnp.float32(np.zeros(shape[-1]))}
+
+
+def init_inception(
+    rng: np.random.Generator, inputs: int, channels: tuple[int, int, int, int]
+) -> Params:
     """Draw the six convolutions of a block that reads images of so many channels.
 
     Before a large window a 1x1 convolution reduces the channels to half of what the branch ends with.
     """
     one, three, five, pooled = channels
-    shapes = {
-        "one": (1, 1, inputs, one),
-        "three_reduced": (1, 1, inputs, three // 2),
-        "three": (3, 3, three // 2, three),
-        "five_reduced": (1, 1, inputs, five // 2),
-        "five": (5, 5, five // 2, five),
-        "pooled": (1, 1, inputs, pooled),
-    }
-    keys = jax.random.split(key, len(shapes))
     return {
-        name: init_layer(key, *shape)
-        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+        "one": init_layer(rng, 1, 1, inputs, one),
+        "three_reduced": init_layer(rng, 1, 1, inputs, three // 2),
+        "three": init_layer(rng, 3, 3, three // 2, three),
+        "five_reduced": init_layer(rng, 1, 1, inputs, five // 2),
+        "five": init_layer(rng, 5, 5, five // 2, five),
+        "pooled": init_layer(rng, 1, 1, inputs, pooled),
     }
 
 
@@ -60,17 +64,15 @@ def largest_around(images: Array) -> Array:
     return lax.reduce_window(images, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
 
 
-@jax.jit
-def init_googlenet(key: Array) -> Params:
-    """Draw all parameters, float32 whatever JAX's setting for 64 bits."""
-    stem, output, *keys = jax.random.split(key, 2 + len(BLOCKS))
-    params: Params = {"stem": init_layer(stem, 3, 3, 1, STEM)}
+def init_googlenet(seed: int) -> Params:
+    """Draw all parameters, by numpy: JAX would compile a program for each shape."""
+    rng = np.random.default_rng(seed)
+    params: Params = {"stem": init_layer(rng, 3, 3, 1, STEM)}
     inputs = STEM
-    for block_key, (name, channels) in zip(keys, BLOCKS.items(), strict=True):
-        params[name] = init_inception(block_key, inputs, channels)
+    for name, channels in BLOCKS.items():
+        params[name] = init_inception(rng, inputs, channels)
         inputs = sum(channels)
-    params["output"] = init_layer(output, inputs, CLASSES)
-    return jax.tree.map(jnp.float32, params)
+    return {**params, "output": init_layer(rng, inputs, CLASSES)}
 
 
 def googlenet(params: Params, images: Array) -> Array:

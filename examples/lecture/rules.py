@@ -35,7 +35,7 @@ def without_folders(text: Any) -> str:
 
     >>> without_folders("in sqrt_vjp (/home/me/funcgrad/rules/arithmetic.py:95)")
     'in sqrt_vjp (funcgrad/rules/arithmetic.py)'
-    >>> without_folders("at /tmp/ipykernel_12/345.py:6:32 (distance)")
+    >>> without_folders("at /home/me/ipykernel_12/345.py:6:32 (distance)")
     'at line 6 of the cell (distance)'
     """
     text = re.sub(r"[^\s(]*?(funcgrad/\w+/\w+\.py):\d+", r"\1", str(text))
