@@ -484,10 +484,8 @@ def record(
     with _jax.take_current_trace() as parent:
         trace = TapeTrace(parent, rules, description)
         tape = trace.tape
-        args = [
-            trace.new_tracer(x) if wanted else x
-            for x, wanted in zip(primals, differentiated, strict=True)
-        ]
+        pairs = zip(primals, differentiated, strict=True)
+        args = [trace.new_tracer(x) if wanted else x for x, wanted in pairs]
         try:
             with _jax.set_current_trace(trace):
                 outs = fun(*args)

@@ -204,6 +204,12 @@ class RematProgram(StagedPullback):
         pairs = zip(self.cut.computed, values, strict=True)
         return outs, [self.moved[v].away(x) if v in self.moved else x for v, x in pairs]
 
+    def __call__(
+        self, residuals: Sequence[Value], cts: Sequence[Cotangent], eager: bool
+    ) -> list[Cotangent]:
+        with jax.named_scope(AGAIN):
+            return super().__call__(residuals, cts, eager)
+
     def trace_backward(self, residuals: list[Value], cts: list[Cotangent]) -> list[Cotangent]:
         """The operands' cotangents, after computing again the values that were not kept."""
         if self.barrier:
@@ -214,6 +220,10 @@ class RematProgram(StagedPullback):
         pairs = zip(self.plan.kept, residuals, strict=True)
         kept = [self.moved[v].back(x) if v in self.moved else x for v, x in pairs]
         return self.cut.pull_back(kept, cts, delayed if self.delay else None, self.loose)
+
+
+AGAIN = "rematted_computation"
+"""The name scope of a checkpoint's backward program, by which profilers know JAX's."""
 
 
 def delayed(values: list[Value], cts: list[Value]) -> list[Value]:

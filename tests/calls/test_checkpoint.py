@@ -14,6 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 import funcgrad
+from funcgrad import _jax
 from tests.programs import check_program, normal
 
 POLICIES = {
@@ -140,3 +141,20 @@ def test_a_primitive_that_cannot_be_compiled() -> None:
     np.testing.assert_allclose(funcgrad.grad(loss)(x), jax.grad(loss)(x), rtol=1e-5)
     rules = funcgrad.DEFAULT.override({cube_p: lambda ct, x, **_: 3 * x**2 * ct})
     np.testing.assert_allclose(funcgrad.grad(loss, rules=rules)(x), jax.grad(loss)(x), rtol=1e-5)
+    closed = jax.make_jaxpr(lambda x: jnp.sin(cube_p.bind(jnp.sin(x))))(x)
+
+    def staged(x: Any) -> Any:
+        name = "call_jaxpr" if jax.__version_info__ >= (0, 12) else "jaxpr"
+        run = lambda x: _jax.eval_jaxpr_p.bind(x, **{name: closed})[0]
+        return jnp.sum(jax.checkpoint(run)(x))
+
+    np.testing.assert_allclose(funcgrad.grad(staged)(x), jax.grad(loss)(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("grad", [jax.grad, funcgrad.grad], ids=["jax", "funcgrad"])
+def test_profilers_find_what_is_computed_again_by_its_name_scope(grad):
+    f = lambda x: jnp.sum(jnp.sin(jnp.sin(x)))
+    scope = "rematted_computation"
+    shown = lambda f: jax.jit(grad(f)).lower(jnp.ones(3)).as_text(debug_info=True)
+    assert scope in shown(jax.checkpoint(f))
+    assert scope not in shown(f)
