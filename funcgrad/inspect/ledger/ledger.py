@@ -61,6 +61,7 @@ class Ledger:
       jax_problem: the first line of JAX's error in that case.
       suggestions: what to checkpoint; the one that leaves the fewest bytes alive first.
       not_tried: why no suggestion was tried; empty if some were.
+      failed: checkpoints that were tried and raised an error, with its name.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Ledger:
     jax_problem: str
     suggestions: tuple[Suggestion, ...]
     not_tried: str = ""
+    failed: tuple[str, ...] = ()
 
     # --- totals
 
@@ -159,6 +161,13 @@ class Ledger:
             yield from ["", "what to checkpoint:", *(f"  {each}" for each in self.suggestions)]
         elif self.not_tried:
             yield from ["", f"what to checkpoint: not tried, {self.not_tried}"]
+        else:
+            yield from [
+                "",
+                "what to checkpoint: nothing; no checkpoint that was tried frees a fifth",
+            ]
+        if self.failed:
+            yield f"not to checkpoint, since it raised an error: {', '.join(self.failed)}"
 
     def to_pandas(self) -> Any:
         """The entries as a ``pandas.DataFrame``, a row each.
