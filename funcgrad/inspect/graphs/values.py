@@ -189,7 +189,8 @@ def _run(
     trees: dict[str, Any] = {}
 
     def run(leaves: list[Value], seeds: Any) -> Any:
-        zeros = {(of, *around): sink_for(of, around) for of, around in probes.sinks.values()}
+        kinds = dict.fromkeys((of, *around) for of, around in probes.sinks.values())
+        zeros = {(of, *around): sink_for(of, around) for of, *around in kinds}
         sinks = {key: zeros[of, *around] for key, (of, around) in probes.sinks.items()}
 
         def flat(*args: Value) -> list[Value]:
