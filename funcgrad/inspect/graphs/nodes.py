@@ -358,12 +358,20 @@ class Graph:
 
         return views_of(self)
 
-    def to_svg(self, path: str | os.PathLike[str] | None = None, view: int | str = 0) -> str:
+    def to_svg(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        view: int | str = 0,
+        step: int | Sequence[int] = -1,
+    ) -> str:
         """Draw the graph: forward runs downwards, and cotangents run upwards beside it.
 
         Args:
           path: the file that the picture is written to; None writes none.
           view: the number of the view, or its name: ``"layer_0"``. Nought is the whole graph.
+          step: of which step of a scan the numbers of the values inside it are, from 0; -1 is the last.
+            Of nested scans one number for each, from the outside in, or one for all. A value that was
+            not computed in that step has no numbers.
 
         Returns:
           The picture as SVG.
@@ -380,7 +388,7 @@ class Graph:
         """
         from funcgrad.inspect.graphs.drawing.display import to_svg
 
-        return to_svg(self, path, view)
+        return to_svg(self, path, view, step)
 
     def _repr_html_(self) -> str:
         from funcgrad.inspect.graphs.drawing.display import html_of

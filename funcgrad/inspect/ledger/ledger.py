@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from funcgrad.inspect.ledger.entries import (
@@ -191,21 +192,25 @@ class Ledger:
         ]
         return pandas.DataFrame(rows, columns=[*names, "bytes_per_step", "asked_by", "rules"])
 
-    def to_figure(self, rows: int = 16) -> Any:
+    def to_figure(self, path: str | Path | None = None, *, rows: int = 16) -> Any:
         """A picture: the bytes by scope, and how they are freed on the way back.
 
         Args:
+          path: where to write it, as PNG, SVG or PDF; not written without one.
           rows: the most scopes that are drawn; the smaller ones are added up.
 
         Returns:
-          A ``matplotlib.figure.Figure``; ``figure.savefig("memory.png")`` writes it.
+          A ``matplotlib.figure.Figure``.
 
         Raises:
           ImportError: matplotlib is not installed.
         """
         from funcgrad.inspect.ledger.picture import picture_of
 
-        return picture_of(self, rows)
+        drawn = picture_of(self, rows)
+        if path is not None:
+            drawn.savefig(path)
+        return drawn
 
 
 def _total(entries: Iterable[Residual]) -> int:
