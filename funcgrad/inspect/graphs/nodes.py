@@ -20,7 +20,7 @@ from funcgrad.inspect.graphs.search import Found, find
 from funcgrad.inspect.graphs.steps import Step, backward, forward
 from funcgrad.inspect.graphs.table import table
 from funcgrad.inspect.graphs.trace import Traced
-from funcgrad.places.program import Place
+from funcgrad.places.program import TEST, Place, operands_entering
 from funcgrad.places.selectors import Selector
 from funcgrad.printing import source_text
 from funcgrad.registry import Entry, Rule
@@ -285,11 +285,8 @@ class Graph:
         """
         if self.call is None:
             return []
-        operands, params = self.call.inputs, self.call.params
-        if self.kind == "while":
-            operands = operands[params["cond_nconsts"] :]
-        elif self.kind.startswith("branch"):
-            operands = operands[1:]
+        own = self.call.inputs
+        operands = [own[i] for i in operands_entering(self.kind, self.call.params, len(own))]
         if len(operands) != len(self.inputs):
             return []
         return [*zip(operands, self.inputs, strict=True)]
@@ -299,7 +296,7 @@ class Graph:
 
         Empty where the two do not correspond one to one. An output that nothing reads is left out.
         """
-        if self.call is None:
+        if self.call is None or self.kind == TEST:
             return []
         outputs = self.call.all_outputs
         if len(outputs) != len(self.results):

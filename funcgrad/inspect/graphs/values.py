@@ -25,7 +25,7 @@ from funcgrad.inspect.graphs.trace import Traced
 from funcgrad.nested import holding
 from funcgrad.places.asked import by_rule, lengths_around
 from funcgrad.places.editing import Action, Editor, Key
-from funcgrad.places.program import Block, Place
+from funcgrad.places.program import TEST, Block, Place
 from funcgrad.places.taps import sink_for
 from funcgrad.tape import record
 
@@ -126,6 +126,8 @@ class Probes:
         """Tap a value where it is made and, if several read it, where it is read."""
         block, v = where
         if any(not nodes[call].is_entered for call in calls_around(block)):
+            return
+        if any(around.kind == TEST for around in _up(block)):
             return
         key = self._key(v.aval, block, tensor.is_active)
         self.actions[where] = [Action(key, tapped=True)]

@@ -128,6 +128,8 @@ def of_item(item: Item, numbers: Mapping[TensorNode, TensorNode]) -> Label:
 
 def without_numbers(call: OpNode) -> str:
     """Why the values inside a call have no numbers."""
+    if call.op.name.startswith("custom_jvp"):
+        return "Nothing in here has a cotangent: the function's own tangent rule is walked back."
     if call.op.name.startswith("custom_vjp"):
         return "Nothing in here has a cotangent: the function's own backward function runs."
     if call.op.is_caught or call.op.backward is not None:

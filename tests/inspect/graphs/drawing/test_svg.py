@@ -319,7 +319,17 @@ def straight_through(x):
 straight_through.defvjp(lambda x: (straight_through(x), None), lambda _, ct: (ct,))
 
 
+@jax.custom_jvp
+def squared(x):
+    return x * x
+
+
+squared.defjvp(lambda xs, ts: (squared(*xs), 2 * xs[0] * ts[0]))
+
+
 def test_a_picture_without_cotangents_says_why():
+    graph = funcgrad.inspect.graph(lambda x: squared(2 * x), 0.7)
+    assert "own tangent rule is walked back" in graph.to_svg(view="squared")
     graph = funcgrad.inspect.graph(lambda x: straight_through(2 * x), 0.7)
     assert "own backward function runs" in graph.to_svg(view="straight_through")
     assert "own backward function runs" not in graph.to_svg()
