@@ -18,6 +18,7 @@ from funcgrad.inspect.ledger.entries import (
 )
 from funcgrad.inspect.ledger.flat import short_line
 from funcgrad.inspect.ledger.suggest import Suggestion
+from funcgrad.inspect.tables import table
 from funcgrad.partition.budget import Estimate
 
 ROWS = 20
@@ -229,12 +230,8 @@ SCOPE = 32
 
 def _table(entries: Sequence[Residual], steps: int) -> list[str]:
     """The rows of the largest arrays."""
-    rows = [COLUMNS, *(_row(entry, steps) for entry in entries[:ROWS])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = [
-        "  ".join([row[0].rjust(widths[0]), *map(str.ljust, row[1:], widths[1:])]).rstrip()
-        for row in rows
-    ]
+    rows = [_row(entry, steps) for entry in entries[:ROWS]]
+    lines = [table(COLUMNS, rows, words=range(1, len(COLUMNS)))]
     left = entries[ROWS:]
     if left:
         lines.append(f"... and {len(left)} smaller ones, {_total(left):,} B")
