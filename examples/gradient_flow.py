@@ -64,7 +64,7 @@ def train(name: str, activation: Activation, steps: int) -> None:
             print(f"step {i}: {log['flow/flags/vanishing']:.0f} layers vanish")
             if i == 0:
                 print(found)
-                found.figure(f"{name}.png")
+                found.to_figure(f"{name}.png")
     right = jnp.argmax(logits(params, x[1500:], activation), -1) == y[1500:]
     print(f"accuracy on digits that were not seen: {jnp.mean(right):.0%}\n")
 

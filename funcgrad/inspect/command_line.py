@@ -83,11 +83,7 @@ def _rows(found: Any, path: Path) -> None:
 
 
 def _figure(found: Any, path: Path) -> None:
-    found.to_figure().savefig(path)
-
-
-def _own_figure(found: Any, path: Path) -> None:
-    found.figure(path)
+    found.to_figure(path)
 
 
 PICTURES = dict.fromkeys((".png", ".svg", ".pdf"), _figure)
@@ -137,7 +133,7 @@ COMMANDS: dict[str, Command] = {
     "flow": Command(
         flow,
         "by layer, how large values, cotangents and gradients are, and what is wrong with them",
-        write={".csv": _rows, **dict.fromkeys(PICTURES, _own_figure)},
+        write={".csv": _rows, **PICTURES},
         amiss=lambda found: bool(found.flags()),
     ),
     "nonfinite": Command(

@@ -85,7 +85,7 @@ class Coverage:
     def __str__(self) -> str:
         head = ("op", "count", "kind", "rule", "source")
         cells = [(str(row.op), str(row.count), row.kind, row.rule, row.source) for row in self.rows]
-        return table(head, cells, words=len(head))
+        return table(head, cells, words=range(len(head)))
 
 
 @public

@@ -79,6 +79,7 @@ def residuals(
     ]
     kept_by_jax, problem = _kept_by_jax(fun, args)
     not_tried = _reason_not_to_try(traced) if suggest else "not asked for"
+    suggestions, failed = ([], []) if not_tried else _suggestions(fun, args, traced.rules)
     return Ledger(
         name_of(fun).partition(" at ")[0],
         tuple(sorted(entries, key=lambda entry: -entry.bytes)),
@@ -88,8 +89,9 @@ def residuals(
         traced.temp_size_in_bytes() if compiled else None,
         kept_by_jax,
         problem,
-        () if not_tried else tuple(_suggestions(fun, args, traced.rules)),
+        tuple(suggestions),
         not_tried,
+        tuple(failed),
     )
 
 
@@ -184,8 +186,10 @@ def _reason_not_to_try(traced: Traced) -> str:
     return ""
 
 
-def _suggestions(fun: Callable[..., Any], args: tuple[Any, ...], rules: Rules) -> list[Suggestion]:
-    """What to checkpoint."""
+def _suggestions(
+    fun: Callable[..., Any], args: tuple[Any, ...], rules: Rules
+) -> tuple[list[Suggestion], list[str]]:
+    """What to checkpoint, and what was tried and failed."""
     closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
     out_tree = tree_structure(shape)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """Rows of text under a head, in columns, of which the first `words` are not figures."""
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], words: Container[int] = range(1)
+) -> str:
+    """Rows of text under a head, in columns; those with the numbers `words` are not figures."""
     columns = list(zip(head, *rows, strict=True))
-    sides = [str.ljust if i < words else str.rjust for i in range(len(head))]
+    sides = [str.ljust if i in words else str.rjust for i in range(len(head))]
     widths = [max(map(len, column)) for column in columns]
 
     def line(cells: Sequence[str]) -> str:

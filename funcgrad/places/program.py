@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -120,6 +120,7 @@ class Block:
       kind: what the operation does with the jaxpr: ``"scan"``, ``"branch 1"``.
       places: the places in it.
       inner: the blocks of each of its places that carries jaxprs, by the place's index.
+      tests: the conditions of while loops, likewise; they are not differentiated.
     """
 
     jaxpr: Jaxpr
@@ -128,6 +129,7 @@ class Block:
     kind: str = ""
     places: list[Place] = field(default_factory=list)
     inner: dict[int, list[Block]] = field(default_factory=dict)
+    tests: dict[int, Block] = field(default_factory=dict)
 
     def walk(self) -> Iterator[Place]:
         """All places, each followed by those inside it."""
@@ -211,8 +213,22 @@ class Block:
     def operands(self) -> list[Any]:
         """The operands of the call that the block's arguments begin as, in their order."""
         assert self.call is not None
-        skipped = 1 if self.kind.startswith("branch") else self.call.params.get("cond_nconsts", 0)
-        return self.call.equation.invars[skipped:]
+        operands = self.call.equation.invars
+        return [operands[i] for i in operands_entering(self.kind, self.call.params, len(operands))]
+
+
+def operands_entering(kind: str, params: Mapping[str, Any], count: int) -> list[int]:
+    """Which of a call's `count` operands the arguments of a jaxpr begin as that it carries."""
+    if kind.startswith("branch"):
+        return [*range(1, count)]
+    num_tests = params.get("cond_nconsts", 0)
+    if kind == TEST:
+        return [*range(num_tests), *range(num_tests + params["body_nconsts"], count)]
+    return [*range(num_tests, count)]
+
+
+TEST = "test"
+"""The kind of a while loop's condition."""
 
 
 Carried = Callable[[dict[str, Any]], Sequence[tuple[str, Any]]]
@@ -259,6 +275,8 @@ def program_of(closed: Any) -> Block:
             blocks = [fill(block_of(jaxpr, place, kind), around) for kind, jaxpr in carried(eqn)]
             if blocks:
                 block.inner[i] = blocks
+            if eqn.primitive is lax.while_p:
+                block.tests[i] = fill(block_of(eqn.params["cond_jaxpr"], place, TEST), around)
         return block
 
     return fill(Block(closed.jaxpr, closed.consts), ())

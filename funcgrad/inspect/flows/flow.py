@@ -179,7 +179,7 @@ class Flow:
             f"{prefix}flags/{kind.replace(' ', '_')}": float(flagged[kind]) for kind in KINDS
         }
 
-    def figure(self, path: str | Path | None = None) -> Any:
+    def to_figure(self, path: str | Path | None = None) -> Any:
         """One figure of all numbers, in which each panel says what it shows.
 
         Args:

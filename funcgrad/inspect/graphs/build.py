@@ -86,7 +86,8 @@ class Builder:
         for v in block.jaxpr.invars:
             graph.inputs.append(self.tensor(graph, block, v, "argument"))
         for i, place in enumerate(block.places):
-            self.add(graph, block, place, block.inner.get(i, []))
+            tests = [block.tests[i]] if i in block.tests else []
+            self.add(graph, block, place, [*block.inner.get(i, []), *tests])
         graph.results[:] = [self.read(graph, block, v) for v in block.jaxpr.outvars]
         for tensor in graph.results:
             tensor.is_result = True

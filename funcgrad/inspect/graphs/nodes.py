@@ -20,7 +20,7 @@ from funcgrad.inspect.graphs.search import Found, find
 from funcgrad.inspect.graphs.steps import Step, backward, forward
 from funcgrad.inspect.graphs.table import table
 from funcgrad.inspect.graphs.trace import Traced
-from funcgrad.places.program import Place
+from funcgrad.places.program import TEST, Place, operands_entering
 from funcgrad.places.selectors import Selector
 from funcgrad.printing import source_text
 from funcgrad.registry import Entry, Rule
@@ -318,11 +318,8 @@ class Graph:
         """
         if self.call is None:
             return []
-        operands, params = self.call.inputs, self.call.params
-        if self.kind == "while":
-            operands = operands[params["cond_nconsts"] :]
-        elif self.kind.startswith("branch"):
-            operands = operands[1:]
+        own = self.call.inputs
+        operands = [own[i] for i in operands_entering(self.kind, self.call.params, len(own))]
         if len(operands) != len(self.inputs):
             return []
         return [*zip(operands, self.inputs, strict=True)]
@@ -332,7 +329,7 @@ class Graph:
 
         Empty where the two do not correspond one to one. An output that nothing reads is left out.
         """
-        if self.call is None:
+        if self.call is None or self.kind == TEST:
             return []
         outputs = self.call.all_outputs
         if len(outputs) != len(self.results):
@@ -391,12 +388,20 @@ class Graph:
 
         return views_of(self)
 
-    def to_svg(self, path: str | os.PathLike[str] | None = None, view: int | str = 0) -> str:
+    def to_svg(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        view: int | str = 0,
+        step: int | Sequence[int] = -1,
+    ) -> str:
         """Draw the graph: forward runs downwards, and cotangents run upwards beside it.
 
         Args:
           path: the file that the picture is written to; None writes none.
           view: the number of the view, or its name: ``"layer_0"``. Nought is the whole graph.
+          step: of which step of a scan the numbers of the values inside it are, from 0; -1 is the last.
+            Of nested scans one number for each, from the outside in, or one for all. A value that was
+            not computed in that step has no numbers.
 
         Returns:
           The picture as SVG.
@@ -413,7 +418,7 @@ class Graph:
         """
         from funcgrad.inspect.graphs.drawing.display import to_svg
 
-        return to_svg(self, path, view)
+        return to_svg(self, path, view, step)
 
     def _repr_html_(self) -> str:
         from funcgrad.inspect.graphs.drawing.display import html_of

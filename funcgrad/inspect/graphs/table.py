@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from funcgrad.inspect.places import segments
+from funcgrad.inspect.tables import table as in_columns
 
 if TYPE_CHECKING:
     from funcgrad.inspect.graphs.nodes import Graph, OpNode, TensorNode
@@ -27,11 +28,10 @@ def table(graph: Graph) -> str:
     """The values and operations: number, name, type, operation, what it reads, line."""
     given = [_row_of_input(tensor) for tensor in graph.inputs]
     operations = _rows_within(graph, MOST_ROWS)
-    rows = [HEAD, *_shortened(given, MOST_ARGUMENTS), *_shortened(operations, MOST_ROWS)]
-    widths = [min(WIDEST, max(len(row[i]) for row in rows)) for i in range(len(HEAD))]
-    lines = [_line(row, widths) for row in rows]
+    rows = [*_shortened(given, MOST_ARGUMENTS), *_shortened(operations, MOST_ROWS)]
+    shown = [[_clipped(cell) for cell in row] for row in rows]
     note = [graph.note] if graph.note else []
-    return "\n".join([_title(graph), *lines, *note])
+    return "\n".join([_title(graph), in_columns(HEAD, shown, range(1, len(HEAD))), *note])
 
 
 def _title(graph: Graph) -> str:
@@ -40,10 +40,8 @@ def _title(graph: Graph) -> str:
     return f"graph of {graph.name}: {count:,} operations, returns {results}"
 
 
-def _line(row: Row, widths: Sequence[int]) -> str:
-    cells = [cell if len(cell) <= WIDEST else cell[: WIDEST - 1] + "…" for cell in row]
-    number, *others = [f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)]
-    return "  ".join([f"{number.strip():>{widths[0]}}", *others]).rstrip()
+def _clipped(cell: str) -> str:
+    return cell if len(cell) <= WIDEST else cell[: WIDEST - 1] + "…"
 
 
 def _shortened(rows: Sequence[Row], most: int) -> list[Row]:

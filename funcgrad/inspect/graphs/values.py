@@ -25,7 +25,7 @@ from funcgrad.inspect.graphs.trace import Traced
 from funcgrad.nested import holding
 from funcgrad.places.asked import by_rule, lengths_around
 from funcgrad.places.editing import Action, Editor, Key
-from funcgrad.places.program import Block, Place
+from funcgrad.places.program import TEST, Block, Place
 from funcgrad.places.taps import sink_for
 from funcgrad.tape import record
 
@@ -127,6 +127,8 @@ class Probes:
         block, v = where
         if any(not nodes[call].is_entered for call in calls_around(block)):
             return
+        if any(around.kind == TEST for around in _up(block)):
+            return
         key = self._key(v.aval, block, tensor.is_active)
         self.actions[where] = [Action(key, tapped=True)]
         self.values[key] = tensor
@@ -189,7 +191,8 @@ def _run(
     trees: dict[str, Any] = {}
 
     def run(leaves: list[Value], seeds: Any) -> Any:
-        zeros = {(of, *around): sink_for(of, around) for of, around in probes.sinks.values()}
+        kinds = dict.fromkeys((of, *around) for of, around in probes.sinks.values())
+        zeros = {(of, *around): sink_for(of, around) for of, *around in kinds}
         sinks = {key: zeros[of, *around] for key, (of, around) in probes.sinks.items()}
 
         def flat(*args: Value) -> list[Value]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from funcgrad.inspect.ledger.entries import (
@@ -17,6 +18,7 @@ from funcgrad.inspect.ledger.entries import (
 )
 from funcgrad.inspect.ledger.flat import short_line
 from funcgrad.inspect.ledger.suggest import Suggestion
+from funcgrad.inspect.tables import table
 from funcgrad.partition.budget import Estimate
 
 ROWS = 20
@@ -68,6 +70,7 @@ class Ledger:
       jax_problem: the first line of JAX's error in that case.
       suggestions: what to checkpoint; the one that leaves the fewest bytes alive first.
       not_tried: why no suggestion was tried; empty if some were.
+      failed: checkpoints that were tried and raised an error, with its name.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -86,6 +89,7 @@ class Ledger:
     jax_problem: str
     suggestions: tuple[Suggestion, ...]
     not_tried: str = ""
+    failed: tuple[str, ...] = ()
 
     # --- totals
 
@@ -172,6 +176,13 @@ class Ledger:
             yield from ["", "what to checkpoint:", *(f"  {each}" for each in self.suggestions)]
         elif self.not_tried:
             yield from ["", f"what to checkpoint: not tried, {self.not_tried}"]
+        else:
+            yield from [
+                "",
+                "what to checkpoint: nothing; no checkpoint that was tried frees a fifth",
+            ]
+        if self.failed:
+            yield f"not to checkpoint, since it raised an error: {', '.join(self.failed)}"
 
     def to_pandas(self) -> Any:
         """The entries as a ``pandas.DataFrame``, a row each.
@@ -195,21 +206,25 @@ class Ledger:
         ]
         return pandas.DataFrame(rows, columns=[*names, "bytes_per_step", "asked_by", "rules"])
 
-    def to_figure(self, rows: int = 16) -> Any:
+    def to_figure(self, path: str | Path | None = None, *, rows: int = 16) -> Any:
         """A picture: the bytes by scope, and how they are freed on the way back.
 
         Args:
+          path: where to write it, as PNG, SVG or PDF; not written without one.
           rows: the most scopes that are drawn; the smaller ones are added up.
 
         Returns:
-          A ``matplotlib.figure.Figure``; ``figure.savefig("memory.png")`` writes it.
+          A ``matplotlib.figure.Figure``.
 
         Raises:
           ImportError: matplotlib is not installed.
         """
         from funcgrad.inspect.ledger.picture import picture_of
 
-        return picture_of(self, rows)
+        drawn = picture_of(self, rows)
+        if path is not None:
+            drawn.savefig(path)
+        return drawn
 
 
 def _total(entries: Iterable[Residual]) -> int:
@@ -228,12 +243,8 @@ SCOPE = 32
 
 def _table(entries: Sequence[Residual], steps: int) -> list[str]:
     """The rows of the largest arrays."""
-    rows = [COLUMNS, *(_row(entry, steps) for entry in entries[:ROWS])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = [
-        "  ".join([row[0].rjust(widths[0]), *map(str.ljust, row[1:], widths[1:])]).rstrip()
-        for row in rows
-    ]
+    rows = [_row(entry, steps) for entry in entries[:ROWS]]
+    lines = [table(COLUMNS, rows, words=range(1, len(COLUMNS)))]
     left = entries[ROWS:]
     if left:
         lines.append(f"... and {len(left)} smaller ones, {_total(left):,} B")

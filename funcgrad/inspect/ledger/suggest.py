@@ -96,8 +96,8 @@ class Suggestion:
 
 def suggestions_for(
     closed: Any, fun: Callable[..., Any], run: Callable[..., Any], measure: Measure
-) -> list[Suggestion]:
-    """The candidates that leave the fewest bytes alive, the best first.
+) -> tuple[list[Suggestion], list[str]]:
+    """The candidates that leave the fewest bytes alive, the best first; and those that failed.
 
     Args:
       closed: the traced function, of at most `MOST_STEPS` operations.
@@ -108,16 +108,17 @@ def suggestions_for(
     flat = flat_program(closed, is_opened=_is_users_call)
     now = measure(fun)
     ranked = sorted(candidates(flat), key=lambda candidate: candidate.promise(flat))
-    found = []
+    found, failed = [], []
     for candidate in ranked[:TRIED]:
         function = run(_evaluator(flat, candidate))
         try:
             after = measure(function)
-        except Exception:  # not everything can be computed again: effects, for one
+        except Exception as problem:  # not everything can be computed again: effects, for one
+            failed.append(f"{candidate.around} ({type(problem).__name__})")
             continue
         if after.alive <= WORTHWHILE * now.alive:
             found.append(Suggestion(candidate.around, len(candidate.regions), now, after, function))
-    return sorted(found, key=lambda each: (each.after.alive, each.after.operations))
+    return sorted(found, key=lambda each: (each.after.alive, each.after.operations)), failed
 
 
 def _is_users_call(eqn: Equation) -> bool:

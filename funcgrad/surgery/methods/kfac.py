@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import keystr, tree_leaves_with_path
 
+from funcgrad import errors
 from funcgrad.surface import public
-from funcgrad.surgery.methods.per_example import factored
+from funcgrad.surgery.methods.per_example import Must, factored
 
 
 @jax.tree_util.register_dataclass
@@ -40,7 +42,7 @@ def kronecker_factors(
     argnums: int = 0,
     *,
     in_axes: int | Sequence[Any] | None,
-    materialise: bool = False,
+    leave_out: Collection[str] = (),
 ) -> Callable[..., Any]:
     """Return a function that computes K-FAC's factors of each dense layer and convolution.
 
@@ -55,17 +57,18 @@ def kronecker_factors(
         matrix its labels are drawn from the model; with those of the data it is the empirical one.
       argnums: the argument with the parameters.
       in_axes: which axes of the arguments are those of the examples, as in ``jax.vmap``.
-      materialise: compute gradients of large parameters, too, of which no factors are known,
-        instead of an error.
+      leave_out: the paths of parameters that get no factors, as the error names them:
+        ``"['embedding']"``.
 
     Returns:
       A function with `fun`'s arguments, of a batch, that returns a mapping from a parameter's path
       to its :class:`KroneckerFactors`. Parts are the layers of a scan, and the groups of a
-      convolution. A bias has
-      none: append a 1 to `a`.
+      convolution. A parameter that nothing reads has none, and neither has one with less than two
+      axes, such as a bias: append a 1 to `a`.
 
     Raises:
-      errors.FactorError: the factors of a large parameter are not known, without `materialise`.
+      errors.FactorError: the factors of a parameter with two axes or more are not known, and the
+        parameter is not in `leave_out`; or `leave_out` names none of the parameters.
 
     Example:
       >>> import jax.numpy as jnp
@@ -78,13 +81,26 @@ def kronecker_factors(
        [0.  2. ]]
     """
 
+    left_out = frozenset(leave_out)
+    must = Must(
+        lambda path, is_small: path not in left_out,
+        lambda path: f"Pass leave_out=({path!r},) for the factors of the other parameters.",
+    )
+
     def of_batch(*args: Any) -> dict[str, KroneckerFactors]:
+        paths = [keystr(path) for path, _ in tree_leaves_with_path(args[argnums])]
+        if not left_out.issubset(paths):
+            raise errors.FactorError(
+                f"leave_out names {', '.join(sorted(left_out.difference(paths)))}, and the parameters "
+                f"are {', '.join(paths)}. Name parameters."
+            )
         names: list[str] = []
 
         def of_example(*args: Any) -> list[tuple[Any, Any]]:
-            found = factored(fun, argnums, args, materialise)
-            names[:] = [found.paths[i] for i in found.factors]
-            written = [f.written_out for f in found.factors.values()]
+            found = factored(fun, argnums, args, must)
+            known = {found.paths[i]: f for i, f in found.factors.items()}
+            names[:] = [path for path in known if path not in left_out]
+            written = [known[path].written_out for path in names]
             return [(f.a, f.d) for f in written]
 
         pairs = jax.vmap(of_example, in_axes)(*args)

@@ -61,8 +61,13 @@ def squared_norms(
       [ 25. 125.]
     """
 
+    must = Must(
+        lambda path, is_small: not (materialise or is_small),
+        lambda path: "Pass materialise=True to compute this gradient for each example.",
+    )
+
     def norms(*args: Any) -> Any:
-        found = factored(fun, argnums, args, materialise)
+        found = factored(fun, argnums, args, must)
         leaves = [
             found.factors[i].squared_norm() if i in found.factors else _squared_norm(found.cts[i])
             for i in range(found.tree.num_leaves)
@@ -74,6 +79,19 @@ def squared_norms(
 
 def _squared_norm(ct: Any) -> Any:
     return jnp.sum((ct * ct.conj()).real.astype(jnp.promote_types(ct.real.dtype, jnp.float32)))
+
+
+@dataclass(frozen=True)
+class Must:
+    """Which parameters with two axes or more must be in factors, and what helps where one is not.
+
+    Attributes:
+      be_in_factors: says so of a parameter's path, and of whether the parameter is small.
+      advice: what a message tells the user to do, of a parameter's path.
+    """
+
+    be_in_factors: Callable[[str, bool], bool]
+    advice: Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -93,10 +111,12 @@ class Factored:
     cts: dict[int, Any]
 
 
-def factored(
-    fun: Callable[..., Any], argnums: int, args: tuple[Any, ...], materialise: bool
-) -> Factored:
-    """The gradient of `fun` by one argument, in factors where they are known."""
+def factored(fun: Callable[..., Any], argnums: int, args: tuple[Any, ...], must: Must) -> Factored:
+    """The gradient of `fun` by one argument, in factors where they are known.
+
+    Raises:
+      errors.FactorError: the factors of a parameter that `must` be in factors are not known.
+    """
     check_callable(fun)
     (position,) = resolve_argnums((argnums,), args, fun)
     parameters = check_inputs((args[position],), [position], fun, False, False)
@@ -119,8 +139,7 @@ def factored(
     program = program_of(closed)
     uses = Uses.of(program, {i: _jax.typeof(x) for i, x in enumerate(parameters)})
     plan = _plan(uses, len(parameters))
-    if not materialise:
-        _check(plan, uses, parameters, paths, name_of(fun))
+    _check(plan, uses, parameters, paths, name_of(fun), must)
     factors, cts = _differentiated(closed, values, len(parameters), plan, name_of(fun))
     return Factored(jax.tree.structure(args[position]), paths, factors, cts)
 
@@ -146,11 +165,14 @@ def _plan(uses: Uses, count: int) -> Plan:
     }
 
 
-def _check(plan: Plan, uses: Uses, parameters: Any, paths: tuple[str, ...], name: str) -> None:
-    """Parameters that are not in factors must be small, or read by nothing."""
+def _check(
+    plan: Plan, uses: Uses, parameters: Any, paths: tuple[str, ...], name: str, must: Must
+) -> None:
+    """Parameters that must be in factors and are not are read by nothing."""
     for leaf, (path, x) in enumerate(zip(paths, parameters, strict=True)):
         of_leaf = [use for use in uses.known if use.view.leaf == leaf]
-        if leaf in plan or any(use.is_small for use in of_leaf) or x.ndim <= 1:
+        is_small = any(use.is_small for use in of_leaf)
+        if leaf in plan or x.ndim <= 1 or not must.be_in_factors(path, is_small):
             continue
         unknown = [use for use in of_leaf if reading_of(use) is None]
         followed = unknown or (of_leaf if leaf not in uses.lost else [])
@@ -161,8 +183,7 @@ def _check(plan: Plan, uses: Uses, parameters: Any, paths: tuple[str, ...], name
             raise errors.FactorError(
                 f"The gradient of `{name}` by {path or 'its argument'}, {shown}, was "
                 "asked for as a sum of outer products. It is none that funcgrad knows, since the "
-                f"parameter is read by{listed}\nPass materialise=True to compute this gradient for "
-                "each example."
+                f"parameter is read by{listed}\n{must.advice(path)}"
             )
 
 

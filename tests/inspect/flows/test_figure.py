@@ -17,7 +17,7 @@ from tests.inspect.flows.test_flags import X, network, weights
 def test_layers_flags_and_numbers(tmp_path):
     pytest.importorskip("matplotlib", reason="pip install 'funcgrad[examples]'")
     found = flow(network(jax.nn.sigmoid), weights(1.0), X, update=optax.sgd(0.1))
-    drawn = found.figure(tmp_path / "flow.png")
+    drawn = found.to_figure(tmp_path / "flow.png")
     assert (tmp_path / "flow.png").read_bytes().startswith(b"\x89PNG")
     values, cotangents, gradients, updates, shares = drawn.axes
     labels = [label.get_text() for label in values.get_yticklabels()]
@@ -44,11 +44,11 @@ def test_numbers_that_a_logarithm_cannot_show(tmp_path):
             h = jnp.sum(h) * 0.0
         return h
 
-    drawn = flow(loss, jnp.zeros(3), jnp.ones(3)).figure(tmp_path / "flow.svg")
+    drawn = flow(loss, jnp.zeros(3), jnp.ones(3)).to_figure(tmp_path / "flow.svg")
     assert [*drawn.axes[0].lines[2].get_ydata()] == [0, 1]
 
 
 def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pip install 'funcgrad\\[examples\\]'"):
-        flow(lambda w: jnp.sum(jnp.sin(w)), jnp.ones(3)).figure()
+        flow(lambda w: jnp.sum(jnp.sin(w)), jnp.ones(3)).to_figure()

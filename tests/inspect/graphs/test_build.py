@@ -60,3 +60,22 @@ def test_names_and_types_of_arguments():
         ("params['w']", (5, 3, 3), "float32"),
         ("x", (3,), "float32"),
     ]
+
+
+def test_a_while_loop_holds_its_body_and_its_condition():
+    def loop(x, most, step):
+        return lax.while_loop(lambda y: jnp.sin(y) < most, lambda y: y + step, x)
+
+    found = graph(loop, 0.0, 0.9, 0.25)
+    body, test = found.nodes[0].graphs
+    assert [node.op.name for node in body.nodes] == ["add"]
+    assert [node.op.name for node in test.nodes] == ["sin", "lt"]
+    assert [outer.name for outer, _ in body.entering()] == ["step", "x"]
+    assert [outer.name for outer, _ in test.entering()] == ["most", "x"]
+    assert not test.leaving()
+    assert not test.carried()
+    assert not any(tensor.is_active or tensor.value is not None for tensor in test.tensors)
+    numbers = [node.index for node in found.walk()]
+    assert numbers == [*range(4)]
+    svg = found.to_svg(view=1)
+    assert svg.count('class="op"') == 3

@@ -15,6 +15,7 @@ from funcgrad.inspect import residuals
 from tests.compare import assert_same
 from tests.inspect.ledger.programs import WS, X, block, bytes_of, chain, scanned
 
+SUGGEST = importlib.import_module("funcgrad.inspect.ledger.suggest")
 LONG = jnp.stack([WS[0]] * 24)
 
 
@@ -200,8 +201,21 @@ def test_a_scope_around_a_scan_is_not_its_body():
 
 
 def test_nothing_to_gain():
-    assert residuals(lambda x: jnp.sum(jnp.exp(x)), X, compiled=False).suggestions == ()
+    ledger = residuals(lambda x: jnp.sum(jnp.exp(x)), X, compiled=False)
+    assert ledger.suggestions == ()
+    assert "what to checkpoint: nothing;" in str(ledger)
     assert residuals(checkpointed_chain, list(LONG), X, compiled=False).suggestions == ()
+
+
+def test_a_ledger_names_what_raises_an_error_in_a_checkpoint(monkeypatch):
+    def failing(*_):
+        raise ValueError
+
+    monkeypatch.setattr(SUGGEST, "_evaluator", lambda *_: failing)
+    found = residuals(chain, list(LONG), X, compiled=False)
+    assert found.failed
+    assert all(each.endswith(" (ValueError)") for each in found.failed)
+    assert f"since it raised an error: {', '.join(found.failed)}" in str(found)
 
 
 def test_rules_of_functions_are_lost_in_a_trace_so_nothing_is_suggested():

@@ -76,6 +76,37 @@ def test_a_convolution_has_the_factors_of_its_patches():
     np.testing.assert_allclose(found.g[0], 3 * moments(d.reshape(15, 2)), rtol=1e-4)
 
 
-def test_a_matrix_of_which_no_factors_are_known_is_an_error():
-    with pytest.raises(errors.FactorError, match="materialise=True"):
-        kronecker_factors(lambda w, x: jnp.sum(w**2) * x, in_axes=(None, 0))(X, jnp.ones(2))
+def squares(w, x):
+    return jnp.sum(w**2) * x
+
+
+def with_positions(params, x):
+    return jnp.sum(((x + params["positions"]) @ params["w"]) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "params", "x", "path"),
+    [
+        (squares, X, jnp.ones(2), "''"),
+        (with_positions, {"positions": X, "w": X.T}, jnp.ones((2, *X.shape)), "\\['positions'\\]"),
+    ],
+    ids=["large", "small"],
+)
+def test_a_matrix_of_which_no_factors_are_known_is_an_error(loss, params, x, path):
+    with pytest.raises(errors.FactorError, match=f"leave_out=.*{path}"):
+        kronecker_factors(loss, in_axes=(None, 0))(params, x)
+
+
+def test_a_matrix_is_left_out_where_that_is_asked_for():
+    params, x = {"positions": jnp.zeros_like(X), "w": X.T}, jnp.stack([X, 2 * X])
+    found = kronecker_factors(with_positions, in_axes=(None, 0), leave_out=["['positions']"])
+    of_w = found(params, x)
+    assert [*of_w] == ["['w']"]
+    np.testing.assert_allclose(of_w["['w']"].a[0], moments(x.reshape(-1, X.shape[1])), rtol=1e-4)
+
+
+def test_leaving_out_what_is_no_parameter_is_an_error():
+    with pytest.raises(errors.FactorError, match="leave_out names b, and the parameters are"):
+        kronecker_factors(with_positions, in_axes=(None, 0), leave_out=["b"])(
+            {"positions": X, "w": X.T}, X[None]
+        )

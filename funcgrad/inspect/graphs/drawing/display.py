@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from funcgrad.errors import MissingPackageError, SelectorError
+from funcgrad.inspect.graphs.drawing.labels import AtStep
 from funcgrad.inspect.graphs.drawing.svg import draw
 from funcgrad.inspect.graphs.drawing.views import View, views_of
 from funcgrad.inspect.graphs.nodes import Graph
@@ -16,9 +17,11 @@ MOST_NAMES = 12
 """How many views are named below a picture at most."""
 
 
-def to_svg(graph: Graph, path: str | os.PathLike[str] | None = None, view: int | str = 0) -> str:
+def to_svg(
+    graph: Graph, path: str | os.PathLike[str] | None = None, view: int | str = 0, step: AtStep = -1
+) -> str:
     """The picture of a graph, or of one of its views by number or name, written to `path` if given."""
-    text = draw(view_of(graph, view))
+    text = draw(view_of(graph, view), step=step)
     if path is not None:
         Path(path).write_text(text, encoding="utf-8")
     return text
@@ -50,7 +53,7 @@ def view_of(graph: Graph, wanted: int | str) -> View:
 def html_of(view: View) -> str:
     """A view for a notebook: its picture, and where it leads to."""
     try:
-        picture = draw(view)
+        picture = draw(view, step=-1)
     except MissingPackageError as error:
         return f"<pre>{escape(repr(view))}\n{escape(str(error))}</pre>"
     names = [f"{inner.index}: {inner.name}" for inner in view.views.values()]

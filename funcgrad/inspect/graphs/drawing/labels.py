@@ -30,6 +30,9 @@ NAME, SMALL_PRINT, NUMBER = 12.0, 10.0, 11.0
 PADDING, SPACE, GAP = 8, 6, 18
 """Left and right of a node's text, between the parts of a line, and between value and gradient."""
 
+AtStep = int | Sequence[int]
+"""A step of all loops around a value, or one of each, from the outside in; -1 is the last."""
+
 HEAD, ROW, FOOT = 20, 14, 4
 """The heights of a node's first line, of a line of numbers, and of what is below them."""
 
@@ -96,15 +99,21 @@ class Label:
     title: str = ""
 
 
-def of_values(shown: Shown, inside: Collection[str]) -> Label:
-    """The label of a value, or of several; `inside` are the names that a reader sees around it."""
+def of_values(shown: Shown, inside: Collection[str], step: AtStep | None = None) -> Label:
+    """The label of a value, or of several.
+
+    Args:
+      shown: the values.
+      inside: the names that a reader sees around them.
+      step: of which step of the loops around it a value's numbers are; None for no such numbers.
+    """
     tensor = shown.values[0].tensor
     names = [("entering", shown.is_entering), ("leaving", shown.is_leaving)]
     names.append(("result", shown.values[0].is_result))
     kind = " ".join(["tensor", tensor.kind, *(name for name, holds in names if holds)])
     title = "\n".join(_told(value.tensor) for value in shown.values[:30])
     if len(shown.values) == 1:
-        label = _of_value(tensor, kind, inside)
+        label = _of_value(tensor, kind, inside, step)
     else:
         several = "arguments" if tensor.kind == "argument" else "values"
         label = _label(f"{kind} several", Part("variable", f"{len(shown.values)} {several}", NAME))
@@ -117,6 +126,22 @@ def of_item(item: Item, numbers: Mapping[TensorNode, TensorNode]) -> Label:
     return _of_op(item, numbers) if isinstance(item, OpNode) else _of_group(item)
 
 
+def without_numbers(call: OpNode) -> str:
+    """Why the values inside a call have no numbers."""
+    if call.op.name.startswith("custom_jvp"):
+        return "Nothing in here has a cotangent: the function's own tangent rule is walked back."
+    if call.op.name.startswith("custom_vjp"):
+        return "Nothing in here has a cotangent: the function's own backward function runs."
+    if call.op.is_caught or call.op.backward is not None:
+        return f"Nothing in here has a cotangent: the rule of {text.clipped(call.op.name)} runs."
+    return f"Values in here were not recorded: {text.clipped(call.op.name)} is not entered."
+
+
+def caption_width(caption: str) -> float:
+    """The width of the line below a picture."""
+    return text.width(caption, SMALL_PRINT)
+
+
 def heading(group: Group) -> str:
     """What is written above a frame."""
     return text.clipped(group.name, 30)
@@ -127,17 +152,37 @@ def heading_width(group: Group) -> float:
     return text.width(heading(group), SMALL_PRINT + 1)
 
 
-def _of_value(tensor: TensorNode, kind: str, inside: Collection[str]) -> Label:
+def _of_value(tensor: TensorNode, kind: str, inside: Collection[str], step: AtStep | None) -> Label:
     maker = tensor.maker
     is_quiet = maker is not None and maker.op.name in PLUMBING and not tensor.is_result
     name = text.short_name(tensor.name, inside)
-    parts = Part("variable", name, NAME), Part("type", text.type_of(tensor.aval), SMALL_PRINT)
+    parts = [Part("variable", name, NAME), Part("type", text.type_of(tensor.aval), SMALL_PRINT)]
+    number = _step_of(tensor, step)
+    known = [("value", tensor.value), ("gradient", tensor.gradient)] if number is not None else []
+    of_step = [(name, x if x is None or not number else x[number]) for name, x in known]
+    tables = [(name, rows) for name, value in of_step if (rows := text.table(value))]
+    if tables and number:
+        shown = ", ".join(str(i + 1) for i in number)
+        parts.append(Part("type", f"step {shown}", SMALL_PRINT))
     label = _label(f"{kind} quiet" if is_quiet else kind, *parts)
-    known = [] if tensor.steps else [("value", tensor.value), ("gradient", tensor.gradient)]
-    tables = [(name, rows) for name, value in known if (rows := text.table(value))]
     if tables:
         _add_numbers(label, tables)
     return label
+
+
+def _step_of(tensor: TensorNode, step: AtStep | None) -> tuple[int, ...] | None:
+    """The step of each scan around a value; None if the value was not computed in that step."""
+    if not tensor.steps:
+        return ()
+    if step is None or tensor.value is None:
+        return None
+    lengths = tensor.value.shape[: tensor.steps]
+    asked = [step] * len(lengths) if isinstance(step, int) else [*step][: len(lengths)]
+    asked += [-1] * (len(lengths) - len(asked))
+    number = tuple(i + length if i < 0 else i for i, length in zip(asked, lengths, strict=True))
+    if not all(0 <= i < length for i, length in zip(number, lengths, strict=True)):
+        return None
+    return None if tensor.present is not None and not tensor.present[number] else number
 
 
 def _add_numbers(label: Label, tables: list[tuple[str, list[list[str]]]]) -> None:

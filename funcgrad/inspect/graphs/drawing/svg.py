@@ -23,11 +23,12 @@ APART, WIDEST = 15, 60
 Node = Shown | Item
 
 
-def draw(view: View, *, styled: bool = True) -> str:
+def draw(view: View, *, styled: bool = True, step: labels.AtStep | None = None) -> str:
     """A view as SVG.
 
     Args:
       view: the view.
+      step: of which step of a loop the numbers inside it are; None for none.
       styled: whether the style stands in it; a page with several views needs :data:`STYLE` once.
 
     Returns:
@@ -36,7 +37,7 @@ def draw(view: View, *, styled: bool = True) -> str:
     Raises:
       MissingPackageError: ``pygraphviz`` is not installed.
     """
-    return Picture(view).svg(styled)
+    return Picture(view, step).svg(styled)
 
 
 class Picture:
@@ -44,14 +45,16 @@ class Picture:
 
     Attributes:
       view: the view.
+      step: of which step of a loop the numbers inside it are.
       nodes: by its name, each node.
       labels: by a node's name, what is written in it.
       boxes: by a node's name, where it stands.
       curves: of each edge the control points.
     """
 
-    def __init__(self, view: View):
+    def __init__(self, view: View, step: labels.AtStep | None = None):
         self.view = view
+        self.step = step
         self.nodes: dict[str, Node] = {shown.key: shown for shown in view.shown}
         self.nodes |= {view.key(item): item for item in view.drawn}
         self.homes = {key: _home(view, node) for key, node in self.nodes.items()}
@@ -70,7 +73,8 @@ class Picture:
             return labels.of_item(node, self.view.numbers)
         around = [frame.group.name for frame in self.view.frames if frame is home]
         around += [view.name for view in self.view.path]
-        return labels.of_values(node, {part for name in around for part in name.split("/")})
+        names = {part for name in around for part in name.split("/")}
+        return labels.of_values(node, names, self.step)
 
     def _placed(self) -> Layout:
         """The layout: nodes by number, so that views of the same form share it."""
@@ -90,6 +94,12 @@ class Picture:
         """The picture as text."""
         index = self.view.index
         width, height = self.layout.width + 2 * MARGIN, self.layout.height + 2 * MARGIN
+        caption, below = _caption(self.view), []
+        if caption:
+            width, height = max(width, labels.caption_width(caption) + 2 * MARGIN), height + 14
+            below = [
+                f'<text class="note" x="{MARGIN}" y="{height - 8:.0f}">{escape(caption)}</text>'
+            ]
         size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
         calls = _numbers(self.view.group.opened)
         own = f' data-op="{calls}"' if calls else ""
@@ -104,6 +114,7 @@ class Picture:
                 *(self._node(key) for key in self.nodes),
                 *self._edges(),
                 *self._headings(),
+                *below,
                 "</svg>",
             ]
         )
@@ -166,6 +177,13 @@ class Picture:
         others += [tensor.index for value in node.values for tensor in value.inside]
         also = f' data-also="{" ".join(map(str, others))}"' if others else ""
         return f'data-tensor="{first}"{also}'
+
+
+def _caption(view: View) -> str:
+    """Why values in a view have no numbers, though the function was run; empty where they have some."""
+    calls = [call for outer in view.path for call in outer.group.calls]
+    closed = next((call for call in calls if not call.is_entered), None)
+    return "" if closed is None else labels.without_numbers(closed)
 
 
 def _home(view: View, node: Node) -> Frame | None:

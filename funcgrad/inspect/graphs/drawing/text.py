@@ -6,6 +6,7 @@ systems, so that text stays inside its box.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Collection
@@ -28,6 +29,7 @@ BOLD = 1.12
 """How much wider bold letters of a proportional font are."""
 
 
+@functools.lru_cache(4096)
 def width(text: str, size: float, *, mono: bool = False, bold: bool = False) -> float:
     """The width of a line of text, at most."""
     if mono:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import math
 from typing import Any
 
@@ -35,7 +36,8 @@ def data(x: Any) -> dict[str, Any] | None:
     found: dict[str, Any] = {"shape": list(array.shape), **_summary(finite)}
     found["nonfinite"] = numbers.size - finite.size
     if array.size <= SMALL:
-        return found | {"numbers": _listed(array.tolist())}
+        listed = _listed(array) if numbers.size == finite.size else _told(array.tolist())
+        return found | {"numbers": listed}
     return found | {"image": _image(numbers, finite), "histogram": _histogram(finite)}
 
 
@@ -74,10 +76,18 @@ def _real(array: np.ndarray) -> np.ndarray:
     return np.asarray(array, np.float64)
 
 
-def _listed(x: Any) -> Any:
+def _listed(array: np.ndarray) -> Any:
+    """The elements as nested lists; all of them are finite."""
+    if array.dtype.kind != "f" or not array.size:
+        return _told(array.tolist())
+    text = " ".join(["%.6g"] * array.size) % tuple(array.ravel().tolist())
+    return np.array(text.split(), np.float64).reshape(array.shape).tolist()
+
+
+def _told(x: Any) -> Any:
     """Nested lists in which numbers that JSON lacks are text."""
     if isinstance(x, list):
-        return [_listed(element) for element in x]
+        return [_told(element) for element in x]
     if isinstance(x, (bool, int, str)):
         return x
     if isinstance(x, complex) or not math.isfinite(x):
@@ -96,6 +106,7 @@ def _image(numbers: np.ndarray, finite: np.ndarray) -> dict[str, Any]:
     return {"rows": pixels.shape[0], "columns": pixels.shape[1], "pixels": text}
 
 
+@functools.lru_cache(1024)
 def _picked(length: int) -> np.ndarray:
     """Evenly spaced positions, at most so many as a picture has."""
     return np.linspace(0, length - 1, min(length, SIDE)).astype(int)
@@ -110,5 +121,5 @@ def _histogram(finite: np.ndarray) -> dict[str, Any]:
         least, largest = least - 0.5, largest + 0.5
     bins = ((finite - least) * (BINS / (largest - least))).astype(np.int64)
     counts = np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
-    edges = [rounded(edge) for edge in np.linspace(least, largest, BINS + 1)]
+    edges = [rounded(least + i * (largest - least) / BINS) for i in range(BINS + 1)]
     return {"edges": edges, "counts": counts.tolist()}

@@ -284,3 +284,52 @@ def test_a_picture_without_its_package_says_what_to_install(monkeypatch):
     ):
         graph.to_svg()
     assert "funcgrad[pictures]" in graph._repr_html_()
+
+
+def recurrent(w, xs):
+    def step(h, x):
+        h = w * h + x
+        return h, None
+
+    return jax.lax.scan(step, np.float32(0), xs)[0]
+
+
+@pytest.mark.parametrize(("step", "number"), [(-1, 2), (0, 0), (1, 1), ((2,), 2)])
+def test_a_value_in_a_scan_has_the_numbers_of_one_step(step, number):
+    xs = np.float32([3, 5, 7])
+    graph = funcgrad.inspect.graph(recurrent, np.float32(0.5), xs)
+    picture = graph.to_svg(view="step", step=step)
+    entering = [0, 3, 6.5][number]  # h = w h + x
+    for value, gradient in ((xs[number], 0.5 ** (2 - number)), (entering, 0.5 ** (3 - number))):
+        numbers = rf">{value:g}</tspan></text><text class=\"gradient\">.*?>{gradient:.3g}<"
+        assert re.search(numbers, picture)
+    assert f"step {number + 1}<" in picture
+
+
+def test_a_step_that_a_loop_does_not_take_has_no_numbers():
+    graph = funcgrad.inspect.graph(recurrent, np.float32(0.5), np.float32([3, 5, 7]))
+    assert 'class="gradient"' not in graph.to_svg(view="step", step=3)
+
+
+@jax.custom_vjp
+def straight_through(x):
+    return jax.numpy.round(x)
+
+
+straight_through.defvjp(lambda x: (straight_through(x), None), lambda _, ct: (ct,))
+
+
+@jax.custom_jvp
+def squared(x):
+    return x * x
+
+
+squared.defjvp(lambda xs, ts: (squared(*xs), 2 * xs[0] * ts[0]))
+
+
+def test_a_picture_without_cotangents_says_why():
+    graph = funcgrad.inspect.graph(lambda x: squared(2 * x), 0.7)
+    assert "own tangent rule is walked back" in graph.to_svg(view="squared")
+    graph = funcgrad.inspect.graph(lambda x: straight_through(2 * x), 0.7)
+    assert "own backward function runs" in graph.to_svg(view="straight_through")
+    assert "own backward function runs" not in graph.to_svg()
