@@ -104,7 +104,7 @@ class TensorNode:
 
     def backward(self):
         """Leave in each tensor behind this scalar the derivative of this scalar by that tensor."""
-        if np.shape(self.value) != () or self.value is None:
+        if self.value is None or self.value.shape != ():
             raise ValueError("backward starts at a scalar that has a value")
         nodes = self.history()
         for tensor in (x for node in nodes for x in (*node.inputs, node.output)):

@@ -1,7 +1,6 @@
 """The engine of the third notebook: its cotangents are those of jax.grad and of differences."""
 
 import ast
-import inspect
 import sys
 from pathlib import Path
 
@@ -165,15 +164,18 @@ def test_errors_say_what_is_missing():
         TensorNode(Y) @ TensorNode(Y)
 
 
-def lines_of_code(function_or_class) -> int:
-    """Lines that are neither empty nor part of a docstring."""
-    source = inspect.getsource(function_or_class)
-    lines = {i for i, line in enumerate(source.splitlines(), 1) if line.strip()}
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+def lines_of_code(node: ast.ClassDef, source: str) -> int:
+    """Lines of a class that are neither empty nor part of a docstring."""
+    numbered = enumerate(source.splitlines(), 1)
+    lines = {i for i, line in numbered if line.strip() and node.lineno <= i <= node.end_lineno}
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(inner):
+            lines -= set(range(inner.body[0].lineno, inner.body[0].end_lineno + 1))
     return len(lines)
 
 
 def test_the_three_classes_are_80_lines():
-    assert sum(map(lines_of_code, (engine.Op, engine.OpNode, engine.TensorNode))) <= 80
+    source = Path(engine.__file__).read_text(encoding="utf-8")
+    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    counts = [lines_of_code(classes[name], source) for name in ("Op", "OpNode", "TensorNode")]
+    assert 60 < sum(counts) <= 80
