@@ -2,8 +2,8 @@
 
     python benchmarks/counts.py [names...] [--write]
 
-prints for each workload, at its small size, what changed against `counts.json`, and with --write makes the
-counts the new baseline. `tests/benchmarks/test_counts.py` fails where a count has grown.
+prints for each workload, at its small size, what changed against `counts.json`, and with --write makes
+the counts the new baseline. `tests/benchmarks/test_counts.py` fails where a count has grown.
 """
 
 from __future__ import annotations
