@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from funcgrad import _jax
@@ -56,4 +57,7 @@ def summed(ct: Array, axes: tuple[int, ...], sharding: Any) -> Array:
 
 def total(x: Array, axes: tuple[int, ...]) -> Array:
     """``jnp.sum``, which adds up floats of few bits as longer ones; the others at once."""
-    return jnp.sum(x, axes) if x.dtype.itemsize < 4 else lax.reduce_sum(x, axes)
+    return lax.reduce_sum(x, axes) if x.dtype in LONG_FLOATS else jnp.sum(x, axes)
+
+
+LONG_FLOATS = frozenset(map(np.dtype, ("float32", "float64", "complex64", "complex128")))

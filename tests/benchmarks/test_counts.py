@@ -6,17 +6,10 @@ import pytest
 from benchmarks import counts
 
 BASELINE = counts.baseline()
-LEAST_TRACED = {"embedding", "sort", "segments", "logsumexp", "mlp"}
-"""Workloads that are counted in the quick part."""
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in LEAST_TRACED else pytest.param(name, marks=pytest.mark.slow(landing=True))
-        for name in counts.WORKLOADS
-    ],
-)
+@pytest.mark.slow(landing=True)  # caches are emptied, which other tests would fill again
+@pytest.mark.parametrize("name", counts.WORKLOADS)
 def test_nothing_has_grown(name):
     if jax.__version__ != BASELINE["jax"]:
         pytest.skip(f"the baseline was counted with JAX {BASELINE['jax']}")
