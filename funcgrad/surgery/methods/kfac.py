@@ -58,7 +58,7 @@ def kronecker_factors(
       argnums: the argument with the parameters.
       in_axes: which axes of the arguments are those of the examples, as in ``jax.vmap``.
       leave_out: the paths of parameters that get no factors, as the error names them:
-        ``"['embedding']"``.
+        ``"['embedding']"``. Biases that a scan reads layer by layer have two axes and are named here.
 
     Returns:
       A function with `fun`'s arguments, of a batch, that returns a mapping from a parameter's path

@@ -26,7 +26,6 @@ PART, PARTS = 20, 6
 @pytest.mark.parametrize("part", range(PARTS))
 def test_random_programs(part: int) -> None:
     """hypothesis draws, and shrinks what fails; the message has the program."""
-    skipped = []
 
     @hypothesis.seed(part)
     @hypothesis.settings(
@@ -40,10 +39,17 @@ def test_random_programs(part: int) -> None:
         program = generate(random, SMALL, seed)
         mode, order = one.plan(program, seed)
         outcome = one.check(program, mode, order)
-        skipped.append(outcome.skipped)
         assert outcome.failure is None, f"{mode}, order {order}\n{outcome.failure}\n{program.text}"
 
     run()
+
+
+def test_most_programs_are_compared_with_differences() -> None:
+    """Drawn by Python, since what hypothesis draws depends on the modules that are loaded."""
+    skipped = []
+    for seed in range(PART):
+        program = generate(Random(seed), SMALL, seed)
+        skipped.append(one.check(program, *one.plan(program, seed)).skipped)
     assert sum(map(bool, skipped)) <= 0.5 * len(skipped), skipped
 
 
