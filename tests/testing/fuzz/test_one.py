@@ -44,6 +44,7 @@ def test_random_programs(part: int) -> None:
     run()
 
 
+@pytest.mark.slow(landing=True)
 def test_most_programs_are_compared_with_differences() -> None:
     """Drawn by Python, since what hypothesis draws depends on the modules that are loaded."""
     skipped = []
