@@ -75,12 +75,13 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_what_a_backward_function_may_return": (),
     },
     "calls/test_examples.py": {
+        "test_a_collective_counts_examples_that_have_ended": (),
         "test_a_constant_on_a_mesh_is_no_reason_to_touch_an_example_that_has_ended": ("P(None,)",),
         "test_a_loop_in_a_loop": (),
         "test_a_solve_in_the_body": (),
         "test_an_example_that_has_ended_is_not_touched": ("", "jit"),
         "test_body": (),
-        "test_body_in": ("scatter-vmapped_twice",),
+        "test_body_in": (),
         "test_constants_of_either_vmap_alone_take_no_rows_that_no_example_has": (),
         "test_constants_of_the_loop": (),
         "test_effects_are_of_the_examples_themselves": ("plain",),
@@ -101,9 +102,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_cholesky_update": (),
         "test_householder_product": (),
         "test_ormqr": (),
-        "test_rule": ("reduce-empty",),
+        "test_rule": (),
         "test_vmap": ("reduced0",),
-        "test_windows_that_jax_differentiates_forward_only": ("dilated",),
+        "test_windows_that_jax_differentiates_forward_only": (),
     },
     "calls/test_hijax.py": {
         "test_custom_root": ("plain",),
@@ -112,18 +113,20 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_gradient_is_that_of_jax_grad": ("plain", "scan"),
         "test_remat": ("scan",),
         "test_second_derivative": ("plain",),
+        "test_which_of_several_rules_is_used_in_a_checkpoint": (),
     },
     "calls/test_key_reuse.py": {
         "test_no_key_is_reused": ("jit-",),
         "test_the_numbers_are_the_same": ("scan", "jit"),
     },
     "calls/test_late_sums.py": {
+        "test_effects_of_rules_stay_in_their_order": (),
         "test_gradient": (),
         "test_memory_stays_below_that_of_jax_grad": ("rows",),
     },
     "calls/test_linear_solve.py": {
         "test_a_minimum_is_the_root_of_a_gradient": (),
-        "test_gradient": ("right-hand side only",),
+        "test_gradient": (),
     },
     "calls/test_logs.py": {"test_logs_of_a_shard_map_are_stacked": ()},
     "calls/test_policies.py": {
@@ -165,7 +168,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_gradient_inside": ("from outside-checked",),
         "test_gradients_keep_the_sharding_of_parameters": ("in jit",),
         "test_mixture_of_experts": (),
-        "test_outputs_without_and_with_a_gradient": ("unchecked",),
+        "test_outputs_without_and_with_a_gradient": (),
         "test_partially_manual": ("unchecked",),
         "test_ring": ("checked",),
         "test_shardings_that_are_part_of_types": ("jit-convolution", "eager-convolution"),
@@ -192,13 +195,15 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_random_keys_in_the_carry": (),
         "test_repeats_stay_within_the_binomial_bound": (),
         "test_second_order": (),
+        "test_the_setting_is_restored_and_not_mistaken_by_caches": (),
         "test_under_vmap_each_example_has_its_own_trips": (),
     },
     "calls/test_wrapped.py": {
         "test_batched_gradient": (),
-        "test_batched_gradient_is_that_of_the_batching_rule": ("0-in_axes0",),
+        "test_batched_gradient_is_that_of_the_batching_rule": (),
         "test_equals_jax": ("named", "metadata"),
         "test_in_scan": ("closed call", "metadata"),
+        "test_linear_call_by_what_it_is_not_linear_in": (),
         "test_what_jax_cannot_batch": (),
         "test_what_jax_grad_refuses": ("alone-custom_vmap",),
     },
@@ -210,6 +215,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "ecosystem/test_flax.py": {
         "test_linen": (),
         "test_linen_training_step_with_batch_statistics": (),
+        "test_nnx_call_that_mutates_inside_jit_inside_the_gradient": (),
+        "test_nnx_jit_with_our_gradient_of_a_split_model": (),
+        "test_nnx_optimizer": (),
         "test_nnx_state": (),
     },
     "ecosystem/test_flow.py": {
@@ -265,6 +273,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_healthy_network_has_no_flag": (),
         "test_an_activation_after_a_layer_belongs_to_it": (),
         "test_dead_channels_of_a_convolution": (),
+        "test_large_weights_explode": (),
         "test_one_dead_layer": (),
         "test_sigmoids_vanish": (),
         "test_some_dead_units": (),
@@ -273,21 +282,27 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_branch_that_was_not_taken_has_no_numbers": (),
         "test_a_loop_of_training_steps_that_looks_every_tenth_time": (),
         "test_bfloat16_and_complex": (),
-        "test_gradients_of_stacked_parameters_are_those_of_each_layer": ("jit",),
+        "test_gradients_of_stacked_parameters_are_those_of_each_layer": (),
+        "test_numbers_that_squares_would_lose": (),
         "test_places_and_several_arguments_and_aux": (),
         "test_recurrent_network_of_many_steps": (),
         "test_sharded_arrays": (),
         "test_update_ratio": (),
+        "test_updates_unlike_the_gradient": (),
         "test_values_and_cotangents": (),
         "test_while_loop": (),
     },
     "inspect/flows/test_layers.py": {
+        "test_a_custom_derivative_is_a_row_itself": (),
+        "test_a_reversed_scan_is_shown_as_it_runs": (),
         "test_a_scope_around_a_scan_and_one_in_a_jitted_function": (),
         "test_lines_where_there_are_no_scopes": (),
         "test_more_layers_than_rows": (),
         "test_parameters_that_no_layer_reads_alone": (),
+        "test_scopes_and_depth": (),
     },
     "inspect/graphs/drawing/test_svg.py": {
+        "test_a_value_in_a_scan_has_the_numbers_of_one_step": ("0-0", "1-1", "step3-2"),
         "test_edges_run_around_nodes": ("hidden_layer", "calls", "scoped", "arguments_returned"),
         "test_frames_are_around_what_they_hold_and_nothing_else": (
             "hidden_layer",
@@ -300,8 +315,11 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "inspect/graphs/drawing/test_views.py": {"test_50_000_operations_take_seconds": ()},
     "inspect/graphs/test_page.py": {
         "test_every_step_lights_what_it_is_about": ("used_twice",),
+        "test_fits_a_phone": (),
         "test_light_and_dark": ("dark",),
         "test_plays_by_space_and_stops_at_the_end": (),
+        "test_steps_inside_a_frame_that_has_no_address": (),
+        "test_the_view_follows_the_step": (),
     },
     "inspect/graphs/test_reach.py": {
         "test_structure_and_run_agree": (
@@ -320,6 +338,9 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "inspect/graphs/test_values.py": {
         "test_gradients_of_other_functions": ("nothing", "complex", "grad")
+    },
+    "inspect/ledger/test_picture.py": {
+        "test_bars_add_up_to_what_is_drawn": ("chain", "checkpoint")
     },
     "inspect/ledger/test_suggest.py": {
         "test_done_by_hand": ("function", "scopes"),
@@ -342,9 +363,11 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_flax_linen_model": (),
         "test_a_known_cause": ("0/0",),
         "test_a_second_derivative": (),
+        "test_the_example_under_vmap": (),
         "test_threads_have_reports_of_their_own": (),
         "test_what_is_finite_in_the_end_is_not_reported": ("a maximum that begins at -inf",),
     },
+    "inspect/test_places.py": {"test_every_scope_that_is_listed_can_be_selected": ()},
     "inspect/test_residuals.py": {
         "test_total_is_what_a_pullback_holds": ("chain", "scan", "offload")
     },
@@ -379,6 +402,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "places/test_threads.py": {"test_threads_never_meet_and_nothing_leaks": ("jit",)},
     "rules/test_collectives.py": {
+        "test_a_rule_is_not_kept_for_an_axis_of_another_size": (),
         "test_all_to_all_that_moves_an_axis": ("1-0",),
         "test_inside_vmap_with_a_named_axis": ("pmean", "all_gather tiled", "all_to_all"),
     },
@@ -401,7 +425,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "rules/test_indexing.py": {"test_repeated_multiply_counts_every_factor": ()},
     "rules/test_linalg.py": {
         "test_cholesky_has_a_gradient_in_the_triangle_that_it_reads": (),
-        "test_full_svd_has_a_gradient_where_jax_has_none": ("(4, 2)",),
+        "test_full_svd_has_a_gradient_where_jax_has_none": (),
         "test_pivoted_qr_of_wide_batches_where_jax_errs": (),
         "test_precision_is_kept": (),
         "test_symmetric_product_where_jax_has_no_derivative": (),
@@ -410,10 +434,11 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "rules/test_ordering.py": {"test_a_key_is_sorted_once": ("plain-sort", "plain-<lambda>")},
     "rules/test_ragged.py": {
         "test_both_orders_where_jax_has_fewer": (),
-        "test_half_precision": ("None",),
-        "test_scaled_dot": ("()",),
+        "test_half_precision": (),
+        "test_scaled_dot": (),
+        "test_vmap": (),
     },
-    "rules/test_reductions.py": {"test_every_length_of_the_tree": ("3",)},
+    "rules/test_reductions.py": {"test_every_length_of_the_tree": ()},
     "rules/test_rows.py": {"test_values_that_are_not_finite": ()},
     "rules/test_shape.py": {"test_device_put_to_another_device": ()},
     "rules/test_sparse.py": {
@@ -425,13 +450,15 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_product_of_two_sparse_arrays": (),
         "test_products_of_the_older_formats": (),
         "test_sparse_grad_is_ours_inside_as_jax_grad": (),
+        "test_sparsified_functions": (),
         "test_todense": (),
         "test_who_does_not_use_sparse_arrays_does_not_import_them": (),
     },
     "rules/test_special.py": {
+        "test_an_operand_without_derivative_that_is_no_argument_says_nothing": (),
         "test_each_operand_has_a_right_derivative_or_an_error": ("betainc-0",),
         "test_functions_of_jax_scipy": ("digamma", "erfcx", "gamma", "i1e"),
-        "test_functions_of_two_arguments_of_jax_scipy": ("gammainc-gammainc",),
+        "test_functions_of_two_arguments_of_jax_scipy": (),
         "test_igamma_has_a_mixed_second_derivative_where_jax_has_none": (),
         "test_the_slope_that_jax_lacks": (),
     },
@@ -444,6 +471,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_batch_by_vmap": (),
         "test_a_flax_model_with_channels_last": (),
         "test_equals_the_definition": ("jit",),
+        "test_more_than_one_value_is_an_error": (),
     },
     "surgery/methods/test_cotangent_edits.py": {
         "test_equals_the_definition": (
@@ -453,12 +481,14 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         )
     },
     "surgery/methods/test_feedback_alignment.py": {
-        "test_the_matrix_is_fixed_and_follows_from_the_seed": ()
+        "test_at_one_layer_alone": (),
+        "test_the_matrix_is_fixed_and_follows_from_the_seed": (),
     },
     "surgery/methods/test_integrated.py": {
         "test_of_a_layer": ("jit",),
         "test_of_the_input": (),
         "test_of_the_steps_of_a_scan": (),
+        "test_of_two_values_at_once": (),
     },
     "surgery/methods/test_kfac.py": {
         "test_a_convolution_has_the_factors_of_its_patches": (),
@@ -469,14 +499,19 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_products_are_those_of_casts": ("plain-eager", "flax-eager"),
         "test_stochastic_products_are_right_on_average": (),
     },
+    "surgery/methods/test_patching.py": {"test_the_steps_of_a_scan_are_patched_apart": ()},
     "surgery/methods/test_per_example.py": {
         "test_a_norm_has_a_gradient": (),
         "test_by_another_argument_with_integers_beside_it": (),
         "test_dense": ("(4,)-jit", "(6, 4)-jit"),
         "test_flax_convolutions": (),
         "test_flax_transformer": (),
+        "test_one_example_alone": (),
     },
-    "surgery/methods/test_rectifiers.py": {"test_equals_the_definition": ()},
+    "surgery/methods/test_rectifiers.py": {
+        "test_a_maximum_with_zero_is_a_rectifier": (),
+        "test_equals_the_definition": (),
+    },
     "surgery/methods/test_relevance.py": {
         "test_a_batch_normalisation_in_evaluation_belongs_to_the_layer_before": (
             "gamma-linen",
@@ -522,19 +557,23 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "test_composition.py": {
         "test_equals_jax": ("mlp-jit(grad)",),
         "test_gradient_of_gradient": (),
+        "test_jit_over_values_of_an_outer_differentiation": (),
         "test_jitted_function_used_often_is_traced_once": (),
         "test_pullback_out_of_jit_called_twice": (),
         "test_python_control_flow_on_values": (),
         "test_third_order": ("jit",),
+        "test_what_python_may_ask_of_a_value": (),
     },
     "test_drop_in.py": {
+        "test_all_are_ours_in_the_block": (),
         "test_arguments_are_jax_s": (),
         "test_jax_s_own_modules_ask_us": (),
         "test_names_that_were_imported_before_are_ours_too": (),
+        "test_what_funcgrad_asks_jax_is_jax_s": (),
     },
     "test_dtypes.py": {
         "test_elementwise": (),
-        "test_products": ("float16",),
+        "test_products": (),
         "test_reductions_and_normalisations": (),
     },
     "test_effects.py": {
@@ -546,10 +585,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "test_extended_dtypes.py": {
         "test_cotangents_add_up_by_the_rule_of_their_dtype": ("two uses", "reversed", "jit")
     },
-    "test_jacobians.py": {
-        "test_hvp_is_the_hessian_times_a_vector": (),
-        "test_jacobians": ("x32-matrix-jacrev",),
-    },
+    "test_jacobians.py": {"test_hvp_is_the_hessian_times_a_vector": (), "test_jacobians": ()},
     "test_nested.py": {
         "test_the_override_of_a_primitive_is_reported": (
             "linearize in a rule-only there",
@@ -557,7 +593,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "value of vjp-only there",
             "jvp-only there",
         ),
-        "test_the_same_under_jit": ("linearize in a rule", "vjp in a backward"),
+        "test_the_same_under_jit": ("linearize in a rule",),
     },
     "test_nesting.py": {"test_nestings": ("0",)},
     "test_observer.py": {
@@ -580,6 +616,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "plainly-static_argnames",
             "plainly-custom_vjp",
         ),
+        "test_an_override_used_by_an_inner_differentiation_counts": (),
         "test_override_applies": ("softmax-under jit", "softmax-in a jitted scan"),
     },
     "test_package.py": {
@@ -593,25 +630,31 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_strict_refuses_what_only_jax_knows": (),
         "test_without_the_plugin_they_are_jax_s": (),
     },
-    "test_readme.py": {"test_what_the_page_of_backward_methods_shows_runs": ()},
+    "test_readme.py": {
+        "test_the_readme_runs_from_top_to_bottom": (),
+        "test_what_the_page_of_backward_methods_shows_runs": (),
+    },
     "test_settings.py": {"test_gradient": ("double",)},
     "test_slow.py": {"test_the_table_of_slow_tests_is_right": ()},
     "test_state.py": {
         "test_a_cached_custom_jvp_rule_keeps_no_recorded_value": (),
+        "test_a_value_that_escapes_is_found_under_checking_leaks": (),
         "test_chain_of_100000_operations": (),
         "test_dropped_differentiation_leaves_no_residuals": (),
         "test_exception_leaves_nothing_behind": ("function", "under jit", "rule", "rule under jit"),
         "test_threads_with_rules_of_their_own": ("2",),
+        "test_value_used_10000_times": (),
     },
     "test_symbolic.py": {"test_exported_gradient": ("map",)},
     "test_transforms.py": {
-        "test_gradient_of_scalar": ("x32",),
+        "test_gradient_of_scalar": (),
         "test_gradient_of_scalar_under_jit": (
             "x64-argnums=-1",
             "x64-empty",
             "x64-strong times weak",
             "x64-float output of ints",
         ),
+        "test_pullback_can_be_differentiated": (),
         "test_vjp": ("x32-tree", "x32-integer input", "x32-input", "x32-no output"),
     },
     "testing/fuzz/test_generator.py": {"test_structures_are_made": ()},
@@ -627,15 +670,21 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "testing/test_check_grads.py": {
         "test_a_gradient_that_is_nan_where_there_is_one": ("where",),
         "test_a_search_by_comparisons_is_found_and_named": (),
+        "test_a_second_order_that_jax_gets_wrong_too": (),
         "test_an_infinite_derivative_is_left_out": ("cbrt",),
-        "test_every_check_runs_in_every_dtype": ("float64",),
+        "test_every_check_runs_in_every_dtype": (),
+        "test_kinks_are_left_out_and_named": (),
         "test_right_gradients_pass": ("scalar",),
+        "test_third_order": (),
         "test_what_did_not_run_says_why": (),
         "test_what_is_no_array_is_passed_on_as_it_is": ("string",),
-        "test_where_a_nan_begins": ("plain", "scan"),
+        "test_where_a_nan_begins": ("plain",),
     },
     "testing/test_check_rule.py": {
         "test_a_primitive_with_a_body_is_reached_through_a_function": (),
+        "test_a_rule_for_several_ops_is_checked_on_the_one_that_occurs": (),
+        "test_infinite_operands_are_compared_with_jax_where_consent_is_given": (),
+        "test_more_outputs_than_operands": (),
         "test_right_rules_pass": ("--1", "--3", "powered--"),
     },
     "testing/test_mutations.py": {"test_corrupted_rules_are_caught": ("sin",)},
