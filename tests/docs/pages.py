@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -105,3 +107,12 @@ def _close(shown: str, printed: str) -> bool:
     digits = len(mantissa.partition(".")[2])
     allowed = max(2.001 * 10.0 ** (int(exponent or 0) - digits), 1e-4 * abs(float(shown)))
     return abs(float(shown) - float(printed)) <= allowed
+
+
+def check_to_the_letter(page: Path, script: Path, capsys: Any) -> None:
+    """Run all code of a page as one file, since names come from the source: it prints what is shown."""
+    text = page.read_text()
+    script.write_text("\n".join(re.findall(r"```python\n(.*?)```", text, re.S)))
+    runpy.run_path(str(script))
+    shown = "".join(re.findall(r"```text\n(.*?)```", text, re.S))
+    assert capsys.readouterr().out.splitlines() == shown.splitlines()

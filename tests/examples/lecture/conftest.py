@@ -14,3 +14,15 @@ def _examples_can_be_imported(monkeypatch):
     yield
     for name in [name for name in sys.modules if name.partition(".")[0] == "lecture"]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def styled():
+    """The notebooks' style of plots, all of which are closed afterwards."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+    from lecture import pictures
+
+    with matplotlib.rc_context(pictures.STYLE):
+        yield
+    plt.close("all")

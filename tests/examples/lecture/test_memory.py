@@ -3,7 +3,6 @@
 import doctest
 
 import jax.numpy as jnp
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -12,12 +11,10 @@ pytest.importorskip("ipywidgets", reason="pictures need pip install 'funcgrad[no
 
 
 @pytest.fixture
-def memory():
-    from lecture import memory, pictures
+def memory(styled):
+    from lecture import memory
 
-    with matplotlib.rc_context(pictures.STYLE):
-        yield memory
-    plt.close("all")
+    return memory
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What the notebooks show: plots in the common style, sliders that redraw, pages in a frame."""
 
-import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 
@@ -8,12 +7,10 @@ pytest.importorskip("ipywidgets", reason="pictures need pip install 'funcgrad[no
 
 
 @pytest.fixture
-def pictures():
+def pictures(styled):
     from lecture import pictures
 
-    with matplotlib.rc_context(pictures.STYLE):
-        yield pictures
-    plt.close("all")
+    return pictures
 
 
 def test_the_colours_are_those_of_drawn_graphs(pictures):
