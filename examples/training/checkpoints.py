@@ -68,7 +68,7 @@ class Checkpoints:
         return step % self.every == 0
 
     def restore_or(self, state: State) -> tuple[State, int]:
-        """The newest checkpoint that can be read, and its number of steps; `state` and 0 if none is there.
+        """The newest checkpoint that can be read, and its number of steps; if none is there, `state`, 0.
 
         Checkpoints that cannot be read are reported and set aside, so that they can be examined.
 
@@ -181,7 +181,8 @@ class Checkpoints:
         """An item of a checkpoint, or why it cannot be read, in which all processes agree."""
         (name,) = item
         try:
-            found, reason = self._manager.restore(step, ocp.args.Composite(**item))[name], None
+            asked = ocp.args.Composite(**item)
+            found, reason = self._manager.restore(step, args=asked)[name], None
         except Exception as error:  # whatever a damaged file makes of JSON and TensorStore
             found, reason = None, in_short(error)
         if jax.process_count() > 1:
