@@ -1,0 +1,220 @@
+"""Checkpoints of a training state: written by orbax while the training goes on, checked when read.
+
+Each array is saved under its path in the state, such as `params.hidden.weight`, with its type and its
+fingerprint. So a state of another model is an error that names the array, and an array that changed on
+the disk is noticed.
+"""
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from leaves import difference, fingerprints, named, type_of
+
+State = TypeVar("State")
+NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be read, does not fit the state, or could not be written."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder.
+
+    Args:
+        directory: The folder. It is made if it is not there.
+        every: How many steps lie between two checkpoints.
+        settings: Options of the run, as JSON can hold them. A run is resumed with the same ones only.
+        keep: How many checkpoints stay. An older one is removed when a newer one is complete.
+    """
+
+    def __init__(
+        self, directory: Path, every: int, settings: Mapping[str, Any] = NO_SETTINGS, keep: int = 3
+    ) -> None:
+        self.directory = Path(directory).absolute()
+        self.every = every
+        self.settings = json.loads(json.dumps(dict(settings)))
+        self.failed: str | None = None  # why the latest save failed
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # `report` says what orbax logs
+        for partial in sorted(self.directory.glob("*.orbax-checkpoint-tmp")):
+            report(f"the checkpoint of step {partial.stem} was not completed, and is removed")
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._writing: int | None = None  # the step that is being saved
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except CheckpointError as error:
+            if kind is None:
+                raise
+            report(str(error))  # what ended the run is raised
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is to be saved after so many steps."""
+        return step % self.every == 0
+
+    def restore_or(self, state: State) -> tuple[State, int]:
+        """The newest checkpoint that can be read, and its number of steps; if none is there, `state`, 0.
+
+        Checkpoints that cannot be read are reported and set aside, so that they can be examined.
+
+        Args:
+            state: A pytree of arrays with the structure, shapes, dtypes and shardings to restore.
+
+        Raises:
+            CheckpointError: If an array's type or an option differs from what was saved, or if there
+                are checkpoints and none can be read.
+        """
+        skipped: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            restored, reason = self._read(step, state)
+            if reason is None:
+                self._set_aside(skipped, step)
+                return restored, step
+            skipped[step] = reason
+        if skipped:
+            reasons = "".join(f"\n- step {step}: {reason}" for step, reason in skipped.items())
+            raise CheckpointError(
+                f"None of the checkpoints in {self.directory} can be read:{reasons}\n"
+                "To start anew, name another folder, or move this one away."
+            )
+        return state, 0
+
+    def save(self, step: int, state: Any) -> None:
+        """Begin to write the state after `step` steps. When this returns, `state` may be donated.
+
+        A save that fails, as on a full disk, is reported, and training goes on. Older checkpoints stay.
+        """
+        self._wait()
+        leaves = named(state)
+        record = {
+            "settings": self.settings,
+            "types": {name: type_of(leaf) for name, leaf in leaves.items()},
+            "fingerprints": fingerprints(leaves),
+        }
+        self._writing = step
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(leaves), record=ocp.args.JsonSave(record)
+        )
+        try:
+            self._manager.save(step, args=arguments, force=True)
+        except Exception as error:  # of the disk: orbax has many types for it
+            self._give_up(step, error)
+
+    def close(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            CheckpointError: If the latest save failed.
+        """
+        self._wait()
+        self._manager.close()
+        if self.failed:
+            raise CheckpointError(f"The last checkpoint is missing: {self.failed}")
+
+    def _wait(self) -> None:
+        """Wait for the save that is going on, and report whether it failed."""
+        step, self._writing = self._writing, None
+        if step is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+            self.failed = None
+        except Exception as error:
+            self._give_up(step, error)
+
+    def _give_up(self, step: int, error: Exception) -> None:
+        """Report a failed save, and give back the space of what it wrote."""
+        self._writing = None
+        newest = self._manager.latest_step()
+        stays = "none is there yet" if newest is None else f"that of step {newest} stays"
+        self.failed = f"step {step} could not be saved ({in_short(error)}); {stays}"
+        report(self.failed)
+        if jax.process_index() == 0:
+            for partial in self.directory.glob(f"{step}.orbax-checkpoint-tmp"):
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _read(self, step: int, state: State) -> tuple[State, None] | tuple[None, str]:
+        """The state of a step, or why it cannot be read."""
+        leaves = named(state)
+        record, reason = self._restore(step, record=ocp.args.JsonRestore())
+        if reason is None and not {"settings", "types", "fingerprints"} <= {*record}:
+            reason = "its record is not one of ours"
+        if reason is not None:
+            return None, reason
+        types = {name: type_of(leaf) for name, leaf in leaves.items()}
+        wrong = difference("array", record["types"], types)
+        wrong = wrong or difference("option", record["settings"], self.settings)
+        if wrong is not None:
+            raise CheckpointError(
+                f"The checkpoint of step {step} in {self.directory} is of another run: {wrong}.\n"
+                "Resume with the options of that run, or name another folder to start anew."
+            )
+        shapes = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for name, leaf in leaves.items()
+        }
+        saved, reason = self._restore(step, state=ocp.args.StandardRestore(shapes))
+        if reason is not None:
+            return None, reason
+        marks = fingerprints(saved)
+        for name, mark in record["fingerprints"].items():
+            if marks[name] != mark:
+                return None, f"the array `{name}` is not what was saved: its fingerprint differs"
+        return jax.tree.structure(state).unflatten([saved[name] for name in leaves]), None
+
+    def _restore(self, step: int, **item: Any) -> tuple[Any, None] | tuple[None, str]:
+        """An item of a checkpoint, or why it cannot be read, in which all processes agree."""
+        (name,) = item
+        try:
+            asked = ocp.args.Composite(**item)
+            found, reason = self._manager.restore(step, args=asked)[name], None
+        except Exception as error:  # whatever a damaged file makes of JSON and TensorStore
+            found, reason = None, in_short(error)
+        if jax.process_count() > 1:
+            failed = multihost_utils.process_allgather(np.array(reason is not None))
+            if np.any(failed) and reason is None:
+                found, reason = None, f"process {int(np.argmax(failed))} cannot read it"
+        return found, reason
+
+    def _set_aside(self, skipped: Mapping[int, str], used: int) -> None:
+        """Rename checkpoints that cannot be read, since their steps will be saved again."""
+        for step, reason in skipped.items():
+            aside = self.directory / f"unreadable_{step}"
+            report(
+                f"skipped the checkpoint of step {step} ({reason}) and renamed it {aside.name}; "
+                f"step {used} is used"
+            )
+            if jax.process_index() == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.directory / str(step)).rename(aside)
+        if skipped:
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("checkpoints set aside")
+            self._manager.reload()
+
+
+def in_short(error: Exception) -> str:
+    """The type and the first line of an error, up to 200 characters."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def report(message: str) -> None:
+    """Say what happened to a checkpoint, once for all processes, on the standard error."""
+    if jax.process_index() == 0:
+        print(f"checkpoints: {message}", file=sys.stderr, flush=True)
