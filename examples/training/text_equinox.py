@@ -53,15 +53,18 @@ class Transformer(eqx.Module):
         self.layers = eqx.filter_vmap(lambda key: Layer(size, key))(layer_keys)
 
 
-def build(size: Size, key: jax.Array, around: Callable[[Any], Any] = lambda layer: layer) -> Model:
-    """A transformer with random parameters.
+def build(size: Size, around: Callable[[Any], Any] = lambda layer: layer) -> Model:
+    """A transformer.
 
     Args:
       size: how large it is.
-      key: of the random parameters.
       around: wraps the function of one layer, such as ``funcgrad.checkpoint``.
     """
-    params, static = eqx.partition(Transformer(size, key), eqx.is_inexact_array)
+    shapes = eqx.filter_eval_shape(Transformer, size, jax.random.key(0))
+    _, static = eqx.partition(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+
+    def init(key: jax.Array) -> Any:
+        return eqx.filter(Transformer(size, key), eqx.is_array)
 
     def logits(params: Any, tokens: jax.Array) -> jax.Array:
         params = jax.tree.map(lambda weight: weight.astype(size.dtype), params)
@@ -71,4 +74,4 @@ def build(size: Size, key: jax.Array, around: Callable[[Any], Any] = lambda laye
         x, _ = jax.lax.scan(lambda x, params: (layer(params, x), None), x, params.layers)
         return jax.vmap(jax.vmap(lambda h: model.out(model.norm(h))))(x).astype(jnp.float32)
 
-    return Model(params, logits)
+    return Model(size.length, init, logits)

@@ -49,15 +49,18 @@ class Transformer(nnx.Module):
         self.layers = stacked(rngs.fork(split=size.layers))
 
 
-def build(size: Size, key: jax.Array, around: Callable[[Any], Any] = lambda layer: layer) -> Model:
-    """A transformer with random parameters.
+def build(size: Size, around: Callable[[Any], Any] = lambda layer: layer) -> Model:
+    """A transformer.
 
     Args:
       size: how large it is.
-      key: of the random parameters.
       around: wraps the function of one layer, such as ``funcgrad.checkpoint``.
     """
-    graph, params = nnx.split(Transformer(size, nnx.Rngs(key)), nnx.Param)
+    shapes = nnx.eval_shape(lambda: Transformer(size, nnx.Rngs(0)))
+    graph, _ = nnx.split(shapes, nnx.Param)
+
+    def init(key: jax.Array) -> Any:
+        return nnx.state(Transformer(size, nnx.Rngs(key)), nnx.Param)
 
     def logits(params: Any, tokens: jax.Array) -> jax.Array:
         model = nnx.merge(graph, params)
@@ -67,4 +70,4 @@ def build(size: Size, key: jax.Array, around: Callable[[Any], Any] = lambda laye
         x, _ = jax.lax.scan(lambda x, params: (layer(params, x), None), x, stacked)
         return model.out(model.norm(x)).astype(jnp.float32)
 
-    return Model(params, logits)
+    return Model(size.length, init, logits)

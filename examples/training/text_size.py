@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,17 @@ class Size:
     dtype: Any = jnp.float32
 
 
-class Model(NamedTuple):
-    """A transformer as a function of its parameters.
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A transformer as two functions.
 
     Attributes:
-      params: a pytree of float32 arrays; those of the layers are stacked, the layer first.
+      length: how many tokens it reads at most.
+      init: from a key to the parameters, a pytree of float32 arrays; those of the layers are stacked,
+        the layer first.
       logits: from (params, tokens (batch, length)) to float32 (batch, length, vocabulary).
     """
 
-    params: Any
+    length: int
+    init: Callable[[jax.Array], Any]
     logits: Callable[[Any, jax.Array], jax.Array]
