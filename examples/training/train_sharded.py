@@ -18,11 +18,23 @@ from text_setup import GRADIENTS, State, add_options, batches, loss_of, model_of
 from text_setup import start, step_of
 from text_sharding import by_rows, collectives, mesh_of, shardings_of, spread
 
+MAY_CHANGE = ("mesh", "virtual", "collectives", "processes", "patience", "worker", "port")
+"""Options in which a resumed run may differ: where it runs, not what it computes."""
 
-def read(argv: Sequence[str] | None) -> Namespace:
-    """Read the options, from the command line if `argv` is None."""
-    reader: ArgumentParser = parser("Train a transformer on a mesh.", steps=500, batch=32)
+
+def read(
+    argv: Sequence[str] | None, add_more: Callable[[ArgumentParser], None] | None = None
+) -> Namespace:
+    """Read the options, from the command line if `argv` is None.
+
+    Args:
+      argv: the command line.
+      add_more: adds options of another program.
+    """
+    reader = parser("Train a transformer on a mesh.", steps=500, batch=32)
     add_options(reader)
+    if add_more:
+        add_more(reader)
     reader.add_argument("--mesh", default="2x2x2", help="devices: data x fsdp x tensor")
     reader.add_argument("--virtual", type=int, default=8, help="virtual CPU devices; 0: real ones")
     reader.add_argument(
@@ -68,7 +80,7 @@ def train(options: Namespace) -> State:
         lambda number: spread(tokens(number), mesh),
         options,
         title=title,
-        may_change=("mesh", "virtual", "collectives"),
+        may_change=MAY_CHANGE,
     )
 
 
