@@ -46,7 +46,7 @@ class Transformer(nnx.Module):
         self.norm = nnx.RMSNorm(size.width, dtype=size.dtype, rngs=rngs)
         self.out = nnx.Linear(size.width, size.vocabulary, dtype=size.dtype, rngs=rngs)
         stacked = nnx.vmap(lambda rngs: Layer(size, rngs), in_axes=0, out_axes=0)
-        self.layers = stacked(rngs.fork(split=size.layers))
+        self.layers = stacked(rngs.split(size.layers))
 
 
 def build(size: Size, around: Callable[[Any], Any] = lambda layer: layer) -> Model:

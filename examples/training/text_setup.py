@@ -115,7 +115,7 @@ def step_of(
             gradient = jax.lax.with_sharding_constraint(gradient, shardings)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        measured = {"loss": value, "gradient_norm": optax.global_norm(gradient)}
+        measured = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
         return State(params, optimizer_state), measured
 
     return step
