@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from leaves import difference, fingerprints, named, type_of
+from leaves import difference, fingerprints, named, type_of, with_content
 
 State = TypeVar("State")
 NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
@@ -97,18 +97,21 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Begin to write the state after `step` steps. When this returns, `state` may be donated.
 
-        A save that fails, as on a full disk, is reported, and training goes on. Older checkpoints stay.
+        A save that fails, as on a full disk, is reported, and training goes on: older checkpoints stay.
+
+        Raises:
+            CheckpointError: If a save failed and there is no older checkpoint.
         """
         self._wait()
         leaves = named(state)
         record = {
             "settings": self.settings,
             "types": {name: type_of(leaf) for name, leaf in leaves.items()},
-            "fingerprints": fingerprints(leaves),
+            "fingerprints": fingerprints(with_content(leaves)),
         }
         self._writing = step
         arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(leaves), record=ocp.args.JsonSave(record)
+            state=ocp.args.StandardSave(with_content(leaves)), record=ocp.args.JsonSave(record)
         )
         try:
             self._manager.save(step, args=arguments, force=True)
@@ -140,13 +143,13 @@ class Checkpoints:
     def _give_up(self, step: int, error: Exception) -> None:
         """Report a failed save, and give back the space of what it wrote."""
         self._writing = None
-        newest = self._manager.latest_step()
-        stays = "none is there yet" if newest is None else f"that of step {newest} stays"
-        self.failed = f"step {step} could not be saved ({in_short(error)}); {stays}"
-        report(self.failed)
         if jax.process_index() == 0:
-            for partial in self.directory.glob(f"{step}.orbax-checkpoint-tmp"):
-                shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(self.directory / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
+        newest = self._manager.latest_step()
+        self.failed = f"step {step} could not be saved ({in_short(error)})"
+        if newest is None:
+            raise CheckpointError(f"{self.failed}, and no other checkpoint is there") from error
+        report(f"{self.failed}; the checkpoint of step {newest} stays")
 
     def _read(self, step: int, state: State) -> tuple[State, None] | tuple[None, str]:
         """The state of a step, or why it cannot be read."""
@@ -166,7 +169,7 @@ class Checkpoints:
             )
         shapes = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-            for name, leaf in leaves.items()
+            for name, leaf in with_content(leaves).items()
         }
         saved, reason = self._restore(step, state=ocp.args.StandardRestore(shapes))
         if reason is not None:
@@ -175,7 +178,7 @@ class Checkpoints:
         for name, mark in record["fingerprints"].items():
             if marks[name] != mark:
                 return None, f"the array `{name}` is not what was saved: its fingerprint differs"
-        return jax.tree.structure(state).unflatten([saved[name] for name in leaves]), None
+        return jax.tree.structure(state).unflatten((leaves | saved).values()), None
 
     def _restore(self, step: int, **item: Any) -> tuple[Any, None] | tuple[None, str]:
         """An item of a checkpoint, or why it cannot be read, in which all processes agree."""

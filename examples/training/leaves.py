@@ -47,6 +47,16 @@ def type_of(leaf: Array) -> str:
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
+def with_content(leaves: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays that have at least one element, which are all that orbax saves.
+
+    Examples:
+        >>> list(with_content({"w": jnp.ones(2), "nothing": jnp.ones((0, 2))}))
+        ['w']
+    """
+    return {name: leaf for name, leaf in leaves.items() if leaf.size}
+
+
 def difference(kind: str, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
     """In which entries two mappings differ, in words; None if they agree.
 

@@ -1,0 +1,1 @@
+"""Tests of the training programs and of what they share."""
