@@ -72,12 +72,12 @@ class Run:
         """The arrays of the newest checkpoint, as NumPy arrays on no device."""
         import orbax.checkpoint as ocp
 
-        with ocp.CheckpointManager(self.saved) as manager:
-            step = manager.latest_step()
-            found = manager.item_metadata(step).state.tree
-            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), found)
-            restore = ocp.args.PyTreeRestore(restore_args=on_host)
-            return dict(manager.restore(step, args=ocp.args.Composite(state=restore))["state"])
+        folder = self.saved / str(self.newest()) / "state"
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            saved = checkpointer.metadata(folder).item_metadata.tree
+            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+            asked = ocp.args.PyTreeRestore(restore_args=on_host)
+            return dict(checkpointer.restore(folder, args=asked))
 
     def _inode(self) -> int | None:
         return self.metrics.stat().st_ino if self.metrics.exists() else None
