@@ -181,6 +181,7 @@ def test_where_no_checkpoint_can_be_read_nothing_is_started_anew(checkpoints, tm
             r"the array `key` is key<rbg>\[\] now and was key<fry>\[\]",
         ),
     ],
+    ids=["shape", "dtype", "added", "removed", "key"],
 )
 def test_another_state_is_an_error_that_names_the_array(checkpoints, tmp_path, changed, message):
     saved(checkpoints, tmp_path, 1)
