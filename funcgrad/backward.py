@@ -67,7 +67,11 @@ def walk(
             continue
         try:
             with (
-                anywhere if eager else _jax.pulling_back(node.op, node.source),
+                anywhere
+                if eager
+                else _jax.pulling_back(
+                    node.op, node.source, getattr(pullback, "rule_of_user", None)
+                ),
                 anywhere if node.mesh is mesh else _jax.within_explicit_mesh(node.mesh),
                 anywhere
                 if node.annotations is annotations

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,6 +46,10 @@ class CotangentError(FuncgradError, TypeError, ValueError):
 
 class LogError(FuncgradError, ValueError):
     """What backward functions log cannot be returned (``pullback.with_logs``)."""
+
+
+class PickleError(FuncgradError, pickle.PickleError):
+    """A pullback cannot be saved, or what was saved is not what its function gives now."""
 
 
 class NotAnOpError(FuncgradError, TypeError):

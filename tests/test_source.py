@@ -107,6 +107,8 @@ FLOORS = [
     {"partition"},
     {"calls"},
     {"default"},
+    {"by_name"},
+    {"pickling"},
     {"arguments", "accumulation"},
     {"places"},
     {"recording"},
