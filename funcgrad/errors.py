@@ -303,14 +303,7 @@ class TransposeSolveError(FuncgradError, TypeError):
 
 
 class BudgetError(FuncgradError, ValueError):
-    """No choice of residuals keeps a checkpointed function within its budget."""
-
-    def __init__(self, budget: int, smallest: int, everything: int):
-        super().__init__(
-            f"funcgrad.checkpoint was to keep the backward pass within {budget:,} bytes. The smallest "
-            f"possible budget for this function is {smallest:,} bytes (keeping everything takes "
-            f"{everything:,}). Raise the budget, or checkpoint smaller parts of the function one by one."
-        )
+    """A budget of memory is too small: for a checkpointed function, or for a row of a Jacobian."""
 
 
 class NonLinearJvpError(FuncgradError, TypeError):
