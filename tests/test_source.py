@@ -112,7 +112,7 @@ FLOORS = [
     {"arguments", "accumulation"},
     {"places"},
     {"recording"},
-    {"surface", "faults", "pullbacks"},
+    {"surface", "faults", "pullbacks", "rows"},
     {"transforms"},
     {"jacobians"},
     {"drop_in"},

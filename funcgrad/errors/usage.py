@@ -100,7 +100,7 @@ class PickleError(FuncgradError, pickle.PickleError):
 
 
 class BudgetError(FuncgradError, ValueError):
-    """No choice of residuals keeps a checkpointed function within its budget.
+    """A budget of memory is too small: for a checkpointed function, or for a row of a Jacobian.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -110,13 +110,6 @@ class BudgetError(FuncgradError, ValueError):
       ...
       funcgrad.errors.BudgetError: ...within 8 bytes. The smallest possible budget...
     """
-
-    def __init__(self, budget: int, smallest: int, everything: int):
-        super().__init__(
-            f"funcgrad.checkpoint was to keep the backward pass within {budget:,} bytes. The smallest "
-            f"possible budget for this function is {smallest:,} bytes (keeping everything takes "
-            f"{everything:,}). Raise the budget, or checkpoint smaller parts of the function one by one."
-        )
 
 
 class LeakedTracerError(FuncgradError, jax.errors.UnexpectedTracerError):
