@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import tree_flatten, tree_unflatten
 
 from funcgrad import _jax, errors
@@ -32,6 +34,7 @@ class Origin:
       wanted: of each leaf, whether it is differentiated; None for all.
       has_aux: whether the function returns auxiliary data.
       strict: as it was given to ``vjp``.
+      traced: whether it was made under ``jax.jit``.
     """
 
     function: Named | Partial | str
@@ -41,6 +44,7 @@ class Origin:
     wanted: tuple[bool, ...] | None
     has_aux: bool
     strict: bool
+    traced: bool
 
 
 def function_found(fun: Callable[..., Any], changed: bool) -> Named | Partial | str:
@@ -70,6 +74,12 @@ class ArrayType:
     def struct(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.shape, self.dtype, weak_type=self.weak_type)
 
+    @property
+    def zeros(self) -> jax.Array:
+        if self.weak_type:
+            return _jax.zeros(jax.core.ShapedArray(self.shape, self.dtype, weak_type=True))
+        return jnp.zeros(self.shape, self.dtype)
+
 
 def type_of(aval: Any) -> ArrayType:
     """The type of an array.
@@ -95,6 +105,8 @@ class Recipe:
       rules: how they are made.
       primals: the arguments, with types in place of arrays.
       saveable, wanted, has_aux, strict: as of `Origin`.
+      traced: whether it was made under `jax.jit`. Outside, a jitted function is a program of its own, so
+        the function is run on zeros there.
       versions: those of JAX and funcgrad.
     """
 
@@ -106,10 +118,15 @@ class Recipe:
     wanted: tuple[bool, ...] | None
     has_aux: bool
     strict: bool
+    traced: bool
     versions: str
 
     def followed(self) -> Any:
-        """A new pullback of the function, with types in place of arrays."""
+        """A new pullback of the function, with types or zeros in place of arrays.
+
+        Raises:
+          errors.PickleError: outside `jax.jit`, if the function fails, or has effects.
+        """
         function, rules, vjp = self.function.found(), self.rules.found(), VJP.found()
         leaves, tree = tree_flatten(self.primals)
         arrays = [i for i, x in enumerate(leaves) if isinstance(x, ArrayType)]
@@ -124,7 +141,18 @@ class Recipe:
                 filled[i] = x
             return vjp(function, *tree_unflatten(tree, filled), **options)[1]
 
-        return jax.eval_shape(pullback_of, *[leaves[i].struct for i in arrays])
+        structs = [leaves[i].struct for i in arrays]
+        if self.traced:
+            return jax.eval_shape(pullback_of, *structs)
+        try:
+            if jax.make_jaxpr(pullback_of)(*structs).effects:
+                raise ValueError("It has effects, such as a print, which are not repeated.")
+            return pullback_of(*[leaves[i].zeros for i in arrays])
+        except Exception as problem:  # of the user's function, which may not like zeros
+            raise errors.PickleError(
+                f"`{self.name}` was not run under jax.jit, and cannot be run on zeros to find its "
+                f"structure: {str(problem).splitlines()[0]}"
+            ) from problem
 
 
 VJP = Named("funcgrad", "vjp")  # stands above this file
@@ -145,18 +173,19 @@ def reduced(pullback: Any) -> tuple[Any, ...]:
         recipe = _recipe(static)
         _check_arrays(pullback)
         fingerprint = fingerprint_of(pullback)
+        like = replaced(recipe.followed(), wants_logs=static.wants_logs)
+        if fingerprint_of(like) != fingerprint:
+            raise errors.PickleError(
+                "the function, run again on arrays of the same types, gives another program. A function "
+                "that looks at values in Python does: take its pullback inside jax.jit."
+            )
     except errors.PickleError as problem:
         raise errors.PickleError(
             f"The pullback of `{static.name}` cannot be pickled: {problem} Save its arrays, "
             "jax.tree.leaves(pullback), or the arguments, and take the pullback again."
         ) from problem
-    if fingerprint_of(replaced(recipe.followed(), wants_logs=static.wants_logs)) != fingerprint:
-        raise errors.PickleError(
-            f"The pullback of `{static.name}` cannot be pickled: the function, traced as jax.jit does, "
-            "gives another program than the one that ran. Take the pullback inside jax.jit: "
-            "jax.jit(lambda *args: funcgrad.vjp(function, *args))(*args)."
-        )
-    kept = pullback.args_res, pullback.opaque_residuals, static.wants_logs
+    arrays = jax.tree.map(_picklable, (pullback.args_res, pullback.opaque_residuals))
+    kept = *arrays, static.wants_logs
     return restored, (recipe, fingerprint, *kept)
 
 
@@ -176,6 +205,7 @@ def _recipe(static: Any) -> Recipe:
         origin.wanted,
         origin.has_aux,
         origin.strict,
+        origin.traced,
         versions(),
     )
     try:
@@ -192,6 +222,11 @@ def _check_arrays(pullback: Any) -> None:
             raise errors.PickleError(f"it holds the traced value {x}. Pickle it outside jax.jit.")
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             raise errors.PickleError("it holds an array that other processes hold parts of.")
+
+
+def _picklable(x: Any) -> Any:
+    """The array; JAX's own kind of NumPy array, for constants, forgets its type when it is pickled."""
+    return jnp.asarray(x) if isinstance(x, np.ndarray) and type(x) is not np.ndarray else x
 
 
 def restored(

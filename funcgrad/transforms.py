@@ -282,6 +282,7 @@ def vjp(
         None if wanted is None else tuple(wanted),
         has_aux,
         strict,
+        traced=not _jax.is_eager(_jax.current_trace()),
     )
     on = (on_leaves, leaves, has_aux, rules, strict, name)
     with reporting(rules, name, strict) as report, errors.at_worst_unknown():
