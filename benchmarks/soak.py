@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +97,36 @@ def threads(count: int, repeats: int = 20) -> int:
     return len(wrong)
 
 
+def training(count: int, parts: int = 10) -> Iterator[float]:
+    """Steps of `examples/training/train_image.py` with a checkpoint every 20; memory after each part.
+
+    The number of live arrays may not grow after the first half.
+    """
+    sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "training"))
+    import loop
+    import train_image
+
+    sizes: list[float] = []
+    arrays: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        places = ["--out", folder, "--checkpoint", f"{folder}/saved", "--every", "20"]
+        options = train_image.options_of(["--small", "--steps", str(count), *places])
+        program = train_image.Program(options)
+        batches = train_image.batches(program.size, options.batch, options.seed)
+
+        def batch_of(number: int) -> Any:
+            if number and number % (count // parts) == 0:
+                gc.collect()
+                sizes.append(resident_megabytes())
+                arrays.append(len(jax.live_arrays()))
+            return batches[number]
+
+        loop.run(program.step, program.start(), batch_of, options)
+    half = len(arrays) // 2
+    assert max(arrays[half:]) <= max(arrays[:half]), f"live arrays: {arrays}"
+    yield from sizes
+
+
 def report(name: str, sizes: list[float]) -> None:
     """First and later resident memory, in megabytes."""
     growth = sizes[-1] - sizes[len(sizes) // 2]
@@ -106,9 +139,14 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--functions", type=int, default=1_000)
     parser.add_argument("--threads", type=int, default=16)
+    parser.add_argument("--training", type=int, default=0, help="steps of train_image.py")
     options = parser.parse_args()
-    report(f"{options.steps:,} steps outside jit", list(steps(options.steps)))
-    report(f"{options.functions:,} jitted functions", list(functions(options.functions)))
+    if options.training:
+        report(f"{options.training:,} steps of training", list(training(options.training)))
+    if options.steps:
+        report(f"{options.steps:,} steps outside jit", list(steps(options.steps)))
+    if options.functions:
+        report(f"{options.functions:,} jitted functions", list(functions(options.functions)))
     print(f"{options.threads} threads: {threads(options.threads)} wrong gradients")
     with jax.checking_leaks():
         jax.jit(funcgrad.grad(loss))(PARAMS, X)

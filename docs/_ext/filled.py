@@ -28,11 +28,12 @@ FOLDER = re.compile(r"\]\((?:\.\./)*examples/?\)")
 def examples() -> str:
     """A table of the examples that can be run, each with the first sentence of its docstring."""
     rows = ["| file | what it shows |", "|---|---|"]
-    for file in sorted((source_pages.ROOT / "examples").glob("*.py")):
+    folder = source_pages.ROOT / "examples"
+    for file in [*sorted(folder.glob("*.py")), *sorted(folder.glob("training/*.py"))]:
         text = file.read_text()
         if '__name__ == "__main__"' in text:
             sentence = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0].split("\n")[0]
-            link = f"[{file.name}](../examples/{file.name})"
+            link = f"[{file.name}](../{file.relative_to(source_pages.ROOT).as_posix()})"
             rows.append(f"| {link} | {sentence.split(': python examples')[0].rstrip('.')} |")
     return "\n".join(rows)
 

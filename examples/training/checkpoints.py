@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -111,7 +112,8 @@ class Checkpoints:
         }
         self._writing = step
         arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(with_content(leaves)), record=ocp.args.JsonSave(record)
+            state=ocp.args.StandardSave(with_content(leaves)),
+            record=ocp.args.JsonSave({"crc32": checksum(record), "record": record}),
         )
         try:
             self._manager.save(step, args=arguments, force=True)
@@ -124,8 +126,10 @@ class Checkpoints:
         Raises:
             CheckpointError: If the latest save failed.
         """
-        self._wait()
-        self._manager.close()
+        try:
+            self._wait()
+        finally:
+            self._manager.close()
         if self.failed:
             raise CheckpointError(f"The last checkpoint is missing: {self.failed}")
 
@@ -145,6 +149,7 @@ class Checkpoints:
         self._writing = None
         if jax.process_index() == 0:
             shutil.rmtree(self.directory / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
+        self._manager.reload()  # what it meant to remove for this save stays
         newest = self._manager.latest_step()
         self.failed = f"step {step} could not be saved ({in_short(error)})"
         if newest is None:
@@ -154,11 +159,12 @@ class Checkpoints:
     def _read(self, step: int, state: State) -> tuple[State, None] | tuple[None, str]:
         """The state of a step, or why it cannot be read."""
         leaves = named(state)
-        record, reason = self._restore(step, record=ocp.args.JsonRestore())
-        if reason is None and not {"settings", "types", "fingerprints"} <= {*record}:
-            reason = "its record is not one of ours"
+        file, reason = self._restore(step, record=ocp.args.JsonRestore())
         if reason is not None:
             return None, reason
+        record = file.get("record")
+        if checksum(record) != file.get("crc32"):
+            return None, "its record is not what was saved: its checksum differs"
         types = {name: type_of(leaf) for name, leaf in leaves.items()}
         wrong = difference("array", record["types"], types)
         wrong = wrong or difference("option", record["settings"], self.settings)
@@ -209,6 +215,11 @@ class Checkpoints:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("checkpoints set aside")
             self._manager.reload()
+
+
+def checksum(record: Any) -> int:
+    """A checksum of what JSON can hold."""
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
 def in_short(error: Exception) -> str:

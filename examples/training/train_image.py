@@ -103,10 +103,8 @@ class Program:
         done = state["step"] + 1
         share = 1 / jnp.minimum(done, AVERAGED)
         average = optax.incremental_update(params, state["average"], share)
-        return {
-            **{"params": params, "batch_stats": statistics, "optimiser": optimiser},
-            **{"average": average, "key": key, "step": done},
-        }, metrics
+        changed = {"params": params, "batch_stats": statistics, "optimiser": optimiser}
+        return {**changed, "average": average, "key": key, "step": done}, metrics
 
     def test_accuracy(self, state: State) -> float:
         """Share of the test images that the averaged parameters name rightly."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 import gc
+import sys
 
 import jax
+import pytest
 
 from benchmarks import soak
 from funcgrad.partition.plan import Joint
@@ -45,3 +47,13 @@ def test_threads_do_not_disturb_each_other():
 def test_no_tracer_leaks():
     with jax.checking_leaks():
         jax.jit(jax.vmap(soak.funcgrad.grad(soak.loss), (None, 0)))(soak.PARAMS, soak.X[None])
+
+
+@pytest.mark.slow
+@pytest.mark.release
+def test_training_with_checkpoints_leaves_no_arrays_behind(monkeypatch):
+    pytest.importorskip("orbax.checkpoint", reason="needs pip install 'funcgrad[training]'")
+    pytest.importorskip("grain", reason="needs pip install 'funcgrad[training]'")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    assert len(list(soak.training(60, parts=6))) == 5

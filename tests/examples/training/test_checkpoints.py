@@ -181,6 +181,7 @@ def test_where_no_checkpoint_can_be_read_nothing_is_started_anew(checkpoints, tm
             r"the array `key` is key<rbg>\[\] now and was key<fry>\[\]",
         ),
     ],
+    ids=["shape", "dtype", "added", "removed", "key"],
 )
 def test_another_state_is_an_error_that_names_the_array(checkpoints, tmp_path, changed, message):
     saved(checkpoints, tmp_path, 1)
@@ -228,6 +229,8 @@ def test_a_full_disk_loses_nothing_and_training_goes_on(checkpoints, tmp_path, c
         full_disk(False)
         assert_same(written.restore_or(state_of(0))[0], state_of(2))
         written.save(5, state_of(5))
+        written._wait()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5"]
     message = capsys.readouterr().err
     assert "step 3 could not be saved (" in message
     assert "step 4 could not be saved (" in message
