@@ -273,7 +273,6 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_sharded_array_has_the_same_fingerprint": ("spec2",),
     },
     "examples/training/test_loop.py": {"test_an_interrupted_run_ends_as_an_unbroken_one": ("5",)},
-    "examples/training/test_train_image.py": {"test_its_curves_are_those_of_jax_grad": ()},
     "examples/test_train_digits.py": {
         "test_a_wrong_rule_stops_the_script": ("1.01",),
         "test_defaults_reach_97_percent_with_a_right_gradient": ("mlp",),

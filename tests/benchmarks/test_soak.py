@@ -50,6 +50,7 @@ def test_no_tracer_leaks():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_training_with_checkpoints_leaves_no_arrays_behind(monkeypatch):
     pytest.importorskip("orbax.checkpoint", reason="needs pip install 'funcgrad[training]'")
     pytest.importorskip("grain", reason="needs pip install 'funcgrad[training]'")
