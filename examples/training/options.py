@@ -35,7 +35,10 @@ def parser(description: str, *, steps: int, batch: int, every: int = 100) -> Arg
     shared.add_argument("--batch", type=positive, default=batch, help="examples in a step")
     shared.add_argument("--seed", type=int, default=0, help="of parameters, data and noise")
     shared.add_argument(
-        "--out", type=Path, default=Path("training_out"), help="folder of metrics and plot"
+        "--out",
+        type=Path,
+        default=Path("training_out"),
+        help="folder of metrics and plot, which are replaced",
     )
     shared.add_argument(
         "--checkpoint", type=Path, help="folder of checkpoints, from which a run is resumed"
