@@ -123,7 +123,8 @@ def enter(
         primals, slots = trace.split(tracers)
         if trace.contents:  # a reference given to a function with a derivative of its own
             slots = [
-                trace.content_slot(x) if s is None else s for x, s in zip(primals, slots, strict=True)
+                trace.content_slot(x) if s is None else s
+                for x, s in zip(primals, slots, strict=True)
             ]
         op = primitive
         called = None if how.function is None else how.function(params)
