@@ -2,8 +2,8 @@
 
     python benchmarks/run.py [names...] [--pairs N] [--quick] [--no-write]
 
-Names are workloads or groups of them: models, scan, while, budget, and loops for the last three;
-without any, all are run. Before a workload is timed, the two gradients are compared. Groups that
+Names are workloads or groups of them: models, scan, while, budget, scale, and loops for the middle
+three; without any, all are run. Before a workload is timed, the two gradients are compared. Groups that
 were run whole are written to their section of the report; other results are only printed. Loops of
 unknown length are compared with equinox's, where it is installed.
 """
@@ -30,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import funcgrad
-from benchmarks import budget
+from benchmarks import budget, scale
 from benchmarks.loops import SCANS, WHILES, WhileWorkload
 from benchmarks.measure import Comparison, measure
 from benchmarks.workloads import MODELS, Workload
@@ -42,7 +42,7 @@ GROUPS: dict[str, tuple[Workload | WhileWorkload, ...]] = {
     "while": WHILES,
 }
 """Workloads by group; a group is one section of the report."""
-SECTIONS = (*GROUPS, "budget")
+SECTIONS = (*GROUPS, "budget", "scale")
 ALIASES = {"loops": ("scan", "while", "budget")}
 
 REFERENCE = {"while": "`equinox.internal.while_loop` (checkpointed) under `jax.grad`"}
@@ -51,6 +51,7 @@ TARGETS = {
     "while": "not slower than the other, and memory that does not grow with the trips",
 }
 GRADIENT_BOUND = 1e-4  # float32 rounding stays well below it, a wrong rule well above
+LIMIT = 240.0  # seconds for a size in the group scale
 CHECKPOINTS = 32  # states that a while loop keeps: funcgrad's default
 
 MEANING = {
@@ -251,6 +252,11 @@ def run_group(group: str, names: Iterable[str], settings: Settings) -> tuple[str
         if not settings.small:
             budget.draw(points)
         return budget.section(points), True
+    if group == "scale":
+        curves = scale.measure_axes([*scale.AXES], LIMIT, settings.small)
+        if not settings.small:
+            scale.draw(curves)
+        return scale.section(curves, LIMIT), True
     workloads = GROUPS[group]
     chosen = [w for w in workloads if group in names or w.name in names]
     rows = {w.name: measure_workload(w, settings) for w in chosen}

@@ -379,11 +379,9 @@ def split_of(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) -> Sp
 def trace_forward(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) -> Traced:
     """Trace a jaxpr with our tape."""
     recorded: list[Any] = []
+    run = _jax.runner(closed)
 
     def forward(*primals: Value) -> list[Value]:
-        def run(*args: Value) -> list[Value]:
-            return _jax.eval_closed_jaxpr(closed, args)
-
         outs, slots, tape = record(run, primals, differentiated, rules, _jax.function_of(closed))
         frozen, leaves = freeze(tape)
         places = {id(x): i for i, x in enumerate(primals) if _jax.is_mutable(x)}
