@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import funcgrad
 from benchmarks import budget, scale
 from benchmarks.loops import SCANS, WHILES, WhileWorkload
-from benchmarks.measure import Comparison, measure
+from benchmarks.measure import Comparison, largest_difference, measure
 from benchmarks.workloads import MODELS, Workload
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -110,11 +109,7 @@ def equinox_loop(test: Callable[..., Any], body: Callable[..., Any], init: Any) 
 
 def check_equal(name: str, fns: Iterable[Callable[..., Any]], args: tuple[Any, ...]) -> float:
     """The largest difference of a leaf, relative to its largest element; stops if it is large."""
-    ours, reference = (jax.tree.leaves(jax.jit(fn)(*args)) for fn in fns)
-    difference = max(
-        float(np.max(np.abs(x - y)) / np.maximum(np.max(np.abs(y)), 1e-30))
-        for x, y in zip(ours, reference, strict=True)
-    )
+    difference = largest_difference(*(jax.jit(fn)(*args) for fn in fns))
     if not difference <= GRADIENT_BOUND:  # also catches nan
         sys.exit(f"{name}: the gradients differ by {difference:.1e}, over {GRADIENT_BOUND}")
     return difference
