@@ -149,7 +149,7 @@ def enter(
             return trace.record_function(op, found, primitive, primals, slots, params)
     differentiated = tuple([slot is not None for slot in slots])
     rules = trace.rules_inside() if how.apart else trace.rules
-    program = how.program_of(primitive, params, differentiated, rules)
+    program = how.program_of(primitive, _jax.with_known_jaxprs(params), differentiated, rules)
     present = program.present
     if present is not None and not any(present):
         return trace.evaluate(primitive, primals, params)

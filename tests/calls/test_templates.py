@@ -14,16 +14,17 @@ from funcgrad import errors
 from funcgrad.calls import entering
 from funcgrad.tape import record
 
+INLINE = jax.Inline.JAX_EARLY if hasattr(jax, "Inline") else True  # an enumeration from JAX 0.12
 X = np.linspace(-1.2, 1.3, 12, dtype=np.float32).reshape(3, 4)
 
 
-@partial(jax.jit, inline=True)
+@partial(jax.jit, inline=INLINE)
 def scoped(x):
     with jax.named_scope("inner"):
         return jnp.sin(x) * 2.0, x, 3.0, jnp.argmax(x)
 
 
-@partial(jax.jit, inline=True)
+@partial(jax.jit, inline=INLINE)
 def through_jit(x):
     return jax.jit(jnp.tanh)(x) * x
 
@@ -139,7 +140,7 @@ def test_an_operation_without_a_rule_is_named_with_its_line():
     unknown_p = Primitive("unknown")
     unknown_p.def_abstract_eval(lambda x: x)
 
-    @partial(jax.jit, inline=True)
+    @partial(jax.jit, inline=INLINE)
     def unknown(x):
         return unknown_p.bind(x)
 
@@ -148,12 +149,8 @@ def test_an_operation_without_a_rule_is_named_with_its_line():
 
 
 def test_types_that_the_function_was_not_traced_for_are_run():
-    closed = jax.make_jaxpr(lambda x: x * 2.0)(np.float32(1))
-    inlined = jax.make_jaxpr(lambda x: jax.jit(lambda x: x * 2.0, inline=True)(x))(1.0)
-    (mul,) = inlined.eqns
-    assert str(mul.primitive) == "mul"  # JAX inlined it: so bind the call itself
     (call,) = jax.make_jaxpr(jax.jit(lambda x: x * 2.0))(np.float32(1)).eqns
-    params = {**call.params, "jaxpr": closed}
+    params = {**call.params, "inline": INLINE}
 
     def loss(x):
         (y,) = call.primitive.bind(x, **params)
