@@ -15,6 +15,7 @@ from funcgrad._jax.faults import *  # noqa: F403
 from funcgrad._jax.fingerprints import *  # noqa: F403
 from funcgrad._jax.hijax import *  # noqa: F403
 from funcgrad._jax.jaxprs import *  # noqa: F403
+from funcgrad._jax.known import *  # noqa: F403
 from funcgrad._jax.logs import *  # noqa: F403
 from funcgrad._jax.marks import *  # noqa: F403
 from funcgrad._jax.ops import *  # noqa: F403

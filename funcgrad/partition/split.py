@@ -241,7 +241,10 @@ class Split:
     ) -> tuple[list[Value], list[Value]]:
         """The outputs and the residuals."""
         count = len(self.recording.slots)
-        results = _jax.watched(lambda: self.forward(primals, params, shared=True), count)
+        if _jax.looks_for_not_finite():
+            results = _jax.watched(lambda: self.forward(primals, params, shared=True), count)
+        else:
+            results = self.forward(primals, params, shared=True)
         return self.find_residuals(primals, results)
 
     def find_residuals(
