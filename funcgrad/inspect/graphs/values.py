@@ -39,7 +39,7 @@ Known = Mapping[tuple[Block, Var], TensorNode]
 
 def fill(graph: Graph, function: Traced, known: Known, values: bool | int | None, cts: Any) -> None:
     """Run the function, if that is wanted, and write the numbers into the graph."""
-    note = _why_not(graph, function.leaves, values)
+    note = _why_not(graph, function, values, cts)
     if note is not None:
         graph.note = note
         return
@@ -52,12 +52,15 @@ def fill(graph: Graph, function: Traced, known: Known, values: bool | int | None
     probes.read(*_run(function, probes, cts))
 
 
-def _why_not(graph: Graph, leaves: Sequence[Any], values: bool | int | None) -> str | None:
+def _why_not(graph: Graph, function: Traced, values: bool | int | None, cts: Any) -> str | None:
     """Why a function is not run; None if it is."""
+    leaves, others = function.leaves, [*function.program.consts, *jax.tree.leaves(cts)]
     if values is False:
         return "No numbers: values=False."
     if any(isinstance(x, (jax.ShapeDtypeStruct, _jax.Tracer)) for x in leaves):
         return "No numbers: an argument is abstract."
+    if not _jax.is_eager(_jax.current_trace()) or any(isinstance(x, _jax.Tracer) for x in others):
+        return "No numbers: the graph is made inside a function that JAX traces (`jit`, `vmap`)."
     if any(_jax.is_mutable(x) for x in leaves):
         return "No numbers: an argument is a reference, which a run would change."
     count = sum(1 for _ in graph.walk())

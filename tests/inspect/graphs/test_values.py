@@ -189,6 +189,28 @@ def test_under_jit_there_is_structure_alone():
     assert "abstract" in notes[0]
 
 
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap])
+def test_a_function_that_reads_what_is_traced_around_it_is_not_run(transform):
+    """By its closure, or only as the cotangent."""
+    found = []
+
+    def around(y):
+        found.append(graph(lambda x: jnp.sum(jnp.sin(x) * y), X))
+        found.append(graph(jnp.sin, np.ones(3, np.float32), cts=y))
+        return y
+
+    transform(around)(X)
+    for one in found:
+        assert "that JAX traces" in one.note
+        assert [tensor.value for tensor in one.inputs] == [None]
+
+
+def test_under_jit_a_function_of_arrays_is_not_run_either():
+    notes = []
+    jax.jit(lambda y: notes.append(graph(models.twice, X).note) or y)(X)
+    assert "that JAX traces" in notes[0]
+
+
 def test_values_can_be_limited():
     assert graph(models.twice, X, values=False).inputs[0].value is None
     small = graph(lambda x: jnp.sum(jnp.sin(x)), jnp.ones(100), values=100)
