@@ -251,7 +251,7 @@ def run_group(group: str, names: Iterable[str], settings: Settings) -> tuple[str
         curves = scale.measure_axes([*scale.AXES], LIMIT, settings.small)
         if not settings.small:
             scale.draw(curves)
-        return scale.section(curves, LIMIT), True
+        return scale.section(curves, LIMIT, settings.small), True
     workloads = GROUPS[group]
     chosen = [w for w in workloads if group in names or w.name in names]
     rows = {w.name: measure_workload(w, settings) for w in chosen}

@@ -2,9 +2,10 @@
 
     python benchmarks/scale.py [axes...] [--limit SECONDS] [--small]
 
-prints the section; `python benchmarks/run.py scale` also writes it and draws docs/scale.svg. Each
+prints the section; `python benchmarks/run.py scale` also writes it and draws docs/scale.png. Each
 side of each axis has a process of its own, which goes from the smallest size to the largest. It is
-stopped at the first size that takes longer than the limit. Times are the process's CPU time, which
+stopped at the first size that takes longer than the limit; larger ones are then traced and lowered
+only. Times are the process's CPU time, which
 neighbours on the machine change less than the clock's.
 """
 
@@ -33,7 +34,7 @@ import funcgrad
 from benchmarks.measure import count_equations
 from tests.counts import calls_made
 
-PICTURE = Path(__file__).parents[1] / "docs" / "scale.svg"
+PICTURE = Path(__file__).parents[1] / "docs" / "scale.png"
 SIDES: Mapping[str, Callable[..., Any]] = {
     "funcgrad": funcgrad.value_and_grad,
     "jax.grad": jax.value_and_grad,
@@ -180,13 +181,21 @@ def cpu_seconds(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, result
 
 
-def measure_point(axis: Axis, side: str, size: int, count: bool) -> Point:
-    """All quantities at one size, caches cold, and the norm of the gradient to compare."""
+def trace_point(axis: Axis, side: str, size: int) -> tuple[Point, Any, Any]:
+    """What is known without compiling; the lowered program and its argument."""
     loss, params = axis.make(size)
     function = SIDES[side](loss)
     jax.clear_caches()
     trace, traced = cpu_seconds(lambda: jax.jit(function).trace(params))
     lower, lowered = cpu_seconds(traced.lower)
+    equations = count_equations(traced.jaxpr.jaxpr)
+    point = {"size": size, "trace": trace, "lower": lower, "equations": equations}
+    return point, lowered, params
+
+
+def measure_point(axis: Axis, side: str, size: int) -> Point:
+    """All quantities at one size, caches cold, and the norm of the gradient to compare."""
+    point, lowered, params = trace_point(axis, side, size)
     compiling, compiled = cpu_seconds(lowered.compile)
 
     def run() -> Any:
@@ -194,17 +203,12 @@ def measure_point(axis: Axis, side: str, size: int, count: bool) -> Point:
 
     first, (_, gradient) = cpu_seconds(run)
     repeats = max(1, min(20, int(0.5 / max(first, 1e-6))))
-    point: Point = {
-        "size": size,
-        "trace": trace,
-        "lower": lower,
+    return point | {
         "compile": compiling,
         "run": min(cpu_seconds(run)[0] for _ in range(repeats)),
         "memory": compiled.memory_analysis().temp_size_in_bytes,
-        "equations": count_equations(traced.jaxpr.jaxpr),
         "norm": math.sqrt(sum(float(np.sum(np.square(ct))) for ct in jax.tree.leaves(gradient))),
     }
-    return point | ({"calls": calls_of(axis, side, size)} if count else {})
 
 
 def calls_of(axis: Axis, side: str, size: int) -> int:
@@ -215,33 +219,43 @@ def calls_of(axis: Axis, side: str, size: int) -> int:
     return calls_made(lambda: jax.jit(function).trace(params))
 
 
-def measure_sizes(axis: Axis, side: str, sizes: Sequence[int]) -> Iterator[Point]:
+def measure_sizes(axis: Axis, side: str, sizes: Sequence[int], compiling: bool) -> Iterator[Point]:
     """The points of one side; the smallest size is measured twice, since JAX's first use is slow."""
-    measure_point(axis, side, sizes[0], count=False)
-    trace = 0.0
+    trace_point(axis, side, axis.sizes[0])
     for size in sizes:
-        point = measure_point(axis, side, size, count=trace < 1)
-        trace = point["trace"]
+        if compiling:
+            point = measure_point(axis, side, size)
+        else:
+            point, *_ = trace_point(axis, side, size)
+        if point["trace"] < 1:  # counting takes several times as long as tracing
+            point["calls"] = calls_of(axis, side, size)
         yield point
 
 
-def in_process(name: str, side: str, sizes: Sequence[int], limit: float) -> list[Point]:
+def measure_side(name: str, side: str, sizes: Sequence[int], limit: float) -> list[Point]:
+    """The points that fit into the limit; where compiling does not, those without it."""
+    points = in_process(name, side, sizes, limit, "compiled")
+    if len(points) < len(sizes):
+        points += in_process(name, side, sizes[len(points) :], limit, "lowered")
+    return points
+
+
+def in_process(name: str, side: str, sizes: Sequence[int], limit: float, how: str) -> list[Point]:
     """The points that another process measures until one takes longer than the limit."""
-    command = [sys.executable, __file__, "--child", name, side, *map(str, sizes)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
+    command = [sys.executable, __file__, "--child", how, name, side, *map(str, sizes)]
     points: list[Point] = []
-    try:
-        while len(points) < len(sizes):
-            ready, _, _ = select.select([child.stdout], [], [], limit)
-            line = child.stdout.readline() if ready else ""
-            if not line:
-                break
-            points.append(json.loads(line))
-            print(f"{name}, {side}: {line.strip()}", file=sys.stderr, flush=True)
-    finally:
-        child.kill()
-        child.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        try:
+            while len(points) < len(sizes):
+                ready, _, _ = select.select([child.stdout], [], [], limit)
+                line = child.stdout.readline() if ready else ""
+                if not line:
+                    break
+                points.append(json.loads(line))
+                print(f"{name}, {side}: {line.strip()}", file=sys.stderr, flush=True)
+        finally:
+            child.kill()
     return points
 
 
@@ -249,21 +263,30 @@ Curves = dict[str, dict[str, list[Point]]]
 """By axis and side."""
 
 
+def sizes_of(name: str, small: bool) -> tuple[int, ...]:
+    return AXES[name].sizes[:2] if small else AXES[name].sizes
+
+
 def measure_axes(names: Sequence[str], limit: float, small: bool = False) -> Curves:
     """The points of these axes; the process stops where the two gradients differ."""
     curves: Curves = {}
     for name in names:
         axis = AXES[name]
-        sizes = axis.sizes[:2] if small else axis.sizes
+        sizes = sizes_of(name, small)
         sides = [side for side in SIDES if side == "funcgrad" or axis.refused is None]
-        curves[name] = {side: in_process(name, side, sizes, limit) for side in sides}
+        curves[name] = {side: measure_side(name, side, sizes, limit) for side in sides}
         check_norms(name, *curves[name].values())
     return curves
 
 
+def compiled(points: Sequence[Point]) -> list[Point]:
+    """The points that were compiled as well."""
+    return [point for point in points if "compile" in point]
+
+
 def check_norms(name: str, ours: Sequence[Point], reference: Sequence[Point] = ()) -> None:
     """Stop if the two gradients differ."""
-    for point, expected in zip(ours, reference, strict=False):
+    for point, expected in zip(compiled(ours), compiled(reference), strict=False):
         close = abs(point["norm"] - expected["norm"]) <= DIFFERENCE * expected["norm"]
         if not close:  # also catches nan
             sys.exit(f"{name} at {point['size']}: the gradients differ")
@@ -292,22 +315,26 @@ def amount(quantity: str, value: float | None) -> str:
     return f"{value:,.0f}"
 
 
-def section(curves: Curves, limit: float) -> str:
+def section(curves: Curves, limit: float, small: bool = False) -> str:
     """The two tables, under their heading, and what did not finish."""
     return "\n\n".join(
         [
             "## scale",
             "\n".join(f"- {name}: {AXES[name].description}" for name in curves),
             "Times are CPU time of the process, one cold run of each size: read the exponents, not "
-            "the last digit. `calls` are the functions called in a trace, Python's and C's.",
-            "At the largest size that both finished, funcgrad / `jax.grad`:",
+            "the last digit. `calls` are the functions called in a trace, Python's and C's. The "
+            "limit that stops a side is by the clock.",
+            "At the largest size that both compiled, funcgrad / `jax.grad`:",
             table("size", [[name, *row] for name, row in at_largest(curves)]),
-            f"Exponents, funcgrad / `jax.grad`: the slope of the logarithms of the last {LAST} "
-            "sizes that each finished. 1 is linear; nothing is written where a quantity stays "
-            "below what can be told from noise.",
-            table("largest sizes", [[name, *row] for name, row in exponents(curves)]),
-            *unfinished(curves, limit),
-            "![Costs against size](../docs/scale.svg)\n",
+            f"Exponents, funcgrad / `jax.grad`: the slope of the logarithms of the last {LAST} sizes, "
+            "of trace, lower, equations and calls up to the largest that was traced, of the others "
+            "up to the largest that was compiled. 1 is linear; `-` stands where a quantity stays "
+            "below what can be told from noise. Nesting is above 1 on both sides: what the innermost "
+            "function keeps is a result of each call around it, and JAX writes down a traceback as "
+            "long as the nesting for each operation. XLA compiles long bodies at 1.3 to 1.4.",
+            table("largest traced", [[name, *row] for name, row in exponents(curves)]),
+            *unfinished(curves, limit, small),
+            "![Costs against size](../docs/scale.png)\n",
         ]
     )
 
@@ -320,7 +347,7 @@ def table(size: str, rows: Sequence[Sequence[str]]) -> str:
 
 def at_largest(curves: Curves) -> Iterator[tuple[str, list[str]]]:
     for name, sides in curves.items():
-        ours, reference = sides["funcgrad"], sides.get("jax.grad", [])
+        ours, reference = (compiled(sides.get(side, [])) for side in SIDES)
         count = min(len(ours), len(reference)) if reference else len(ours)
         if not count:
             continue
@@ -339,33 +366,40 @@ def exponents(curves: Curves) -> Iterator[tuple[str, list[str]]]:
         yield name, [largest, *(" / ".join(map(written, pair)) for pair in found)]
 
 
-def unfinished(curves: Curves, limit: float) -> Iterator[str]:
+def unfinished(curves: Curves, limit: float, small: bool) -> Iterator[str]:
     for name, sides in curves.items():
         for side, points in sides.items():
-            missing = AXES[name].sizes[len(points) :]
-            if missing:
-                yield f"{name}: {side} was stopped at {missing[0]:,} after {limit:.0f} s."
+            done = {"XLA": len(compiled(points)), "tracing": len(points)}
+            for what, count in done.items():
+                missing = sizes_of(name, small)[count:]
+                if missing:
+                    yield f"{name}: {what} was stopped at {missing[0]:,} after {limit:.0f} s ({side})."
         if AXES[name].refused:
             yield f"{name}: `jax.grad` has no row: {AXES[name].refused}."
 
 
 def draw(curves: Curves, path: Path = PICTURE) -> None:
     """A column for each axis, a row for each quantity, logarithmic both ways."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     rows = (*TIMES, "memory")
     figure = Figure(figsize=(2.1 * len(curves), 1.7 * len(rows)), layout="constrained")
-    FigureCanvasSVG(figure)
+    FigureCanvasAgg(figure)
     panels = figure.subplots(len(rows), len(curves), squeeze=False, sharex="col")
     for column, (name, sides) in zip(panels.T, curves.items(), strict=True):
         for panel, quantity in zip(column, rows, strict=True):
             scale = 2**20 if quantity == "memory" else 1
             for side, points in sides.items():
                 style = "o-" if side == "funcgrad" else "s--"
-                values = [max(p[quantity] / scale, 1e-6) for p in points]
-                panel.loglog([p["size"] for p in points], values, style, ms=3, lw=1, label=side)
+                known = [point for point in points if quantity in point]
+                values = [max(point[quantity] / scale, 1e-6) for point in known]
+                panel.loglog([p["size"] for p in known], values, style, ms=3, lw=1, label=side)
+            low, high = panel.get_ylim()
+            middle = math.sqrt(low * high)
+            panel.set_ylim(min(low, middle / 10), max(high, middle * 10))  # noise looks flat
+            panel.yaxis.set_minor_formatter(NullFormatter())
             panel.tick_params(labelsize=6)
             panel.grid(lw=0.3)
         column[0].set_title(name, fontsize=8)
@@ -373,8 +407,7 @@ def draw(curves: Curves, path: Path = PICTURE) -> None:
         panel.set_ylabel(f"{quantity} ({'MiB' if quantity == 'memory' else 's'})", fontsize=7)
     panels[0, 0].legend(fontsize=6)
     path.parent.mkdir(exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "scale", "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=80)
 
 
 # --- the command line
@@ -384,7 +417,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     jax.config.update("jax_enable_compilation_cache", False)
     if argv[:1] == ["--child"]:
-        for point in measure_sizes(AXES[argv[1]], argv[2], [int(size) for size in argv[3:]]):
+        how, name, side, *sizes = argv[1:]
+        for point in measure_sizes(AXES[name], side, [*map(int, sizes)], how == "compiled"):
             print(json.dumps(point), flush=True)
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -394,9 +428,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if set(options.axes) - set(AXES):
         parser.error(f"the axes are {', '.join(AXES)}")
-    print(
-        section(measure_axes(options.axes or [*AXES], options.limit, options.small), options.limit)
-    )
+    curves = measure_axes(options.axes or [*AXES], options.limit, options.small)
+    print(section(curves, options.limit, options.small))
 
 
 if __name__ == "__main__":
