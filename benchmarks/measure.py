@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 SAMPLE_SECONDS = 0.02
@@ -100,6 +101,48 @@ def build(fn: Callable[..., Any], args: tuple[Any, ...], compile: bool = True) -
     compiled = lowered.compile()
     seconds["compile"] = time.perf_counter() - start
     return Built(traced, lowered, compiled, seconds)
+
+
+def largest_difference(ours: Any, reference: Any) -> float:
+    """The largest difference of a leaf, relative to the leaf's largest element."""
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True)
+    return max(
+        float(np.max(np.abs(x - y), initial=0.0) / max(np.max(np.abs(y), initial=0.0), 1e-30))
+        for x, y in pairs
+    )
+
+
+def work_counted(compiled: Any) -> dict[str, float]:
+    """What XLA counts of a compiled program: operations (elementary functions as one each), bytes moved
+    and temporary memory. A loop counts as one step, and a call of LAPACK as nothing."""
+    counted = compiled.cost_analysis() or {}
+    return {
+        "operations": counted.get("flops", 0.0) + counted.get("transcendentals", 0.0),
+        "bytes": counted.get("bytes accessed", 0.0),
+        "memory": float(compiled.memory_analysis().temp_size_in_bytes),
+    }
+
+
+def cpu_seconds(
+    fns: Sequence[Callable[..., Any]], args: tuple[Any, ...], rounds: int
+) -> list[list[float]]:
+    """Seconds of CPU time a call, of each function in each of so many rounds, the functions in turns.
+
+    CPU time, of all threads, since it is nearly the same beside other programs.
+    """
+
+    def seconds(fn: Callable[..., Any], number: int) -> float:
+        start = time.process_time()
+        for _ in range(number):
+            jax.block_until_ready(fn(*args))
+        return (time.process_time() - start) / number
+
+    first = [min(seconds(fn, 1), seconds(fn, 2)) for fn in fns]
+    number = max(1, math.ceil(SAMPLE_SECONDS / 4 / max(max(first), 1e-6)))
+    return [
+        list(found)
+        for found in zip(*([seconds(fn, number) for fn in fns] for _ in range(rounds)), strict=True)
+    ]
 
 
 def count_equations(jaxpr: Any) -> int:

@@ -2,8 +2,8 @@
 
     python benchmarks/run.py [names...] [--pairs N] [--quick] [--no-write]
 
-Names are workloads or groups of them: models, scan, while, budget, and loops for the last three;
-without any, all are run. Before a workload is timed, the two gradients are compared. Groups that
+Names are workloads or groups of them: models, scan, while, budget, scale, and loops for the middle
+three; without any, all are run. Before a workload is timed, the two gradients are compared. Groups that
 were run whole are written to their section of the report; other results are only printed. Loops of
 unknown length are compared with equinox's, where it is installed.
 """
@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import funcgrad
-from benchmarks import budget
+from benchmarks import budget, scale
 from benchmarks.loops import SCANS, WHILES, WhileWorkload
-from benchmarks.measure import Comparison, measure
+from benchmarks.measure import Comparison, largest_difference, measure
 from benchmarks.workloads import MODELS, Workload
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -42,7 +41,7 @@ GROUPS: dict[str, tuple[Workload | WhileWorkload, ...]] = {
     "while": WHILES,
 }
 """Workloads by group; a group is one section of the report."""
-SECTIONS = (*GROUPS, "budget")
+SECTIONS = (*GROUPS, "budget", "scale")
 ALIASES = {"loops": ("scan", "while", "budget")}
 
 REFERENCE = {"while": "`equinox.internal.while_loop` (checkpointed) under `jax.grad`"}
@@ -51,6 +50,7 @@ TARGETS = {
     "while": "not slower than the other, and memory that does not grow with the trips",
 }
 GRADIENT_BOUND = 1e-4  # float32 rounding stays well below it, a wrong rule well above
+LIMIT = 240.0  # seconds for a size in the group scale
 CHECKPOINTS = 32  # states that a while loop keeps: funcgrad's default
 
 MEANING = {
@@ -109,11 +109,7 @@ def equinox_loop(test: Callable[..., Any], body: Callable[..., Any], init: Any) 
 
 def check_equal(name: str, fns: Iterable[Callable[..., Any]], args: tuple[Any, ...]) -> float:
     """The largest difference of a leaf, relative to its largest element; stops if it is large."""
-    ours, reference = (jax.tree.leaves(jax.jit(fn)(*args)) for fn in fns)
-    difference = max(
-        float(np.max(np.abs(x - y)) / np.maximum(np.max(np.abs(y)), 1e-30))
-        for x, y in zip(ours, reference, strict=True)
-    )
+    difference = largest_difference(*(jax.jit(fn)(*args) for fn in fns))
     if not difference <= GRADIENT_BOUND:  # also catches nan
         sys.exit(f"{name}: the gradients differ by {difference:.1e}, over {GRADIENT_BOUND}")
     return difference
@@ -251,6 +247,11 @@ def run_group(group: str, names: Iterable[str], settings: Settings) -> tuple[str
         if not settings.small:
             budget.draw(points)
         return budget.section(points), True
+    if group == "scale":
+        curves = scale.measure_axes([*scale.AXES], LIMIT, settings.small)
+        if not settings.small:
+            scale.draw(curves)
+        return scale.section(curves, LIMIT), True
     workloads = GROUPS[group]
     chosen = [w for w in workloads if group in names or w.name in names]
     rows = {w.name: measure_workload(w, settings) for w in chosen}

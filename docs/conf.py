@@ -36,6 +36,7 @@ extensions = [
     "mathml",
     "source_pages",
     "filled",
+    "saved_graphs",
 ]
 root_doc = "docs/index"
 include_patterns = [

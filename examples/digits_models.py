@@ -28,11 +28,11 @@ def linear(layer: Params, x: Array) -> Array:
     return x @ layer["weight"] + layer["bias"]
 
 
-def convolution(layer: Params, images: Array) -> Array:
-    """Convolve images (batch, height, width, channels), keeping their height and width."""
+def convolution(layer: Params, images: Array, stride: int = 1) -> Array:
+    """Convolve images (batch, height, width, channels), padded so that stride 1 keeps their size."""
     layout = ("NHWC", "HWIO", "NHWC")
     weight = layer["weight"]
-    y = lax.conv_general_dilated(images, weight, (1, 1), "SAME", dimension_numbers=layout)
+    y = lax.conv_general_dilated(images, weight, (stride, stride), "SAME", dimension_numbers=layout)
     return y + layer["bias"]
 
 

@@ -6,8 +6,8 @@ recursion, so a chain of a million nodes is fine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -63,15 +63,17 @@ def walk(
             steps = pending.steps(node.outputs)
             late = len(operands) == 1 and steps < LATE_STEPS and pullback.late
         cts = [pending.take(slot, late) for slot in node.outputs]
-        if all(ct is None for ct in cts):
+        if not [ct for ct in cts if ct is not None]:
             continue
+        as_there = node.mesh is mesh and node.annotations is annotations
         try:
             with (
-                anywhere if eager else _jax.pulling_back(node.op, node.source),
-                anywhere if node.mesh is mesh else _jax.within_explicit_mesh(node.mesh),
                 anywhere
-                if node.annotations is annotations
-                else _jax.annotated_as(node.annotations),
+                if eager
+                else _jax.pulling_back(
+                    node.op, node.source, getattr(pullback, "rule_of_user", None)
+                ),
+                anywhere if as_there else _as_recorded(node, mesh, annotations),
             ):
                 results = pullback(node.residuals, cts, eager)
                 if observer is not None:
@@ -90,6 +92,17 @@ def walk(
             with _jax.at_line_of(node.source):
                 raise
     return [pending.take(slot) for slot in wanted]
+
+
+@contextmanager
+def _as_recorded(node: Node, mesh: Any, annotations: Any) -> Iterator[None]:
+    """A context with the mesh and the annotations of an op, where they are others than now."""
+    anywhere = nullcontext()
+    with (
+        anywhere if node.mesh is mesh else _jax.within_explicit_mesh(node.mesh),
+        anywhere if node.annotations is annotations else _jax.annotated_as(node.annotations),
+    ):
+        yield
 
 
 def not_finite(problem: Exception, node: Node, cts: Sequence[Cotangent]) -> Exception:

@@ -29,7 +29,33 @@ class CalledFunction:
     leads_to: Callable[[FunctionId], bool]
 
 
-def of_jaxpr(own_lines: bool = True) -> Callable[[Params], CalledFunction]:
+@dataclass(frozen=True)
+class CalledJaxpr:
+    """A :class:`CalledFunction` that a call carries as a jaxpr.
+
+    Attributes:
+      closed: the jaxpr.
+      own_lines: its operations keep the lines of the source on which they were traced.
+    """
+
+    closed: _jax.ClosedJaxpr
+    own_lines: bool
+
+    @property
+    def name(self) -> str:
+        """How a trace names the function."""
+        return _jax.function_of(self.closed)
+
+    def run(self, *args: Any) -> Any:
+        """Run its operations in the current trace."""
+        return _jax.eval_closed_jaxpr(self.closed, args, self.own_lines)
+
+    def leads_to(self, op: FunctionId) -> bool:
+        """Whether running it calls a function whose calls are caught."""
+        return op.description in _marked_calls(self.closed.jaxpr)
+
+
+def of_jaxpr(own_lines: bool = True) -> Callable[[Params], CalledJaxpr]:
     """The function that a call carries as a jaxpr, for the argument `function` of ``defcall``.
 
     Args:
@@ -42,13 +68,8 @@ def of_jaxpr(own_lines: bool = True) -> Callable[[Params], CalledFunction]:
       :func:`defcall` has one.
     """
 
-    def function(params: Params) -> CalledFunction:
-        closed = _jax.close(params[_jax.jaxpr_param(params)])
-        return CalledFunction(
-            _jax.function_of(closed),
-            lambda *args: _jax.eval_closed_jaxpr(closed, args, own_lines),
-            leads_to_in(closed.jaxpr),
-        )
+    def function(params: Params) -> CalledJaxpr:
+        return CalledJaxpr(_jax.close(params[_jax.jaxpr_param(params)]), own_lines)
 
     return function
 
@@ -81,12 +102,27 @@ INLINED = object()
 """Says that a function's operations are recorded, since its calls are caught in them or not meant."""
 
 
-def rule_of(called: CalledFunction, rules: Rules, count: int) -> tuple[FunctionId, Any]:
+def rule_of(
+    called: CalledFunction | CalledJaxpr, rules: Rules, count: int
+) -> tuple[FunctionId, Any]:
     """A called function's op, and its rule, None if it has none, or INLINED.
 
     A transform may have made another function of it, of the same name and with operands of its own
     before these, as checkify does: by the `count` of operands it is seen that no rule is meant.
     """
+    if isinstance(called, CalledJaxpr):
+        return _rule_of_jaxpr(called.closed, rules, count)
+    return _rule_of(called, rules, count)
+
+
+@_jax.weak_cache
+def _rule_of_jaxpr(closed: _jax.ClosedJaxpr, rules: Rules, count: int) -> tuple[FunctionId, Any]:
+    return _rule_of(CalledJaxpr(closed, own_lines=True), rules, count)
+
+
+def _rule_of(
+    called: CalledFunction | CalledJaxpr, rules: Rules, count: int
+) -> tuple[FunctionId, Any]:
     name, mark = unmarked(called.name)
     known = [(op, rule) for op, rule, _ in rules.functions if op.description == name]
     if mark:  # one node by some user's rule: by one of ours, or by another differentiation's

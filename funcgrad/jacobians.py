@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten, tree_map, tree_structure, tree_unflatten
@@ -22,6 +21,7 @@ from funcgrad.arguments import (
 from funcgrad.default import DEFAULT
 from funcgrad.recording import on_arguments
 from funcgrad.registry import Rules, check_rules
+from funcgrad.rows import check_chunk_size, rows_of
 from funcgrad.surface import derivative_of, public
 from funcgrad.transforms import grad, vjp
 
@@ -38,10 +38,16 @@ def jacrev(
     *,
     rules: Rules = DEFAULT,
     strict: bool = False,
+    chunk_size: int | str | None = None,
 ) -> Callable[P, Any]:
     """Return a function that computes the Jacobian of `fun`, one row per output element.
 
     Arguments are those of :func:`grad`, but `fun`'s output may be any pytree of arrays.
+
+    Args:
+      chunk_size: how many rows are computed at once; the others wait. A string such as ``"200MB"``
+        means as many as take so much memory besides the Jacobian and what `fun` keeps, by an
+        estimate. None means all. The values do not depend on it.
 
     Returns:
       A function that returns a pytree like the output, in whose leaves' places are pytrees like
@@ -49,6 +55,8 @@ def jacrev(
 
     Raises:
       errors.InputError, errors.OutputError, errors.ArgnumsError: as :func:`grad`.
+      errors.InputError: `chunk_size` is not one of these.
+      errors.BudgetError: one row takes more memory than `chunk_size` says.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -58,6 +66,7 @@ def jacrev(
     """
     check_callable(fun)
     check_rules(rules)
+    chunk_size = check_chunk_size(chunk_size)
     argnums = check_argnums(argnums)
 
     aux = ", and the auxiliary data" if has_aux else ""
@@ -72,7 +81,7 @@ def jacrev(
         out, pullback, *aux = vjp(on_dynamic, *dynamic, has_aux=has_aux, rules=rules, strict=strict)
         for y in tree_flatten(out)[0]:
             check_output_dtype(y, fun, holomorphic)
-        rows = tree_map(_jax.weak_like, jax.vmap(pullback)(_basis(out)), dynamic)
+        rows = tree_map(_jax.weak_like, rows_of(pullback, out, chunk_size), dynamic)
         if isinstance(argnums, int):
             rows = rows[0]
         result = tree_map(functools.partial(_split_rows, out), rows)
@@ -91,10 +100,11 @@ def hessian(
     *,
     rules: Rules = DEFAULT,
     strict: bool = False,
+    chunk_size: int | str | None = None,
 ) -> Callable[P, Any]:
     """Return a function that computes the Hessian of `fun`: the Jacobian of its Jacobian.
 
-    Arguments and errors are those of :func:`jacrev`.
+    Arguments and errors are those of :func:`jacrev`. `chunk_size` is for the rows of the Hessian.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -104,7 +114,9 @@ def hessian(
     """
     check_rules(rules)
     inner = jacrev(fun, argnums, has_aux, holomorphic, rules=rules, strict=strict)
-    outer = jacrev(inner, argnums, has_aux, holomorphic, rules=rules, strict=strict)
+    outer = jacrev(
+        inner, argnums, has_aux, holomorphic, rules=rules, strict=strict, chunk_size=chunk_size
+    )
     return derivative_of(fun, "Hessian", check_argnums(argnums), "the Hessian")(outer)
 
 
@@ -146,21 +158,6 @@ def hvp(
     gradient = grad(fun, argnums=tuple(range(len(primals))), rules=rules, strict=strict)
     _, pullback = vjp(gradient, *primals, rules=rules, strict=strict)
     return pullback(tuple(tangents))
-
-
-def _basis(out: Any) -> Any:
-    """The standard basis of the output space, stacked along a leading axis."""
-    leaves, tree = tree_flatten(out)
-    sizes = [np.size(y) for y in leaves]
-    total = sum(sizes)
-    ends = np.cumsum(sizes)
-    basis = [
-        jnp.eye(total, size, k=int(size - end), dtype=jnp.result_type(y)).reshape(
-            (total, *np.shape(y))
-        )
-        for y, size, end in zip(leaves, sizes, ends, strict=True)
-    ]
-    return tree_unflatten(tree, basis)
 
 
 def _split_rows(out: Any, rows: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from funcgrad.accumulation import check_entries, check_restored, deliver, delive
 from funcgrad.arguments import check_cotangents, the_cotangent
 from funcgrad.backward import walk
 from funcgrad.calls.logs import with_logs
+from funcgrad.pickling import Origin, reduced
 from funcgrad.places.asked import Collector
 from funcgrad.places.taps import Tapped
 from funcgrad.printing import shown_pullback
@@ -29,6 +31,7 @@ class Static:
     Attributes:
       places: of each residual, which leaf of the arguments it is; None if it is none.
       contents: by leaf that is a reference, the slot of what it holds when the function ends.
+      origin: how it was made, for another process.
       wants_logs: the pullback returns what backward functions log as well.
     """
 
@@ -43,6 +46,7 @@ class Static:
     slots: tuple[int | None, ...]
     places: tuple[int | None, ...]
     contents: dict[int, int | None]
+    origin: Origin
     wants_logs: bool = False
 
 
@@ -60,13 +64,28 @@ def divided(
     return _jax.like_arguments(static.in_tree, kept), others
 
 
+class Copied:
+    """A pytree of which ``copy`` copies the arrays and not the static data."""
+
+    def __copy__(self) -> Any:
+        return jax.tree.map(lambda x: x, self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return jax.tree.map(lambda x: copy.deepcopy(x, memo), self)
+
+
 @jax.tree_util.register_pytree_node_class
-class Pullback:
+class Pullback(Copied):
     """From output cotangents to input cotangents; a pytree whose leaves are the residuals.
 
     Call it with a cotangent for the output: a pytree like it, with its shapes and dtypes (for an
     integer leaf any dtype, ``float0`` by convention; it is not read). It returns a
     tuple with a cotangent for each argument.
+
+    A pullback can be copied, and pickled if its function and the rules that it overrides are found by
+    name: the top of a module has them. Who loads it traces the function again, and the program must be
+    the same: what cannot be pickled, or is another program when it is loaded, is an
+    :class:`errors.PickleError`.
 
     Attributes:
       args_res: the arguments that it keeps, in a tree like theirs, and ``NotNeeded()`` or
@@ -202,6 +221,9 @@ class Pullback:
         residuals = jax.tree.leaves(kept, is_leaf=lambda x: x is None)
         return shown_pullback(name, self._static.arguments, residuals)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduced(self)
+
     def tree_flatten(self) -> tuple[tuple[list[Any], list[Any]], Static]:
         return (self.args_res, self.opaque_residuals), self._static
 
@@ -211,7 +233,7 @@ class Pullback:
 
 
 @dataclass(frozen=True)
-class TappedPullback:
+class TappedPullback(Copied):
     """A pullback of a function with taps: from output cotangents to input cotangents and tapped values.
 
     Attributes:
@@ -230,6 +252,9 @@ class TappedPullback:
     pullback: Pullback
     found: Any
     collector: Collector
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduced(self.pullback)  # an error: the taps are not saved
 
     @_jax.boundary
     def __call__(self, *cts: Any) -> tuple[tuple[Any, ...], dict[str, Tapped]]:

@@ -227,6 +227,12 @@ class RuleProgram:
         cts = program.jaxpr.invars[first : first + len(program.cts)]
         return is_elementwise(program.jaxpr, cts)
 
+    @cached_property
+    def rule_of_user(self) -> str | None:
+        """The rule's name, which profiles show, where it is not one of this package's."""
+        rule = self.signature.rule
+        return None if rule.is_own else rule.name
+
     @property
     def inner(self) -> Mapping[str, Any]:
         """There is no tape inside."""

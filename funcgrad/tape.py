@@ -335,10 +335,10 @@ class TapeTrace(_jax.Trace):
             tracers, params = _jax.give_references(tracers, params)
         primals, slots = self.split(tracers)
         with _jax.set_current_trace(self.parent_trace):
-            unmoved = not any(slot is not None for slot in slots)
+            unmoved = slots.count(None) == len(slots)
             if unmoved and not self.reads_content(primals):
                 return self.bind_in_parent(primitive, primals, params)
-            by_reference = any(map(_jax.is_mutable, primals))
+            by_reference = _jax.holds_mutable(primals)
             entry = self.rules.find(_jax.get_p if by_reference else primitive)
             if isinstance(entry, CallRule):
                 return entry.fn(self, primitive, tracers, params)
@@ -425,8 +425,10 @@ class TapeTrace(_jax.Trace):
             target = str(params.get("target_name", ""))
             missing = MissingRule(op, len(primals), tuple(params), target)
             return self.record(op, params, slots, outs, present, missing, ())
-        with errors.located_at(_jax.current_where):
+        try:
             program = program_of(rule, op, params, operand_avals, out_avals, wanted, multiple)
+        except errors.Unlocated as problem:
+            raise problem.at(_jax.current_where()) from problem.cause
         values = (*primals, *outs)
         pullback, residuals = self.usable(op, program, [values[i] for i in program.reads])
         return self.record(op, params, slots, outs, present, pullback, residuals)
@@ -445,15 +447,14 @@ class TapeTrace(_jax.Trace):
         results = [
             self.new_tracer(y) if there else y for y, there in zip(outs, present, strict=True)
         ]
-        operands = tuple(slot for slot in slots if slot is not None)
-        outputs = tuple(
-            result.slot if there else None for result, there in zip(results, present, strict=True)
-        )
+        operands = tuple([slot for slot in slots if slot is not None])
         source = _jax.current_source()
+        outputs: list[Slot | None] = []
         for result, there in zip(results, present, strict=True):
+            outputs.append(result.slot if there else None)
             if there:
                 result._line_info = source
-        node = Node(op, params, operands, outputs, pullback, tuple(residuals), source)
+        node = Node(op, params, operands, tuple(outputs), pullback, tuple(residuals), source)
         self.append(node, outs)
         return results
 

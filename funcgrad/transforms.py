@@ -22,6 +22,7 @@ from funcgrad.backward import walk
 from funcgrad.calls.references import Contents
 from funcgrad.default import DEFAULT
 from funcgrad.faults import raising
+from funcgrad.pickling import Origin, function_found
 from funcgrad.places.asked import Asked
 from funcgrad.places.selectors import Edit, Selector
 from funcgrad.places.taps import Tapped
@@ -273,6 +274,16 @@ def vjp(
 
     leaves = contents.leaves
     name, asked = name_of(fun), Asked.of(taps, edit)
+    origin = Origin(
+        function_found(fun, asked is not None),
+        {i: x for i, x in enumerate(given) if _jax.is_number(x)},
+        rules,
+        tuple(saveable),
+        None if wanted is None else tuple(wanted),
+        has_aux,
+        strict,
+        traced=not _jax.is_eager(_jax.current_trace()),
+    )
     on = (on_leaves, leaves, has_aux, rules, strict, name)
     with reporting(rules, name, strict) as report, errors.at_worst_unknown():
         run = run_recorded(*on, report, wanted, contents, asked)
@@ -292,6 +303,7 @@ def vjp(
         run.slots,
         tuple(places.get(id(x)) for x in residuals),
         dict(zip(contents.places, run.content_slots, strict=True)),
+        origin,
     )
     out = tree_unflatten(run.out_tree, run.outs)
     pullback: Any = Pullback(static, *divided(static, residuals, saveable))

@@ -33,14 +33,20 @@ def mark_used(op: Op) -> None:
 
 @dataclass
 class Report:
-    """What a differentiation has used: the ops of its tape, and what JAX's derivatives inside did."""
+    """What a differentiation has used: the ops of its tape, and what JAX's derivatives inside did.
 
+    Attributes:
+      wanted: somebody will read the report.
+    """
+
+    wanted: bool
     occurred: set[Op] = field(default_factory=set)
     seen: Seen | None = None
 
     def of(self, tape: Tape, seen: Seen) -> None:
         """Report on this tape."""
-        self.occurred = {_op_of(node) for node in walk_nodes(tape)}
+        if self.wanted:
+            self.occurred = {_op_of(node) for node in walk_nodes(tape)}
         self.seen = seen
 
 
@@ -54,8 +60,8 @@ def reporting(rules: Rules, name: str, strict: bool) -> Iterator[Report]:
     Raises:
       errors.UnusedOverrideError: there is one, and `strict` was asked for.
     """
-    report = Report()
-    if not rules.overridden:
+    report = Report(wanted=bool(rules.overridden))
+    if not report.wanted:
         yield report
         return
     inside: set[Op] = set()

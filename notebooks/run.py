@@ -9,13 +9,16 @@ page or a drawn graph the words and numbers are compared; of a plot, that there 
 tag ``varies`` shows timings or the like: only the kinds of its outputs are compared. A warning is a
 failure. So is an error, except in a cell with the tag ``raises-exception``.
 
-Sliders are not saved, since they work only beside a running kernel; the picture that they move is.
-After the last cell each slider is moved to both ends: what it draws then must not fail.
+A graph that a cell draws is saved as an image: of a notebook that nobody has run yet, JupyterLab shows
+no other picture in HTML. Sliders are not saved, since they work only beside a running kernel; the
+picture that they move is. After the last cell each slider is moved to both ends: what it draws then
+must not fail.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import math
 import os
@@ -51,6 +54,8 @@ if "lecture.pictures" in sys.modules:
 """
 
 SLIDER = "application/vnd.jupyter.widget-view+json"
+SVG = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
+IMAGE = re.compile(r'<img src="data:image/svg\+xml;base64,([^"]*)">')
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -100,13 +105,24 @@ def cleaned(notebook: Any) -> Any:
 
 def _cleaned(output: Any) -> Any:
     kept: Any = nbformat.from_dict({key: out for key, out in output.items() if key != "transient"})
-    if "metadata" in kept:
-        kept.metadata = {}
+    if "metadata" in kept:  # what is left is the size of a picture
+        kept.metadata = {kind: size for kind, size in kept.metadata.items() if kind in kept.data}
+    if "text/html" in kept.get("data", {}):
+        kept.data["text/html"] = SVG.sub(_as_image, kept.data["text/html"])
     if kept.output_type == "execute_result":
         kept.execution_count = None
     if kept.output_type == "error":  # the frames name files of this machine
         kept.traceback = [f"{kept.ename}: {kept.evalue}"]
     return kept
+
+
+def _as_image(drawn: re.Match[str]) -> str:
+    encoded = base64.b64encode(drawn[0].encode()).decode()
+    return f'<img src="data:image/svg+xml;base64,{encoded}">'
+
+
+def _as_svg(image: re.Match[str]) -> str:
+    return base64.b64decode(image[1]).decode()
 
 
 def _kinds(output: Any) -> set[str]:
@@ -161,7 +177,8 @@ def _texts(output: Any) -> list[str]:
         return [f"{output.ename}: {output.evalue}"]
     pictures = any(kind.startswith("image/") for kind in output.data)
     texts = [] if pictures else [output.data.get("text/plain", "")]
-    return [*texts, re.sub(r"<[^>]*>", " ", output.data.get("text/html", ""))]
+    page = IMAGE.sub(_as_svg, output.data.get("text/html", ""))
+    return [*texts, re.sub(r"<[^>]*>", " ", page)]
 
 
 def same_text(saved: str, new: str) -> bool:

@@ -137,6 +137,27 @@ def test_outputs_are_compared(before, now, differs, run):
     assert bool(run.differences(*notebooks)) is differs
 
 
+def test_a_drawn_graph_is_saved_as_an_image_and_its_words_are_compared(run):
+    cells = [
+        cell_that_drew("text/html", f"<p><svg><text>a {n}</text></svg></p>") for n in (1, 1, 2)
+    ]
+    one, same, other = (run.cleaned(nbformat.v4.new_notebook(cells=[cell])) for cell in cells)
+    assert re.fullmatch(
+        r'<p><img src="data:image/svg\+xml;base64,[\w+/]+=*"></p>',
+        one.cells[0].outputs[0].data["text/html"],
+    )
+    assert run.cleaned(one) == one
+    assert run.differences(one, same) == []
+    assert "a 2" in run.differences(one, other)[0]
+
+
+def test_the_size_of_a_picture_is_saved(run):
+    cell = cell_that_drew("image/png", "")
+    cell.outputs[0].metadata = {"image/png": {"width": 9, "height": 6}, "needs_background": "light"}
+    saved = run.cleaned(nbformat.v4.new_notebook(cells=[cell]))
+    assert saved.cells[0].outputs[0].metadata == {"image/png": {"width": 9, "height": 6}}
+
+
 BROKEN_LATER = """
 import sys
 sys.path.insert(0, "../examples")

@@ -42,6 +42,7 @@ PARTS: dict[str, Callable[[str, str], str]] = {
     "api": lambda docname, module: api_pages.page(module),
     "rules": lambda docname, _: rule_pages.page(docname),
     "lecture": lambda docname, _: lecture_pages.page(),
+    "numbers": lambda docname, _: lecture_pages.numbers(),
     "examples": lambda docname, _: examples(),
 }
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from funcgrad import errors
+
 if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.application import Sphinx
@@ -42,6 +44,8 @@ def place_of(module: str, name: str) -> str | None:
     for part in name.split("."):
         found = getattr(found, part, None)
     found = inspect.unwrap(getattr(found, "fget", None) or found)
+    if inspect.isclass(found) and issubclass(found, (errors.FuncgradError, Warning)):
+        return _place_of_error(found)
     try:
         path, (_, line) = Path(inspect.getsourcefile(found) or ""), inspect.getsourcelines(found)
     except (OSError, TypeError):
@@ -49,6 +53,15 @@ def place_of(module: str, name: str) -> str | None:
     if ROOT not in path.parents:
         return None
     return url(path.relative_to(ROOT), line, "docs/reference/page")
+
+
+def _place_of_error(kind: type) -> str | None:
+    """The same of an error, which stands in a file below the module that it names."""
+    for path in sorted(Path(errors.__file__).parent.glob("*.py")):
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            if line.startswith(f"class {kind.__name__}("):
+                return url(path.relative_to(ROOT), number, "docs/reference/page")
+    return None
 
 
 def lead_to_pages(app: Sphinx, doctree: nodes.document) -> None:

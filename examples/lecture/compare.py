@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -48,12 +47,3 @@ def compare(value: Any, loss: Callable[[Any], Any], **ways: Any) -> None:
     ]
     names = [name.replace("_", " ") for name in ways]
     pictures.table(rows, "entry", "value", *names, "funcgrad.grad", "differences")
-
-
-def without_places(text: Any) -> str:
-    """A message of funcgrad's without the files that it names, which differ between machines.
-
-    >>> without_places("the gradient of `net at /home/me/net.py:5` was asked for")
-    'the gradient of `net` was asked for'
-    """
-    return re.sub(r",? at (/|[A-Z]:)[^`>\n]*?:\d+", "", str(text))

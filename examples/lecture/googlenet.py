@@ -12,8 +12,8 @@ import numpy as np
 from digits_models import CLASSES, Params, convolution, linear, max_pool
 from jax import Array, lax
 
-BLOCKS = {"inception_1": (8, 12, 4, 4), "inception_2": (12, 16, 6, 6)}
-"""The channels that each branch of a block ends with: 1x1, 3x3, 5x5 and pooled."""
+BLOCKS = {"inception_1": (8, 6, 12, 2, 4, 4), "inception_2": (12, 8, 16, 3, 6, 6)}
+"""The channels of each block: 1x1; before 3x3, 3x3; before 5x5, 5x5; after pooling."""
 
 STEM = 12
 """The channels of the first convolution."""
@@ -25,22 +25,26 @@ def init_layer(rng: np.random.Generator, *shape: int) -> Params:
     return {"weight": jnp.float32(weight), "bias": jnp.float32(np.zeros(shape[-1]))}
 
 
-def init_inception(
-    rng: np.random.Generator, inputs: int, channels: tuple[int, int, int, int]
-) -> Params:
+def init_inception(rng: np.random.Generator, inputs: int, channels: tuple[int, ...]) -> Params:
     """Draw the six convolutions of a block that reads images of so many channels.
 
-    Before a large window a 1x1 convolution reduces the channels to half of what the branch ends with.
+    Before a large window a 1x1 convolution reduces the channels. `channels` are as in `BLOCKS`.
     """
-    one, three, five, pooled = channels
+    one, three_reduced, three, five_reduced, five, pooled = channels
     return {
         "one": init_layer(rng, 1, 1, inputs, one),
-        "three_reduced": init_layer(rng, 1, 1, inputs, three // 2),
-        "three": init_layer(rng, 3, 3, three // 2, three),
-        "five_reduced": init_layer(rng, 1, 1, inputs, five // 2),
-        "five": init_layer(rng, 5, 5, five // 2, five),
+        "three_reduced": init_layer(rng, 1, 1, inputs, three_reduced),
+        "three": init_layer(rng, 3, 3, three_reduced, three),
+        "five_reduced": init_layer(rng, 1, 1, inputs, five_reduced),
+        "five": init_layer(rng, 5, 5, five_reduced, five),
         "pooled": init_layer(rng, 1, 1, inputs, pooled),
     }
+
+
+def outputs_of(channels: tuple[int, ...]) -> int:
+    """The channels of the images that a block makes: what its four branches end with."""
+    one, _, three, _, five, pooled = channels
+    return one + three + five + pooled
 
 
 def inception(params: Params, images: Array) -> Array:
@@ -59,9 +63,10 @@ def inception(params: Params, images: Array) -> Array:
     return jnp.concatenate(branches, axis=-1)
 
 
-def largest_around(images: Array) -> Array:
-    """At each pixel the largest value of the 3x3 window around it."""
-    return lax.reduce_window(images, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+def largest_around(images: Array, stride: int = 1) -> Array:
+    """At each pixel, or at each second one, the largest value of the 3x3 window around it."""
+    strides = (1, stride, stride, 1)
+    return lax.reduce_window(images, -jnp.inf, lax.max, (1, 3, 3, 1), strides, "SAME")
 
 
 def init_googlenet(seed: int) -> Params:
@@ -71,7 +76,7 @@ def init_googlenet(seed: int) -> Params:
     inputs = STEM
     for name, channels in BLOCKS.items():
         params[name] = init_inception(rng, inputs, channels)
-        inputs = sum(channels)
+        inputs = outputs_of(channels)
     return {**params, "output": init_layer(rng, inputs, CLASSES)}
 
 

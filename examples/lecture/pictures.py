@@ -12,7 +12,7 @@ from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
-from IPython.display import HTML, SVG, display
+from IPython.display import HTML, Image, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -49,14 +49,16 @@ STYLE = {
     "font.size": 10,
     "lines.linewidth": 2,
     "legend.frameon": False,
-    "svg.hashsalt": "funcgrad",
 }
 
 
 def start() -> None:
-    """Give the plots of this notebook the common style, and show them as SVG."""
+    """Give the plots of this notebook the common style, and show them as PNG with two dots a pixel.
+
+    JupyterLab shows an SVG only to somebody who has run its cell, or trusts the notebook.
+    """
     plt.rcParams.update(STYLE)
-    set_matplotlib_formats("svg", metadata={"Date": None})
+    set_matplotlib_formats("retina", metadata={"Software": None})
 
 
 def axes(columns: int = 1, *, width: float = 4.5, height: float = 3.0, rows: int = 1) -> Any:
@@ -127,17 +129,17 @@ def try_sliders() -> None:
             plt.close()
 
 
-def _drawn(draw: Callable[..., Any], sliders: dict[str, Any]) -> SVG:
+def _drawn(draw: Callable[..., Any], sliders: dict[str, Any]) -> Image:
     draw(**{name: one.value for name, one in sliders.items()})
-    return svg(plt.gcf())
+    return image(plt.gcf())
 
 
-def svg(figure: Figure) -> SVG:
-    """A plot as a picture of its own; the plot is closed."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+def image(figure: Figure) -> Image:
+    """A plot as a picture of its own, with two dots a pixel; the plot is closed."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=2 * STYLE["figure.dpi"], metadata={"Software": None})
     plt.close(figure)
-    return SVG(text.getvalue())
+    return Image(data.getvalue(), retina=True)
 
 
 def whole(graph: funcgrad.inspect.Graph, view: int | str = 0) -> HTML:

@@ -21,25 +21,30 @@ def rule(op: Any) -> None:
         def sub_vjp(ct: Array, x: Array, y: Array, **_: Any) -> Any:
             return ct, -ct
     """
-    print(without_folders(funcgrad.DEFAULT[op]).replace(", at funcgrad", ", in funcgrad"))
+    print(without_places(funcgrad.DEFAULT[op]).replace(", at funcgrad", ", in funcgrad"))
 
 
 def tell(found: Any, width: int = 110) -> None:
     """Print what funcgrad found, in lines of so many characters."""
-    for line in without_folders(found).splitlines():
+    for line in without_places(found).splitlines():
         print(textwrap.fill(line, width, subsequent_indent=" " * 13))
 
 
-def without_folders(text: Any) -> str:
-    """A text of funcgrad's: its files have no folder and no line, and cells of a notebook no file.
+def without_places(text: Any) -> str:
+    """A text of funcgrad's that is the same on every machine.
 
-    >>> without_folders("in sqrt_vjp (/home/me/funcgrad/rules/arithmetic.py:95)")
+    Files of funcgrad have no folder and no line, cells of a notebook no file; other files are left out.
+
+    >>> without_places("in sqrt_vjp (/home/me/funcgrad/rules/arithmetic.py:95)")
     'in sqrt_vjp (funcgrad/rules/arithmetic.py)'
-    >>> without_folders("at /home/me/ipykernel_12/345.py:6:32 (distance)")
+    >>> without_places("at /home/me/ipykernel_12/345.py:6:32 (distance)")
     'at line 6 of the cell (distance)'
+    >>> without_places("the gradient of `net at /home/me/net.py:5` was asked for")
+    'the gradient of `net` was asked for'
     """
     text = re.sub(r"[^\s(]*?(funcgrad/\w+/\w+\.py):\d+", r"\1", str(text))
-    return re.sub(r"[^\s(]*?ipykernel_\d+/\d+\.py:(\d+)(:\d+)?", r"line \1 of the cell", text)
+    text = re.sub(r"[^\s(]*?ipykernel_\d+/\d+\.py:(\d+)(:\d+)?", r"line \1 of the cell", text)
+    return re.sub(r",? at (/|[A-Z]:)[^`>\n]*?:\d+", "", text)
 
 
 def checked(report: Report) -> None:

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import jax
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 VALUE, INK, LINE = "#0b57b0", "#1f2328", "#d5dae1"
@@ -90,22 +91,37 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def plot(path: Path, picture: Path, title: str) -> None:
-    """Draw each metric of a file over the steps, and its mean over a fortieth of them, as a PNG."""
+    """Draw each metric of a file over the steps, and its mean over a fortieth of them, as a PNG.
+
+    A file without lines has no picture.
+    """
     lines = read(path)
+    if not lines:
+        return
     steps = np.array([line["step"] for line in lines])
-    names = [name for name in lines[-1] if name != "step"]
-    figure = Figure(figsize=(4.5 * len(names), 3.4), layout="constrained")  # needs no display
+    names = sorted({*lines[-1]} - {"step"}, key=lambda name: (name != "loss", name))
+    columns, rows = min(2, len(names)), -(-len(names) // 2)
+    figure = Figure(figsize=(4.5 * columns, 2.8 * rows), layout="constrained")  # needs no display
     figure.suptitle(title, x=0.01, ha="left", color=INK)
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    places = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    for name, axes in zip(names, places[: len(names)], strict=True):
         values = np.array([line.get(name, np.nan) for line in lines])
-        width = max(1, len(steps) // 40)
-        means = np.convolve(values, np.ones(width) / width, "valid")
-        axes.plot(steps, values, color=VALUE, alpha=0.25, linewidth=0.8)
-        axes.plot(steps[width - 1 :], means, color=VALUE, linewidth=2)
+        _draw(axes, steps, values)
         axes.set_title(name.replace("_", " "), loc="left", fontsize=11, color=INK)
+    for axes in places[len(names) :]:
+        axes.set_visible(False)
+    for axes in places[-columns:]:
         axes.set_xlabel("step")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=LINE, linewidth=0.6)
-        if np.all(values > 0) and values.max() > 20 * values.min():
-            axes.set_yscale("log")
     figure.savefig(picture, dpi=150)
+
+
+def _draw(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
+    """Each value, and the mean of those around it."""
+    width = len(steps) // 40 // 2 * 2 + 1  # odd, so that it has a middle
+    means = np.convolve(values, np.ones(width) / width, "valid")
+    axes.plot(steps, values, color=VALUE, alpha=0.25, linewidth=0.8)
+    axes.plot(steps[width // 2 :][: len(means)], means, color=VALUE, linewidth=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=LINE, linewidth=0.6)
+    if np.all(values > 0) and values.max() > 20 * values.min():
+        axes.set_yscale("log")

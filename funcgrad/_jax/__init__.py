@@ -12,8 +12,10 @@ from funcgrad._jax.derivatives import *  # noqa: F403
 from funcgrad._jax.drop_in import *  # noqa: F403
 from funcgrad._jax.effects import *  # noqa: F403
 from funcgrad._jax.faults import *  # noqa: F403
+from funcgrad._jax.fingerprints import *  # noqa: F403
 from funcgrad._jax.hijax import *  # noqa: F403
 from funcgrad._jax.jaxprs import *  # noqa: F403
+from funcgrad._jax.known import *  # noqa: F403
 from funcgrad._jax.logs import *  # noqa: F403
 from funcgrad._jax.marks import *  # noqa: F403
 from funcgrad._jax.ops import *  # noqa: F403

@@ -36,13 +36,15 @@ def is_inlined(params: dict[str, Any]) -> bool:
 
 def has_settings(params: dict[str, Any]) -> bool:
     """Whether a jitted call carries shardings, layouts or compiler options of its own."""
-    shardings = (*params["in_shardings"], *params["out_shardings"])
-    layouts = (*params["in_layouts"], *params["out_layouts"])
-    return (
-        any(s is not UNSPECIFIED for s in shardings)
-        or any(layout is not None for layout in layouts)
-        or bool(params["compiler_options_kvs"])
+    shardings = {*params["in_shardings"], *params["out_shardings"]}
+    layouts = {*params["in_layouts"], *params["out_layouts"]}
+    return not (shardings <= _NO_SHARDING and layouts <= _NO_LAYOUT) or bool(
+        params["compiler_options_kvs"]
     )
+
+
+_NO_SHARDING = frozenset([UNSPECIFIED])
+_NO_LAYOUT = frozenset([None])
 
 
 def bind_jit(
@@ -181,7 +183,9 @@ def flat_tree(values: Sequence[Any]) -> Any:
 
 def jaxpr_param(params: dict[str, Any]) -> str:
     """Under which name a call primitive carries its jaxpr, which versions differ in."""
-    return next(name for name in ("call_jaxpr", "jaxpr", "call", "fwd_jaxpr") if name in params)
+    if "call_jaxpr" in params:
+        return "call_jaxpr"
+    return next(name for name in ("jaxpr", "call", "fwd_jaxpr") if name in params)
 
 
 BARRIERS_HOLD = jax.__version_info__ >= (0, 12)

@@ -45,10 +45,15 @@ def is_leaked(trace: Any) -> bool:
 PULLED_BACK = "vjp_of_"
 
 
-def pulling_back(op: Any, source: Any) -> Any:
-    """A context in which operations come from an op's place and scope, as those that pull it back."""
+def pulling_back(op: Any, source: Any, rule: str | None = None) -> Any:
+    """A context in which operations come from an op's place and scope, as those that pull it back.
+
+    The name of a user's `rule` is with them: a profile shows ``vjp_of_tanh(by_my_tanh_vjp())``.
+    """
     name = str(op).split(" at ")[0]
     scope = source.name_stack.transform(f"{PULLED_BACK}{name}")
+    if rule is not None:
+        scope = scope.transform(f"by_{rule}")
     return source_info_util.user_context(source.traceback, name_stack=scope)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 
+_TRACE = inspect.unwrap(partial_eval.trace_to_jaxpr_dynamic)
+"""Without the frame of JAX's profiler: the frames of nested jitted functions add up."""
+
+
 def stage(fn: Callable[..., Any], avals: Sequence[Any], name: str) -> tuple[Jaxpr, list[Any]]:
     """Trace `fn`, which maps flat values to a flat list, to a jaxpr without constants.
 
@@ -37,7 +42,7 @@ def stage(fn: Callable[..., Any], avals: Sequence[Any], name: str) -> tuple[Jaxp
     debug_info = linear_util.DebugInfo("funcgrad", name, None, None)
     wrapped = linear_util.wrap_init(fn, debug_info=debug_info)
     with config.mutable_array_checks(False):  # a residual may be a reference
-        jaxpr, _, consts = partial_eval.trace_to_jaxpr_dynamic(wrapped, list(avals))
+        jaxpr, _, consts = _TRACE(wrapped, list(avals))
     jaxpr, more = without_own_references(partial_eval.convert_constvars_jaxpr(jaxpr))
     return jaxpr, [*more, *consts]
 
@@ -103,6 +108,11 @@ def eval_closed_jaxpr(
 ) -> list[Any]:
     """Run a closed jaxpr's operations in the current trace, at their own source lines or here."""
     return _core.eval_jaxpr(closed.jaxpr, closed.consts, *args, propagate_source_info=own_lines)
+
+
+def runner(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
+    """The function that runs a closed jaxpr's operations, with no frame of its own on Python's stack."""
+    return partial(_core.eval_jaxpr, closed.jaxpr, closed.consts)
 
 
 def eval_equations(

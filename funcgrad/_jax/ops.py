@@ -27,6 +27,12 @@ source_info_util.register_exclusion(os.path.dirname(os.path.dirname(__file__)))
 current_source: Callable[[], Any] = source_info_util.current
 
 
+def source_within(outer: Any, inner: Any) -> Any:
+    """The source `outer`, in the name scopes of `inner` besides."""
+    names = inner.name_stack
+    return outer.replace(name_stack=outer.name_stack + names) if names.stack else outer
+
+
 def where(source: Any) -> str | None:
     """``file:line (function)`` of the user's frame, if there is one."""
     return source_info_util.summarize(source) or None

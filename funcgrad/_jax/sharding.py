@@ -176,11 +176,16 @@ def one_like(x: Value) -> Value:
 
 def first_element(x: Value) -> Value:
     """The first element of an array that is not empty, wherever it is."""
+
+    def first_of(x: Value) -> Value:
+        corner = lax.slice(x, (0,) * x.ndim, (1,) * x.ndim)
+        return lax.reshape(corner, ())
+
     sharding = explicit_sharding(_core.typeof(x))
     if sharding is None:
-        return lax.reshape(x, (x.size,))[0]
+        return first_of(x)
     with within_mesh(auto_mesh(sharding.mesh)):
-        first = lax.reshape(to_auto_axes(x), (x.size,))[0]
+        first = first_of(to_auto_axes(x))
     return jax.sharding.reshard(first, NamedSharding(sharding.mesh, PartitionSpec()))
 
 

@@ -6,7 +6,10 @@ from typing import Any
 
 from jax._src.interpreters import batching, mlir
 from jax._src.interpreters.ad import primitive_jvps
-from jax.extend.core import Primitive
+from jax.extend.core import ClosedJaxpr, Primitive
+
+from funcgrad._jax.jaxprs import renamed, with_consts
+from funcgrad._jax.types import Atom, Equation, Var
 
 tap_p = Primitive("tap")
 """``tap(x, sink) = x``. The rule in ``rules.effects`` gives its cotangent to the sink as well."""
@@ -14,6 +17,20 @@ tap_p = Primitive("tap")
 tap_p.def_impl(lambda x, sink: x)
 tap_p.def_abstract_eval(lambda x, sink: x)
 mlir.register_lowering(tap_p, lambda ctx, x, sink: [x])
+
+
+def without_taps(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """A program in which no operation of its own, but for those inside calls, is a tap."""
+    names: dict[Var, Atom] = {}
+    eqns: list[Equation] = []
+    for eqn in closed.jaxpr.eqns:
+        read = renamed(eqn.invars, names)
+        if eqn.primitive is tap_p:
+            names[eqn.outvars[0]] = read[0]
+        else:
+            eqns.append(eqn.replace(invars=read))
+    outvars = renamed(closed.jaxpr.outvars, names)
+    return with_consts(closed.jaxpr.replace(eqns=eqns, outvars=outvars), closed.consts)
 
 
 def _batch(values: Any, axes: Any) -> tuple[Any, Any]:

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax._src import ad_util, dtypes, linear_util
 from jax._src import core as _core
+from jax._src.array import ArrayImpl
 from jax._src.interpreters import partial_eval
 from jax._src.lax import lax
+from jax._src.sharding_impls import SingleDeviceSharding
 from jax._src.state.types import AbstractRef
 from jax.extend.core import Primitive, set_current_trace, take_current_trace  # noqa: F401
 
@@ -49,7 +51,14 @@ SymbolicZero = ad_util.SymbolicZero
 Zero = ad_util.Zero
 
 
-typeof: Callable[[Any], Any] = _core.typeof
+def typeof(x: Any) -> Any:
+    """The type of a value, as ``jax.typeof`` gives it: the two most frequent kinds are known at once."""
+    kind = type(x)
+    if kind is partial_eval.DynamicJaxprTracer:
+        return x.aval
+    if kind is ArrayImpl and type(x._sharding) is SingleDeviceSharding:
+        return x.aval
+    return _core.typeof(x)
 
 
 to_concrete_value: Callable[[Any], Any] = _core.to_concrete_value
@@ -346,6 +355,11 @@ def abstract_eval(primitive: Primitive, avals: Sequence[Any], params: dict[str, 
     return out
 
 
+def is_plain_array_type(aval: Any) -> bool:
+    """Whether this is the type of an array and nothing else: no reference, no type of a package's."""
+    return type(aval) is _core.ShapedArray
+
+
 def is_reference(aval: Any) -> bool:
     """Whether this is the type of a mutable reference."""
     return isinstance(aval, AbstractRef)
@@ -354,6 +368,11 @@ def is_reference(aval: Any) -> bool:
 def is_mutable(x: Any) -> bool:
     """Whether this value is a mutable reference."""
     return isinstance(getattr(x, "aval", None), AbstractRef)
+
+
+def holds_mutable(values: Sequence[Any]) -> bool:
+    """Whether one of these is a mutable reference."""
+    return bool([x for x in values if type(x) is not ArrayImpl and is_mutable(x)])
 
 
 DEVICE = _core.MemorySpace.Device

@@ -49,7 +49,7 @@ def program_of_branches(
 ) -> BranchProgram:
     """The forward and the backward program of a switch over jaxprs."""
     splits = [split_of(branch, differentiated, rules) for branch in (first, *others)]
-    cuts = tuple(cut_of(split, free=split.inputs) for split in splits)
+    cuts = tuple(cut_of(split, free=split.inputs, runs=1) for split in splits)
     return BranchProgram(cuts, differentiated, platforms)
 
 

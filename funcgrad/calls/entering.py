@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from funcgrad import _jax, errors
-from funcgrad.called import INLINED, CalledFunction, Params, rule_of
+from funcgrad.called import INLINED, CalledFunction, CalledJaxpr, Params, rule_of
+from funcgrad.calls.templates import record_by_template
 from funcgrad.registry import CallRule, Rule, Rules, ZeroRule, defrecord
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import FrozenTape, TapeTrace
@@ -57,7 +58,7 @@ ProgramOf = Callable[[Any, Params, tuple[bool, ...], Rules], CallProgram]
 
 def defcall(
     *ops: Any,
-    function: Callable[[Params], CalledFunction] | None = None,
+    function: Callable[[Params], CalledFunction | CalledJaxpr] | None = None,
     inlined: Callable[[Params, bool], bool] | None = None,
     apart: bool = True,
     opened_on_tangents: bool = True,
@@ -97,11 +98,7 @@ def defcall(
 
     def register(program_of: ProgramOf) -> CallRule:
         how = How(program_of, function, inlined, apart, opened_on_tangents)
-
-        def call(trace: TapeTrace, primitive: Any, tracers: Sequence[Any], params: Params) -> Any:
-            with errors.located_at(_jax.current_where):
-                return enter(trace, primitive, tracers, params, how)
-
+        call = functools.partial(enter, how)  # no frame of its own: nested calls are deep
         functools.update_wrapper(call, program_of)
         return defrecord(*ops)(call)
 
@@ -113,45 +110,54 @@ class How:
     """How a call is differentiated; see :func:`defcall`."""
 
     program_of: ProgramOf
-    function: Callable[[Params], CalledFunction | None] | None = None
+    function: Callable[[Params], CalledFunction | CalledJaxpr | None] | None = None
     inlined: Callable[[Params, bool], bool] | None = None
     apart: bool = True
     opened_on_tangents: bool = True
 
 
 def enter(
-    trace: TapeTrace, primitive: Any, tracers: Sequence[Any], params: Params, how: How
+    how: How, trace: TapeTrace, primitive: Any, tracers: Sequence[Any], params: Params
 ) -> Any:
     """Run a call and write it down."""
-    primals, slots = trace.split(tracers)
-    if trace.contents:  # a reference given to a function with a derivative of its own
-        slots = [
-            trace.content_slot(x) if s is None else s for x, s in zip(primals, slots, strict=True)
-        ]
-    op = primitive
-    called = None if how.function is None else how.function(params)
-    if called is not None:
-        staged = not _jax.is_eager(trace.parent_trace)
-        op, found = rule_of(called, trace.rules, len(primals))
-        inlined = how.inlined is not None and how.inlined(params, staged)
-        on_tangents = isinstance(trace, TangentTrace)
-        opened = on_tangents and (how.opened_on_tangents or found is not None)
-        if opened or found is INLINED or inlined:
-            with _jax.set_current_trace(trace):
-                return called.run(*tracers)
-        if isinstance(found, (Rule, ZeroRule)):
-            return trace.record_function(op, found, primitive, primals, slots, params)
-    differentiated = tuple(slot is not None for slot in slots)
-    rules = trace.rules_inside() if how.apart else trace.rules
-    program = how.program_of(primitive, params, differentiated, rules)
-    present = program.present
-    if present is not None and not any(present):
-        return trace.evaluate(primitive, primals, params)
-    outs, residuals = trace.run_forward(program, primals, op)
-    if present is None:
-        present = program.present or ()
-    if not any(present):
-        return outs
-    pullback, residuals = trace.usable(op, program, residuals)
-    kept = params if op is primitive else {}
-    return trace.record(op, kept, slots, outs, present, pullback, residuals)
+    try:
+        primals, slots = trace.split(tracers)
+        if trace.contents:  # a reference given to a function with a derivative of its own
+            slots = [
+                trace.content_slot(x) if s is None else s
+                for x, s in zip(primals, slots, strict=True)
+            ]
+        op = primitive
+        inlined = how.inlined is not None and how.inlined(
+            params, not _jax.is_eager(trace.parent_trace)
+        )
+        if inlined:
+            outs = record_by_template(trace, _jax.close(params["jaxpr"]), tracers, primals)
+            if outs is not None:
+                return outs
+        called = None if how.function is None else how.function(params)
+        if called is not None:
+            op, found = rule_of(called, trace.rules, len(primals))
+            on_tangents = isinstance(trace, TangentTrace)
+            opened = on_tangents and (how.opened_on_tangents or found is not None)
+            if opened or found is INLINED or inlined:
+                with _jax.set_current_trace(trace):
+                    return called.run(*tracers)
+            if isinstance(found, (Rule, ZeroRule)):
+                return trace.record_function(op, found, primitive, primals, slots, params)
+        differentiated = tuple([slot is not None for slot in slots])
+        rules = trace.rules_inside() if how.apart else trace.rules
+        program = how.program_of(primitive, _jax.with_known_jaxprs(params), differentiated, rules)
+        present = program.present
+        if present is not None and not any(present):
+            return trace.evaluate(primitive, primals, params)
+        outs, residuals = trace.run_forward(program, primals, op)
+        if present is None:
+            present = program.present or ()
+        if not any(present):
+            return outs
+        pullback, residuals = trace.usable(op, program, residuals)
+        kept = params if op is primitive else {}
+        return trace.record(op, kept, slots, outs, present, pullback, residuals)
+    except errors.Unlocated as problem:
+        raise problem.at(_jax.current_where()) from problem.cause

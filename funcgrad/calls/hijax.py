@@ -55,7 +55,7 @@ def entered(
             with _jax.set_current_trace(trace):
                 return _jax.hi_expand(prim, tracers)
         how = ON_TANGENTS if isinstance(trace, TangentTrace) else how
-        return enter(trace, primitive, tracers, params, how)
+        return enter(how, trace, primitive, tracers, params)
 
 
 hi_primitive_call = CallRule(hi_call, (_jax.hi_call_p,), in_checkpoint=hi_call_in_checkpoint)

@@ -52,6 +52,11 @@ class Division:
     num_carry: int
     in_order: ClassVar[bool] = False
 
+    @property
+    def steps(self) -> int | None:
+        """How many steps are kept at a time, for the costs of keeping; None if nobody knows."""
+        return None
+
     def divide(self, operands: Sequence[Any]) -> Divided:
         """Divide something that there is for each input."""
         first_x = self.num_consts + self.num_carry
@@ -105,7 +110,8 @@ def cut_of_body(split: Split, division: Division) -> Cut:
     behind = [v for v, out in pairs if out in ys]
     ahead = variables([out for v, out in pairs if v in ys])
     favoured = variables(body.carries_out) if division.in_order else []
-    return cut_of(split, [*body.consts, *body.xs, *ys, *behind, *ahead], body.consts, favoured)
+    free = [*body.consts, *body.xs, *ys, *behind, *ahead]
+    return cut_of(split, free, body.consts, favoured, division.steps)
 
 
 class Shift(NamedTuple):

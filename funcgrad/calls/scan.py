@@ -34,6 +34,7 @@ from funcgrad.calls.late_sums import Available, Deferral, bytes_without_cut, def
 from funcgrad.calls.loop_body import Division, LoopProgram, Shift, cut_body
 from funcgrad.masks import mask_of, select
 from funcgrad.partition.costs import size_in_bytes
+from funcgrad.partition.work import length_of
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
 
@@ -46,6 +47,10 @@ class ScanSettings(Division):
     reverse: bool
     unroll: Any
     in_order: ClassVar[bool] = True
+
+    @property
+    def steps(self) -> int:
+        return length_of(self.length)
 
     def run(self, body: Any, init: Any, xs: Any, backward: bool = False) -> Any:
         reverse = self.reverse != backward

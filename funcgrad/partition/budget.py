@@ -10,14 +10,14 @@ long as there is room.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from funcgrad import errors
-from funcgrad._jax import Aval, Equation, Primitive, Var, variables
+from funcgrad._jax import Aval, Equation, Jaxpr, Primitive, Var, inner_jaxprs, variables
 from funcgrad.partition.costs import CHEAP, Prices, operations, size_in_bytes
 from funcgrad.partition.cut import minimum_cut
 from funcgrad.partition.plan import Joint, Plan
@@ -32,14 +32,20 @@ def parse_budget(budget: Any) -> int | float:
     number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
     if number and (budget >= 0 and (isinstance(budget, int) or budget <= 1)):
         return budget
-    if isinstance(budget, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]+)\s*", budget)
-        if match and match[2].upper() in UNITS:
-            return int(float(match[1]) * UNITS[match[2].upper()])
+    if isinstance(budget, str) and (found := parse_bytes(budget)) is not None:
+        return found
     raise errors.InputError(
         f"funcgrad.checkpoint was given budget={budget!r}. Pass bytes as an integer, a string such as "
         "'200MB' or '1.5GiB', or a float from 0.0 to 1.0: a fraction of what keeping everything takes."
     )
+
+
+def parse_bytes(text: str) -> int | None:
+    """The bytes that a string such as ``"200MB"`` means; None if it means none."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]+)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        return None
+    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,12 @@ class Search:
         fitting = [pair for pair in pairs if pair[0].peak <= limit]
         if not fitting:
             smallest = min(estimate.peak for estimate, _ in pairs)
-            raise errors.BudgetError(limit, smallest, most)
+            raise errors.BudgetError(
+                f"funcgrad.checkpoint was to keep the backward pass within {limit:,} bytes. The "
+                f"smallest possible budget for this function is {smallest:,} bytes (keeping everything "
+                f"takes {most:,}). Raise the budget, or checkpoint smaller parts of the function one by "
+                "one."
+            )
         best, plan = min(fitting, key=lambda pair: pair[0].repeated)
         larger = [pair for pair in pairs if pair[0].repeated < best.repeated]
         for _, more in sorted(larger, key=lambda pair: pair[0].peak):
@@ -156,11 +167,36 @@ def peak_of(plan: Plan, free: Collection[Var]) -> int:
     eqns = [e for again, eqn in plan.in_order() for e in (*again, eqn) if e is not None]
     ignored = {*free, *variables(plan.joint.results)}
     alive = sum(_sizes({*plan.kept, *plan.joint.cts} - ignored))
+    return _most_alive(eqns, ignored, alive)
+
+
+def peak_of_jaxpr(jaxpr: Jaxpr, results: bool = True) -> int:
+    """The most bytes alive while a program runs, in its order, its inputs aside.
+
+    What an operation's own programs take is counted, such as a step of a loop; what XLA saves when it
+    makes one loop of several operations is not.
+    """
+    ignored = {*jaxpr.invars, *jaxpr.constvars, *(() if results else variables(jaxpr.outvars))}
+    return _most_alive(jaxpr.eqns, ignored, 0, _peak_inside)
+
+
+def _peak_inside(eqn: Equation) -> int:
+    inner = inner_jaxprs(eqn.params)
+    return max((peak_of_jaxpr(jaxpr, results=False) for jaxpr in inner), default=0)
+
+
+def _most_alive(
+    eqns: Sequence[Equation],
+    ignored: Collection[Var],
+    alive: int,
+    inside: Callable[[Equation], int] = lambda eqn: 0,
+) -> int:
+    """The most bytes alive during these equations; `alive` is what is alive before the first."""
     ending = _last_uses(eqns, ignored)
     peak = alive
     for i, eqn in enumerate(eqns):
         alive += sum(_sizes(v for v in eqn.outvars if v not in ignored))
-        peak = max(peak, alive)
+        peak = max(peak, alive + inside(eqn))
         alive -= sum(_sizes(ending.get(i, ())))
     return peak
 

@@ -3,6 +3,7 @@
 | prices        | computed again for nothing | at a price in bytes     | kept       |
 |---------------|----------------------------|-------------------------|------------|
 | CHEAP_ONLY    | CHEAP                      | nothing                 | the rest   |
+| QUICK         | CHEAP                      | SWIFT                   | the rest   |
 | WORTHWHILE    | CHEAP                      | REPEATABLE              | the rest   |
 | Prices.at(p)  | nothing                    | all without an effect   | effects    |
 """
@@ -42,7 +43,20 @@ DEAR = frozenset(
         lax.div_p,
     }
 )
-"""Operations whose cost is about that of ten additions."""
+"""Elementary functions and divisions; in :func:`operations`, ten additions each, or as `SLOW` says."""
+
+SLOW = {
+    **dict.fromkeys((lax.log1p_p, lax.expm1_p, lax.logistic_p), 20),
+    **dict.fromkeys((lax.sin_p, lax.cos_p), 40),
+    lax.pow_p: 60,
+    lax.tan_p: 170,
+}
+"""The functions that take longer, in additions. On the CPU where exp, log, tanh and erf took 0.9 to
+1.1 ns an element, ten additions, these took 1.9 to 2.2, 3.8, 6 and 17 ns."""
+
+SWIFT = frozenset({lax.exp_p, lax.exp2_p, lax.log_p, lax.tanh_p})
+"""Functions that a CPU computes again in less time than it takes to write their results to a stack and
+to read them there."""
 
 
 REPEATABLE = DEAR | {lax.reduce_sum_p, lax.reduce_max_p, lax.reduce_min_p}
@@ -94,9 +108,17 @@ class Prices:
 CHEAP_ONLY = Prices(priced=frozenset())
 """For a program whose inputs alone are kept anyway: nothing dear is computed again."""
 
+QUICK = Prices(priced=SWIFT)
+"""For a program that runs many times or one of several, where memory matters less than time."""
+
 WORTHWHILE = Prices()
-"""For a program that runs many times, or one of several: an exp, ten operations, costs 2.5 bytes an
-element. One exp may be repeated to save a float32 of each step, two in a row may not."""
+"""The same where memory matters: an exp, ten operations, costs 2.5 bytes an element. One exp may be
+repeated to save a float32 of each step, two in a row may not."""
+
+ROOM = 16 * 2**20
+"""The bytes of all runs for which time goes first. Bodies in a simulation took 0.73 to 0.87 of the time
+with QUICK where this kept 1 to 8 MB (0.2 MB with WORTHWHILE), and as long or 1.1 times as long where
+this kept 22 to 30 MB, which no cache holds (0.4 to 0.8 MB)."""
 
 
 def size_in_bytes(aval: Aval) -> int:
@@ -128,4 +150,4 @@ def _operations(eqn: Equation) -> float:
     found = work.work_of(eqn) or Work()
     dear = elementwise if eqn.primitive is lax.div_p else found.transcendentals
     moved = max(elementwise, *(elements(v.aval) for v in eqn.invars), 1)
-    return float(max(found.flops, 10 * dear, moved))
+    return float(max(found.flops, SLOW.get(eqn.primitive, 10) * dear, moved))

@@ -15,7 +15,7 @@ import numpy as np
 
 from funcgrad._jax import Cotangent, Equation, Mask, Value, Var, variables
 from funcgrad.masks import both, filled, mask_of, only
-from funcgrad.partition.costs import CHEAP_ONLY, WORTHWHILE, Prices, size_in_bytes
+from funcgrad.partition.costs import CHEAP_ONLY, QUICK, ROOM, WORTHWHILE, Prices, size_in_bytes
 from funcgrad.partition.plan import (
     Delay,
     Plan,
@@ -128,8 +128,12 @@ def cut_of(
     free: Collection[Var],
     fixed: Collection[Var] = (),
     favoured: Collection[Var] = (),
+    runs: int | None = None,
 ) -> Cut:
     """The plan that keeps the fewest bytes, where values worth computing again are not kept.
+
+    What is worth it depends on the memory: first, only what is computed again in no time. If more is
+    kept then than `ROOM`, or if nobody knows how much, then what saves memory.
 
     Args:
       split: the split jaxpr.
@@ -137,12 +141,15 @@ def cut_of(
       fixed: inputs that are the same in each run of a jaxpr that runs many times. A variable that
         depends on these alone costs next to nothing.
       favoured: variables that are kept rather than others of their size.
+      runs: how often the jaxpr runs before the way back; None if that is not known.
     """
     joint = joint_of(split)
     once = depending_only_on(joint.equations, {*fixed, *joint.constants})
     costs = dict.fromkeys(once, 1) | {v: size_in_bytes(v.aval) - 1 for v in favoured}
     costs |= dict.fromkeys([*free, *joint.constants], 0)
-    kept = minimum_cut(joint.equations, joint.targets, costs, WORTHWHILE)
+    kept = minimum_cut(joint.equations, joint.targets, costs, WORTHWHILE if runs is None else QUICK)
+    if runs is not None and runs * sum(costs.get(v, size_in_bytes(v.aval)) for v in kept) > ROOM:
+        kept = minimum_cut(joint.equations, joint.targets, costs, WORTHWHILE)
     return Cut(split, joint.keeping(kept), frozenset(once))
 
 

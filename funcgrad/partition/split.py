@@ -241,7 +241,10 @@ class Split:
     ) -> tuple[list[Value], list[Value]]:
         """The outputs and the residuals."""
         count = len(self.recording.slots)
-        results = _jax.watched(lambda: self.forward(primals, params, shared=True), count)
+        if _jax.looks_for_not_finite():
+            results = _jax.watched(lambda: self.forward(primals, params, shared=True), count)
+        else:
+            results = self.forward(primals, params, shared=True)
         return self.find_residuals(primals, results)
 
     def find_residuals(
@@ -311,7 +314,10 @@ class StagedPullback:
     def jitted_forward(self, *primals: Value) -> Any:
         """The results of `trace_forward`, for a pullback that has one: traced once, and jitted."""
         if "forward" not in self.programs:
-            forward = self.trace_forward
+
+            def forward(*primals: Value) -> Any:  # profiles show this name
+                return self.trace_forward(*primals)
+
             self.programs["forward"] = jax.jit(forward) if self.compiles else forward
         return self.programs["forward"](*primals)
 
@@ -376,11 +382,9 @@ def split_of(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) -> Sp
 def trace_forward(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) -> Traced:
     """Trace a jaxpr with our tape."""
     recorded: list[Any] = []
+    run = _jax.runner(closed)
 
     def forward(*primals: Value) -> list[Value]:
-        def run(*args: Value) -> list[Value]:
-            return _jax.eval_closed_jaxpr(closed, args)
-
         outs, slots, tape = record(run, primals, differentiated, rules, _jax.function_of(closed))
         frozen, leaves = freeze(tape)
         places = {id(x): i for i, x in enumerate(primals) if _jax.is_mutable(x)}

@@ -12,8 +12,11 @@ import contextlib
 import io
 import re
 import runpy
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -51,15 +54,28 @@ def run(page: Path, folder: Path, language: str = "python") -> list[Block]:
     blocks = blocks_of(page, language)
     script = folder / f"{page.stem}.py"  # names and lines come from the source
     script.write_text("\n".join(block.code for block in blocks))
-    names = {"__name__": "__main__", "__file__": str(script)}
+    module = ModuleType("__main__")
+    module.__file__ = str(script)
     line = 0
     for block in blocks:
         code = compile("\n" * line + block.code, str(script), "exec", dont_inherit=True)
-        with contextlib.redirect_stdout(io.StringIO()) as out, jax.enable_x64(False):
-            exec(code, names)
+        printing = contextlib.redirect_stdout(io.StringIO())
+        with printing as out, _as_main(module), jax.enable_x64(False):
+            exec(code, vars(module))
         block.printed = FOLDERS.sub("", out.getvalue())
         line += block.code.count("\n") + 1
     return blocks
+
+
+@contextlib.contextmanager
+def _as_main(module: ModuleType) -> Iterator[None]:
+    """Let the script be the main module, in which its functions are found by name."""
+    before = sys.modules["__main__"]
+    sys.modules["__main__"] = module
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = before
 
 
 def check(page: Path, folder: Path, language: str = "python") -> None:

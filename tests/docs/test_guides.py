@@ -9,8 +9,8 @@ from tests.docs import pages
 QUICK = ("start.md", "why.md", "guides/speed.md", "guides/pytorch.md")
 """The pages whose code runs in about a second; the others are slow, and ``.ci/run`` runs them too."""
 
-LIBRARIES = ("flax_linen", "flax_nnx", "equinox", "haiku")
-"""The guides that ``tests/ecosystem/test_guides.py`` runs, where these libraries are installed."""
+LIBRARIES = ("flax_linen", "flax_nnx", "equinox", "haiku", "sparse_jacobian")
+"""The pages that ``tests/ecosystem/test_guides.py`` runs, where these libraries are installed."""
 
 PAGES = {
     path.relative_to(pages.DOCS).as_posix(): path

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
@@ -35,3 +37,21 @@ def test_the_index_names_every_notebook():
     notebooks = sorted((ROOT / "notebooks").glob("0*.ipynb"))
     assert len(notebooks) == 5
     assert all(f"../../notebooks/{notebook.name}" in index for notebook in notebooks)
+
+
+@pytest.mark.parametrize("number", lecture_pages.NUMBERS, ids=lambda number: number[0])
+def test_each_number_is_printed_where_the_table_leads(number):
+    _, file, heading, texts = number
+    notebook = json.loads((ROOT / "notebooks" / file).read_text())
+    printed = lecture_pages.shown(notebook, heading)
+    assert texts
+    assert [text for text in texts if text not in printed] == [], printed
+    assert f"[{file.removesuffix('.ipynb')}: {heading}]" in lecture_pages.numbers()
+
+
+def test_what_is_printed_under_another_heading_does_not_count():
+    cell = {"cell_type": "code", "outputs": [{"text": ["loss 4\n"]}, {"data": {}}]}
+    titles = [{"cell_type": "markdown", "source": [f"## {name}\n"]} for name in ("A", "B")]
+    notebook = {"cells": [titles[0], cell, titles[1]]}
+    assert lecture_pages.shown(notebook, "A") == "loss 4"
+    assert lecture_pages.shown(notebook, "B") == ""

@@ -106,7 +106,7 @@ def test_a_class_says_what_its_attributes_are(path):
     assert fields - entries(said(path), "Attributes") == set()
 
 
-@pytest.mark.parametrize("path", [n for n in NAMES if not is_error(found(n))])
+@pytest.mark.parametrize("path", NAMES)
 def test_a_name_has_an_example_that_runs(path):
     """``pytest --doctest-modules`` runs it."""
     if (
@@ -119,3 +119,12 @@ def test_a_name_has_an_example_that_runs(path):
         module = path.rpartition(".")[0]
         shown = [example, *(section(said(f"{module}.{name}"), "Example") for name in others)]
         assert any(">>> " in text for text in shown)
+
+
+@pytest.mark.parametrize(
+    "path", [n for n in NAMES if is_error(found(n)) and n != "funcgrad.errors.FuncgradError"]
+)
+def test_the_example_of_an_error_raises_it(path):
+    example = section(said(path), "Example").splitlines()
+    shown = [line for line in example if not line.startswith((">>> ", "... "))]
+    assert path.rpartition(".")[2] in "".join(shown)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 import funcgrad
+from funcgrad.inspect.graphs.repeats import Part
 from tests.inspect.graphs.browser import chromium, opened, why_not
 
 nn = pytest.importorskip("flax.linen")
@@ -39,26 +42,56 @@ def loss(params, tokens):
     return -jnp.mean(jnp.take_along_axis(predicted, tokens[:, 1:, None], -1))
 
 
+@dataclass
+class Written:
+    """A page, and what it took.
+
+    Attributes:
+      seconds: processor time to make the graph with its numbers, and to write the page.
+      compiled: of each program that was compiled for the numbers, how many operations it has.
+    """
+
+    path: Path
+    seconds: float = 0.0
+    compiled: list[int] = field(default_factory=list)
+
+
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
+def written(tmp_path_factory):
     tokens = jnp.arange(34).reshape(2, 17)
     params = jax.jit(Transformer().init)(jax.random.key(0), tokens)
-    made = funcgrad.inspect.graph(loss, params, tokens)
-    path = tmp_path_factory.mktemp("page") / "transformer.html"
-    started = time.process_time()
-    made.to_html(path)
-    assert time.process_time() - started < 5
-    return path
+    written = Written(tmp_path_factory.mktemp("page") / "transformer.html")
+    own = Part.compiled
+
+    def compiled(part):
+        written.compiled.append(len(part.eqns))
+        return own(part)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Part, "compiled", compiled)
+        started = time.process_time()
+        made = funcgrad.inspect.graph(loss, params, tokens)
+        made.to_html(written.path)
+        written.seconds = time.process_time() - started
+    assert not made.note
+    return written
 
 
-def test_the_page_is_small(path):
-    assert path.stat().st_size < 5_000_000
+def test_the_page_is_small(written):
+    assert written.path.stat().st_size < 5_000_000
+
+
+def test_the_page_is_soon_written(written):
+    """Layers are compiled once: of 2,761 operations forward and back, 308, in 5 programs."""
+    assert len(written.compiled) <= 6
+    assert sum(written.compiled) <= 330
+    assert written.seconds < 10  # measured: 4.3 where others use the cores too
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-def test_the_page_is_collapsed_by_scope(path):
+def test_the_page_is_collapsed_by_scope(written):
     """From the whole function, which shows every layer, into one of them and its attention."""
-    with chromium() as browser, opened(browser, path) as page:
+    with chromium() as browser, opened(browser, written.path) as page:
         boxes = lambda: page.locator("#picture :is(g.tensor, g.op, g.group)").count()
         enter = lambda name: page.click(f"#picture g.group[aria-label^='group {name},']")
         assert boxes() <= 60

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from funcgrad.partition.costs import CHEAP_ONLY, WORTHWHILE, Prices
+from funcgrad.partition.costs import CHEAP_ONLY, QUICK, SWIFT, WORTHWHILE, Prices
 
 X = jnp.ones(8)
 
@@ -28,14 +28,27 @@ def printed(x):
         (jnp.exp, None, 20.0, 80.0),
         (jnp.cumsum, None, None, 8.0),
         (jax.jit(lambda x: x * 2.0 + 1.0), 0.0, 0.0, 16.0),
+        (jnp.sin, None, 80.0, 320.0),
+        (lambda x: 1.0 / x, None, 20.0, 80.0),
         (jax.jit(lambda x: jnp.exp(x * 2.0)), None, 20.0, 88.0),
         (jax.jit(lambda x: (x * 2.0, 1.0 + jnp.zeros(3))), None, None, 7.0),
         (jax.jit(printed), None, None, None),
     ],
-    ids=["cheap", "exp", "scan", "cheap call", "dear call", "needless input", "effect"],
+    ids=[
+        *("cheap", "exp", "scan", "sin", "quotient"),
+        *("cheap call", "dear call", "needless input", "effect"),
+    ],
 )
 def test_prices(fun, cheap_only, worthwhile, at_one_byte):
     eqn = only_equation(fun, X)
     assert CHEAP_ONLY.of(eqn) == cheap_only
     assert WORTHWHILE.of(eqn) == worthwhile
     assert Prices.at(1.0).of(eqn) == at_one_byte
+
+
+@pytest.mark.parametrize("fun", [jnp.exp, jnp.sin, jnp.sqrt, jnp.sum], ids=lambda f: f.__name__)
+def test_where_time_goes_first_only_swift_functions_are_computed_again(fun):
+    eqn = only_equation(fun, X)
+    swift = eqn.primitive in SWIFT
+    assert swift == (fun is jnp.exp)
+    assert QUICK.of(eqn) == (WORTHWHILE.of(eqn) if swift else None)

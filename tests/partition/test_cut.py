@@ -90,6 +90,18 @@ def test_what_depends_on_constants_alone_is_kept_once():
     assert shapes.count((9, 4)) <= 3, "exp(w) was stacked"
 
 
+@pytest.mark.parametrize(
+    ("elements", "stacks"), [(1000, 2), (400_000, 1)], ids=["16 MB at most", "more"]
+)
+def test_a_quotient_is_computed_again_where_many_bytes_are_kept(elements, stacks):
+    def fun(c, xs):
+        return jax.lax.scan(lambda c, x: (x + 1.0 / (c * c + 1.0), None), c, xs)[0]
+
+    shapes = jax.ShapeDtypeStruct((elements,), jnp.float32), jax.ShapeDtypeStruct((9,), jnp.float32)
+    pullback = jax.eval_shape(lambda *args: funcgrad.vjp(fun, *args)[1], *shapes)
+    assert sum(leaf.shape == (9, elements) for leaf in jax.tree.leaves(pullback)) == stacks
+
+
 def test_masks_are_kept_as_booleans():
     def fun(c, xs):
         return jax.lax.scan(lambda c, x: (jnp.where(c * x > 0.1, jnp.sin(c), 2 * x), None), c, xs)[

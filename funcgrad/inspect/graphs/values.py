@@ -1,8 +1,8 @@
 """The numbers of a graph: those of one run of the function, and of the walk back from it.
 
-The function's trace is run once under the tape, compiled. Each value is tapped where it is made: that
-gives the value and its whole gradient. If several read it, each use is tapped too: that gives what the
-reader adds.
+The function's trace is run once under the tape, in compiled parts. Each value is tapped where it is
+made: that gives the value and its whole gradient. If several read it, each use is tapped too: that gives
+what the reader adds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from funcgrad._jax import Cotangent, Value, Var
 from funcgrad.arguments import check_cotangents
 from funcgrad.backward import walk
 from funcgrad.inspect.graphs.nodes import Graph, OpNode, TensorNode
+from funcgrad.inspect.graphs.repeats import run_in_parts
 from funcgrad.inspect.graphs.trace import Traced
 from funcgrad.nested import holding
 from funcgrad.places.asked import by_rule, lengths_around
@@ -188,9 +189,13 @@ def _run(
     taps = frozenset([*probes.values, *probes.contributions])
     editor = Editor(probes.actions, placed, function.opened, taps, uses=probes.uses)
     differentiated = [_jax.is_inexact(v.aval) for v in program.jaxpr.invars]
+    outs = [v.aval for v in program.jaxpr.outvars]
+    seeds = None if cts is None else check_cotangents(cts, function.out_tree, outs, function.name)
     trees: dict[str, Any] = {}
+    given, tree = jax.tree.flatten((leaves, seeds))
 
-    def run(leaves: list[Value], seeds: Any) -> Any:
+    def run(*given: Value) -> list[Value]:
+        leaves, seeds = jax.tree.unflatten(tree, given)
         kinds = dict.fromkeys((of, *around) for of, around in probes.sinks.values())
         zeros = {(of, *around): sink_for(of, around) for of, *around in kinds}
         sinks = {key: zeros[of, *around] for key, (of, around) in probes.sinks.items()}
@@ -211,15 +216,14 @@ def _run(
         of_sinks = zip(sinks, arrived[sum(differentiated) :], strict=True)
         values = {key: value for key, (value, _) in found.items()}
         present = {key: found[key][1] for key in probes.may_be_absent}
-        given = values, present, {key: ct for key, ct in of_sinks if ct is not None}
-        once, trees["given"] = _each_once(given)
+        numbers = values, present, {key: ct for key, ct in of_sinks if ct is not None}
+        once, trees["numbers"] = _each_once(numbers)
         return once
 
-    outs = [v.aval for v in program.jaxpr.outvars]
-    seeds = None if cts is None else check_cotangents(cts, function.out_tree, outs, function.name)
     with holding(function.rules, function.name):
-        once = jax.jit(run, compiler_options=_jax.quick_compilation())(leaves, seeds)
-    tree, numbers = trees["given"]
+        closed = _jax.stage_closed(run, [_jax.typeof(x) for x in given], function.name)
+        once = run_in_parts(_jax.without_taps(closed), given)
+    tree, numbers = trees["numbers"]
     return jax.tree.unflatten(tree, [once[i] for i in numbers])
 
 

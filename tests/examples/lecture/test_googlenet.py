@@ -42,7 +42,7 @@ def convolved(layer, maps):
 
 
 def test_a_block_stacks_its_four_branches():
-    params = init_inception(np.random.default_rng(0), 3, (4, 6, 2, 5))
+    params = init_inception(np.random.default_rng(0), 3, (4, 3, 6, 1, 2, 5))
     images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
     found = jax.jit(inception)(params, images)
     assert found.shape == (2, 8, 8, 17)
@@ -52,6 +52,10 @@ def test_a_block_stacks_its_four_branches():
             axis=0,
         ).T
         np.testing.assert_array_equal(largest_around(image[None])[0], pooled)
+        every_second = largest_around(image[None], stride=2)[
+            0
+        ]  # padded at the far ends, for 8 pixels
+        np.testing.assert_array_equal(every_second, pooled[1::2, 1::2])
         branches = [
             convolved(params["one"], image),
             convolved(params["three"], convolved(params["three_reduced"], image)),

@@ -25,7 +25,7 @@ def test_the_examples_in_the_docstrings_hold():
 
 
 @pytest.mark.parametrize("op", [jax.lax.add_p, jax.lax.reduce_sum_p, jax.lax.dot_general_p])
-def test_a_rule_is_printed_with_its_source_and_without_folders(op, capsys):
+def test_a_rule_is_printed_with_its_source_and_without_places(op, capsys):
     rules.rule(op)
     text = capsys.readouterr().out
     assert str(Path(funcgrad.__file__).parents[1]) not in text
@@ -36,13 +36,17 @@ def test_a_rule_is_printed_with_its_source_and_without_folders(op, capsys):
     )
 
 
+def test_places_of_this_machine_are_left_out():
+    assert rules.without_places("`f at /a b/c.py:3` and `h at C:/c.py:7`") == "`f` and `h`"
+
+
 def test_what_was_found_is_wrapped(capsys):
     found = funcgrad.inspect.nonfinite(jnp.sqrt, jnp.zeros(()))
     rules.tell(found)
     text = capsys.readouterr().out
     assert "in sqrt_vjp (funcgrad/rules/" in text
     assert max(map(len, text.splitlines())) <= 110
-    assert text.split() == rules.without_folders(found).split()
+    assert text.split() == rules.without_places(found).split()
 
 
 def test_checks_are_listed_with_their_results(capsys):

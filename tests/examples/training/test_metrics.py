@@ -70,15 +70,22 @@ def test_a_plot_has_a_panel_for_each_metric(metrics, tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
     with metrics.Metrics(tmp_path) as written:
-        for step in range(1, 101):
-            written.add(step, {"loss": 100.0 / step, "learning_rate": 0.1})
+        for step in range(1, 121):
+            written.add(step, {"loss": 100.0 / step, "accuracy": 0.1})
         written.flush()
     metrics.plot(written.path, tmp_path / "plot.png", "A run")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    loss, rate = made[0].axes
-    assert [loss.get_title("left"), rate.get_title("left")] == ["loss", "learning rate"]
-    assert [loss.get_yscale(), rate.get_yscale()] == ["log", "linear"]
+    loss, accuracy = made[0].axes
+    assert [loss.get_title("left"), accuracy.get_title("left")] == ["loss", "accuracy"]
+    assert [loss.get_yscale(), accuracy.get_yscale()] == ["log", "linear"]
     each, mean = loss.lines
-    np.testing.assert_allclose(each.get_ydata(), 100 / np.arange(1, 101))
-    assert mean.get_xdata()[0] == 2
-    np.testing.assert_allclose(mean.get_ydata()[0], (100 + 50) / 2)
+    np.testing.assert_allclose(each.get_ydata(), 100 / np.arange(1, 121))
+    assert mean.get_xdata()[[0, -1]].tolist() == [2, 119]
+    np.testing.assert_allclose(mean.get_ydata()[0], (100 + 50 + 100 / 3) / 3, rtol=1e-12)
+
+
+def test_a_file_without_lines_has_no_plot(metrics, tmp_path):
+    with metrics.Metrics(tmp_path) as written:
+        written.flush()
+    metrics.plot(tmp_path / "metrics.jsonl", tmp_path / "plot.png", "A run")
+    assert not (tmp_path / "plot.png").exists()
