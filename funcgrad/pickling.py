@@ -76,9 +76,8 @@ class ArrayType:
 
     @property
     def zeros(self) -> jax.Array:
-        if self.weak_type:
-            return _jax.zeros(jax.core.ShapedArray(self.shape, self.dtype, weak_type=True))
-        return jnp.zeros(self.shape, self.dtype)
+        zeros = jnp.zeros(self.shape, self.dtype)
+        return _jax.weakened(zeros) if self.weak_type else zeros
 
 
 def type_of(aval: Any) -> ArrayType:

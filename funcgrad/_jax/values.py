@@ -333,6 +333,11 @@ def weak_like(ct: Any, x: Any) -> Any:
     return weak_as(ct, typeof(x))
 
 
+def weakened(x: Any) -> Any:
+    """The array with a weak type."""
+    return lax._convert_element_type(x, x.dtype, weak_type=True)
+
+
 def weak_as(ct: Any, aval: Any) -> Any:
     """The same for an input of this type."""
     found = typeof(ct)
