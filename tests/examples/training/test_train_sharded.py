@@ -92,7 +92,9 @@ def test_a_run_goes_on_where_it_was_broken_off_on_the_same_mesh_or_another(tmp_p
     other = train(tmp_path / "other", "1x8x1", *checkpoint)
     assert parts_of(other, "up") == {(2, 16 // 8, 64)}
     assert len(broken) == 4  # steps 3 to 6
-    np.testing.assert_allclose(losses(tmp_path / "other"), losses(tmp_path / "whole")[2:], rtol=1e-6)
+    np.testing.assert_allclose(
+        losses(tmp_path / "other"), losses(tmp_path / "whole")[2:], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
