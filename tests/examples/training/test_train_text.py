@@ -8,6 +8,10 @@ import pytest
 pytest.importorskip("equinox", reason="equinox is not installed: pip install 'funcgrad[training]'")
 
 
+class Interruption(Exception):
+    """Ends a run at a step."""
+
+
 def losses(folder) -> np.ndarray:
     import metrics
 
@@ -44,6 +48,7 @@ def test_the_loss_curve_is_that_of_jax_grad(tmp_path, capsys, model):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_budget_and_bfloat16_leave_the_loss_curve_of_jax_grad(tmp_path):
     options = ["--steps", "10", "--batch", "8", "--dtype", "bfloat16", "--budget", "0.9"]
     _, ours = train(tmp_path / "ours", *options)
@@ -60,6 +65,7 @@ def test_a_budget_that_is_too_small_says_what_is_possible(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_run_that_is_broken_off_and_resumed_is_one_that_is_not(tmp_path, monkeypatch):
     import text_setup
 
@@ -68,14 +74,14 @@ def test_a_run_that_is_broken_off_and_resumed_is_one_that_is_not(tmp_path, monke
     def break_off(tokens, key, batch, length):
         drawn.append(key)
         if len(drawn) == 6:
-            raise KeyboardInterrupt
+            raise Interruption
         return windows(tokens, key, batch, length)
 
     options = ["--steps", "8", "--batch", "4", "--every", "2"]
     whole, expected = train(tmp_path / "whole", *options)
     options += ["--checkpoint", str(tmp_path / "kept")]
     monkeypatch.setattr(text_setup, "windows", break_off)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interruption):
         train(tmp_path / "broken", *options)
     resumed, found = train(tmp_path / "broken", *options)
     assert [step for _, step in drawn[6:]] == [4, 5, 6, 7]
