@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from funcgrad import _jax, errors
-from funcgrad.called import INLINED, CalledFunction, of_jaxpr, of_wrapped
+from funcgrad.called import INLINED, CalledFunction, CalledJaxpr, of_jaxpr, of_wrapped
 from funcgrad.catching import Caught, Seen, catching, caught, forwarding_code, replaced_code
 from funcgrad.functions import called_again, unmarked
 from funcgrad.keys import FunctionId
@@ -146,7 +146,7 @@ def _held_in(trace: Any) -> Iterator[Caught | None]:
         yield held
 
 
-def _how_caught(called: CalledFunction, held: Caught) -> Any:
+def _how_caught(called: CalledFunction | CalledJaxpr, held: Caught) -> Any:
     """INLINED for an overridden function, which leads to a call with a mark; the op for that call.
 
     Raises:

@@ -173,7 +173,8 @@ def _has_derivative_of_jax(function: str) -> bool:
     name, place = function.split(" at ")
     path = place.rpartition(":")[0]
     modules = [m for m in sys.modules.values() if getattr(m, "__file__", None) == path]
-    found = [inspect.unwrap(getattr(m, name, None), stop=_is_custom_jvp) for m in modules]
+    called = [getattr(module, name) for module in modules if hasattr(module, name)]
+    found = [inspect.unwrap(function, stop=_is_custom_jvp) for function in called]
     return any(
         _is_custom_jvp(f) and not f.nondiff_argnums and fun_sourceinfo(f.fun) == function
         for f in found

@@ -27,6 +27,9 @@ from funcgrad._jax import Value
 EMPTY = -1
 BOTTOM = 2**30
 """The level of the first snapshot, which is never dispensable."""
+VACANT = 2**31 - 1
+DISPENSABLE = 2**31 - 2
+"""What such places have instead of a time, so that the largest of all is the place to take."""
 
 
 class Snapshots(NamedTuple):
@@ -51,32 +54,41 @@ class Snapshots(NamedTuple):
 
     def put(self, time: Value, state: Sequence[Value]) -> Snapshots:
         """Take a snapshot that is later than all others."""
-        later = self.times[None, :] > self.times[:, None]
-        highest = jnp.max(jnp.where(later, self.levels[None, :], EMPTY), axis=1)
-        vacant = self.times == EMPTY
-        dispensable = ~vacant & (self.levels < highest)
-        latest = jnp.argmax(self.times)
+        columns, rows = lax.expand_dims(self.times, (0,)), lax.expand_dims(self.times, (1,))
+        levels = lax.broadcast_in_dim(self.levels, (self.levels.size,) * 2, (1,))
+        highest = jnp.max(lax.select(columns > rows, levels, lax.full_like(levels, EMPTY)), axis=1)
+        dispensable = self.levels < highest
         # of vacant, dispensable and latest places the first kind that there is
-        rank = jnp.where(vacant, 2, jnp.where(dispensable, 1, 0))
-        promoted = ~jnp.any(rank > 0)
-        place = jnp.where(promoted, latest, jnp.argmax(rank))
-        level = jnp.where(promoted, self.levels[place] + 1, 0)
-        level = jnp.where(time == 0, BOTTOM, level).astype(jnp.int32)
-        return Snapshots(
-            self.times.at[place].set(time),
-            self.levels.at[place].set(level),
-            [
-                lax.dynamic_update_index_in_dim(old, _jax.to_be_read_again(new), place, 0)
-                for old, new in zip(self.states, state, strict=True)
-            ],
-        )
+        score = lax.select(dispensable, lax.full_like(self.times, DISPENSABLE), self.times)
+        score = lax.select(self.times == EMPTY, lax.full_like(self.times, VACANT), score)
+        place = lax.argmax(score, 0, jnp.int32)
+        promoted = at_index(score, place) < DISPENSABLE
+        level = lax.select(promoted, at_index(self.levels, place) + 1, jnp.int32(0))
+        level = lax.select(time == 0, jnp.int32(BOTTOM), level)
+        states = [
+            with_index(old, _jax.to_be_read_again(new), place)
+            for old, new in zip(self.states, state, strict=True)
+        ]
+        times, levels = with_index(self.times, time, place), with_index(self.levels, level, place)
+        return Snapshots(times, levels, states)
 
     def latest(self) -> tuple[Value, list[Value]]:
         """The time of the latest snapshot, and its state."""
-        place = jnp.argmax(self.times)
-        states = [lax.dynamic_index_in_dim(x, place, 0, keepdims=False) for x in self.states]
-        return self.times[place], [_jax.to_be_read_again(x) for x in states]
+        place = lax.argmax(self.times, 0, jnp.int32)
+        states = [_jax.to_be_read_again(at_index(x, place)) for x in self.states]
+        return at_index(self.times, place), states
 
     def drop_from(self, time: Value) -> Snapshots:
         """Empty the places of snapshots taken at `time` or later."""
-        return self._replace(times=jnp.where(self.times >= time, EMPTY, self.times))
+        empty = lax.full_like(self.times, EMPTY)
+        return self._replace(times=lax.select(self.times >= time, empty, self.times))
+
+
+def at_index(buffer: Value, index: Value) -> Value:
+    """The element of a buffer at an index that is not negative."""
+    return lax.dynamic_index_in_dim(buffer, index, 0, keepdims=False, allow_negative_indices=False)
+
+
+def with_index(buffer: Value, x: Value, index: Value) -> Value:
+    """A buffer with another element at an index that is not negative."""
+    return lax.dynamic_update_index_in_dim(buffer, x, index, 0, allow_negative_indices=False)

@@ -175,15 +175,11 @@ class _Making:
             return True
         program = self.program(entry, eqn, wanted)
         atoms = (*eqn.invars, *eqn.outvars)
-        read = [atoms[i] for i in program.reads]
+        read: list[Any] = [atoms[i] for i in program.reads]
         if program.closes_over_tracer or any(map(_jax.is_dropped, read)):
             return False
-        outputs = tuple(
-            [
-                self.new_slot(v) if there else None
-                for v, there in zip(eqn.outvars, present, strict=True)
-            ]
-        )
+        pairs = zip(eqn.outvars, present, strict=True)
+        outputs = tuple([self.new_slot(v) if there else None for v, there in pairs])
         self.nodes.append(
             NodeTemplate(
                 eqn.primitive,

@@ -38,7 +38,7 @@ from funcgrad._jax import Atom, Cotangent, Mask, Positions, Value, Var, variable
 from funcgrad.calls.entering import defcall
 from funcgrad.calls.examples import body_of_all
 from funcgrad.calls.loop_body import Division, LoopProgram, cut_body
-from funcgrad.calls.snapshots import Snapshots
+from funcgrad.calls.snapshots import Snapshots, at_index, with_index
 from funcgrad.masks import only, select
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.partition.plan import equations_between
@@ -214,20 +214,21 @@ class WhileProgram(LoopProgram):
         known = dict(zip(self.body.consts, operands.consts, strict=True))
         init = operands.carries
         once = self.plan.compute(known, self.storage.once, effects=False)
+        length = jnp.int32(self.unit_length)
 
         def goes_on(carry: list[Value]) -> Value:
             return self.goes_on(operands.consts, carry)
 
         def step(now: Progress) -> Progress:
             carry, stacked = self.step(known, now.carry)
-            recent = _write(now.recent, stacked, now.steps % self.unit_length)
+            recent = _write(now.recent, stacked, lax.rem(now.steps, length))
             return Progress(goes_on(carry), now.steps + 1, carry, recent)
 
         def run_unit(loop: tuple[Progress, Snapshots]) -> tuple[Progress, Snapshots]:
             now, snapshots = loop
-            end = now.steps + self.unit_length
+            end = now.steps + length
             state = [now.carry[i] for i in self.state]
-            snapshots = snapshots.put(now.steps // self.unit_length, state)
+            snapshots = snapshots.put(lax.div(now.steps, length), state)
             now = lax.while_loop(lambda now: now.going & (now.steps < end), step, now)
             return now, snapshots
 
@@ -255,18 +256,19 @@ class WhileProgram(LoopProgram):
     def trace_backward(self, residuals: list[Value], cts: list[Cotangent]) -> list[Cotangent]:
         """The backward loop: from the last unit to the first."""
         known, steps, snapshots, recent = self.unpack(residuals)
+        length = jnp.int32(self.unit_length)
 
         def back(loop: Any) -> Any:
             time, snapshots, recent, *cts = loop
-            count = jnp.minimum(steps - time * self.unit_length, self.unit_length)
+            count = lax.min(steps - time * length, length)
             cts = self.unit_back(known, recent, count, cts)
             time = time - 1
             snapshots, state = self.restore(known, snapshots.drop_from(time + 1), time)
-            count = jnp.where(time >= 0, self.unit_length, 0)
+            count = lax.select(time >= 0, length, jnp.int32(0))
             recent = self.run_again(known, state, recent, count)
             return time, snapshots, recent, *cts
 
-        last = (steps - 1) // self.unit_length
+        last = lax.div(steps + length - 1, length) - 1  # -1 if there was no step
         consts, ct_carry = self.start_back(cts)
         ct_avals = only(self.ct_avals.consts, consts)
         ct_consts = _jax.instantiated([None] * len(consts), ct_avals)
@@ -339,12 +341,9 @@ class WhileProgram(LoopProgram):
 
 
 def _write(buffers: Sequence[Value], values: Sequence[Value], index: Value) -> list[Value]:
-    return [
-        lax.dynamic_update_index_in_dim(buffer, _jax.to_be_read_again(x), index, 0)
-        for buffer, x in zip(buffers, values, strict=True)
-    ]
+    pairs = zip(buffers, values, strict=True)
+    return [with_index(buffer, _jax.to_be_read_again(x), index) for buffer, x in pairs]
 
 
 def _read(buffers: Sequence[Value], index: Value) -> list[Value]:
-    found = [lax.dynamic_index_in_dim(x, index, 0, keepdims=False) for x in buffers]
-    return [_jax.to_be_read_again(x) for x in found]
+    return [_jax.to_be_read_again(at_index(x, index)) for x in buffers]

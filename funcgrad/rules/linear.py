@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import jax.numpy as jnp
@@ -97,24 +98,34 @@ def conv_general_dilated_vjp(
     w_size = _dilated(w.shape, w_axes, rhs_dilation)
     y_size = _dilated(ct.shape, y_axes, window_strides)
     lows = [lo for lo, _ in padding]
-    ct_x_padding = [
-        (k - 1 - lo, n - m + lo) for n, k, m, lo in zip(x_size, w_size, y_size, lows, strict=True)
-    ]
     ct_w_padding = [
         (lo, k + m - 1 - n - lo) for n, k, m, lo in zip(x_size, w_size, y_size, lows, strict=True)
     ]
     groups = feature_group_count * batch_group_count
     how = {"precision": precision, "preferred_element_type": preferred_element_type}
 
-    flipped = lax.rev(_move_groups(w, groups, w_axes[0], w_axes[1]), w_axes[2:])
+    image, kernel = ct, lax.rev(_move_groups(w, groups, w_axes[0], w_axes[1]), w_axes[2:])
+    axes = y_axes, _swapped(w_axes), x_axes
+    dilations = window_strides, rhs_dilation
+    ct_x_padding = [
+        (k - 1 - lo, n - m + lo) for n, k, m, lo in zip(x_size, w_size, y_size, lows, strict=True)
+    ]
+    if groups == 1 and prod(w_size) > prod(y_size):  # the smaller one is the kernel: XLA is faster
+        image, kernel = w, lax.rev(ct, y_axes[2:])
+        axes = _swapped(w_axes), y_axes, _swapped(x_axes)
+        dilations = rhs_dilation, window_strides
+        ct_x_padding = [
+            (m - 1 - lo, n - k + lo)
+            for n, k, m, lo in zip(x_size, w_size, y_size, lows, strict=True)
+        ]
     ct_x = lax.conv_general_dilated(
-        ct,
-        flipped.astype(ct.dtype),
+        image.astype(ct.dtype),
+        kernel.astype(ct.dtype),
         window_strides=lhs_dilation,
         padding=ct_x_padding,
-        lhs_dilation=window_strides,
-        rhs_dilation=rhs_dilation,
-        dimension_numbers=lax.ConvDimensionNumbers(y_axes, _swapped(w_axes), x_axes),
+        lhs_dilation=dilations[0],
+        rhs_dilation=dilations[1],
+        dimension_numbers=lax.ConvDimensionNumbers(*axes),
         feature_group_count=groups,
         out_sharding=_jax.cotangent_sharding(x),
         **how,

@@ -88,6 +88,13 @@ CASES = [
         "dilated-negative-padding",
     ),
     Case(CONV, conv(strides=(4,)), (normal(1, 2, 9), normal(2, 2, 2)), "stride-beyond-window"),
+    Case(CONV, conv(padding=((1, 0),)), (normal(3, 2, 6), normal(4, 2, 5)), "window-beyond-result"),
+    Case(
+        CONV,
+        conv(IMAGE, (2, 3), ((1, 2), (0, -1)), lhs_dilation=(1, 2), rhs_dilation=(2, 1)),
+        (normal(2, 2, 6, 5), normal(3, 2, 4, 6)),
+        "window-beyond-result-dilated",
+    ),
     Case(
         CONV,
         conv(("WHCN", "HWIO", "CHNW"), (2, 1), "SAME"),
