@@ -49,7 +49,18 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # `report` says what orbax logs
         for partial in sorted(self.directory.glob("*.orbax-checkpoint-tmp")):
             report(f"the checkpoint of step {partial.stem} was not completed, and is removed")
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        # Named processes wait for each other through the coordinator of `jax.distributed`. Otherwise
+        # orbax has the devices wait for each other, which on CPUs was seen to hang.
+        together = ocp.options.MultiprocessingOptions(
+            active_processes={*range(jax.process_count())} if jax.process_count() > 1 else None
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,
+            create=False,
+            multiprocessing_options=together,
+        )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._writing: int | None = None  # the step that is being saved
 

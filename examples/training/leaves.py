@@ -74,9 +74,18 @@ def difference(kind: str, saved: Mapping[str, Any], asked: Mapping[str, Any]) ->
 
 
 def fingerprints(leaves: Mapping[str, Array]) -> dict[str, int]:
-    """The fingerprint of each array."""
-    marks = {name: fingerprint(leaf) for name, leaf in leaves.items()}
+    """The fingerprint of each array.
+
+    One program computes them all and ends before this returns. Several programs at once, in which
+    processes wait for each other, can wait for ever: on CPUs they run in no certain order.
+    """
+    marks = jax.block_until_ready(_fingerprints(dict(leaves)))
     return {name: int(np.asarray(mark)) for name, mark in marks.items()}
+
+
+@jax.jit
+def _fingerprints(leaves: dict[str, Array]) -> dict[str, Array]:
+    return {name: fingerprint(leaf) for name, leaf in leaves.items()}
 
 
 @jax.jit

@@ -54,9 +54,7 @@ def add_options(parser: ArgumentParser) -> None:
     )
 
 
-def model_of(
-    options: Namespace, corpus: Corpus, library: str = "nnx", around: Any = None
-) -> Model:
+def model_of(options: Namespace, corpus: Corpus, library: str = "nnx", around: Any = None) -> Model:
     """The transformer that the options ask for, by the library ``nnx`` or ``equinox``.
 
     Args:

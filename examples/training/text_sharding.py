@@ -40,7 +40,9 @@ def mesh_of(shape: str) -> Mesh:
       SystemExit: if it is not three numbers, or there are fewer devices.
     """
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", shape):
-        raise SystemExit(f"--mesh {shape}: give three numbers, of {' x '.join(AXES)}, such as 2x2x2.")
+        raise SystemExit(
+            f"--mesh {shape}: give three numbers, of {' x '.join(AXES)}, such as 2x2x2."
+        )
     sizes = tuple(int(size) for size in shape.split("x"))
     needed, devices = int(np.prod(sizes)), jax.devices()
     if needed > len(devices):

@@ -7,7 +7,9 @@ gradients by gloo, JAX's collectives on CPUs. On a cluster each host is started 
 instead, `jax.distributed.initialize()` finds the others, and `train_sharded.train` is the rest.
 """
 
+import os
 import sys
+import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
@@ -33,10 +35,15 @@ def work(options: Namespace) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", options.virtual // options.processes)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    address = f"localhost:{options.port}"
-    jax.distributed.initialize(address, options.processes, options.worker)
-    train_sharded.train(options)
-    jax.distributed.shutdown()
+    try:
+        address = f"localhost:{options.port}"
+        jax.distributed.initialize(address, options.processes, options.worker)
+        train_sharded.train(options)
+        jax.distributed.shutdown()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # JAX would wait for the other processes, which wait for this one
 
 
 def main(argv: Sequence[str] | None = None) -> None:

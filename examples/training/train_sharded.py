@@ -14,8 +14,17 @@ import jax
 from loop import run
 from options import parser
 from text_data import python_topics
-from text_setup import GRADIENTS, State, add_options, batches, loss_of, model_of, optimizer_of
-from text_setup import start, step_of
+from text_setup import (
+    GRADIENTS,
+    State,
+    add_options,
+    batches,
+    loss_of,
+    model_of,
+    optimizer_of,
+    start,
+    step_of,
+)
 from text_sharding import by_rows, collectives, mesh_of, shardings_of, spread
 
 MAY_CHANGE = ("mesh", "virtual", "collectives", "processes", "patience", "worker", "port")
@@ -70,7 +79,9 @@ def train(options: Namespace) -> State:
     tokens = batches(corpus, options)
     if options.collectives:
         for name, step in steps.items():
-            program = jax.jit(step, donate_argnums=0).lower(state, spread(tokens(0), mesh)).compile()
+            program = (
+                jax.jit(step, donate_argnums=0).lower(state, spread(tokens(0), mesh)).compile()
+            )
             counts = sorted(collectives(program).items())
             print(f"{name}:", ", ".join(f"{count} {kind}" for kind, count in counts) or "none")
     title = f"{options.mesh} devices, gradient by {options.gradient}"

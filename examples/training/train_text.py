@@ -18,7 +18,9 @@ from text_setup import State, add_options, batches, loss_of, model_of, optimizer
 from text_size import Model
 
 
-def continued(model: Model, params: Any, prompt: jax.Array, count: int, key: jax.Array) -> jax.Array:
+def continued(
+    model: Model, params: Any, prompt: jax.Array, count: int, key: jax.Array
+) -> jax.Array:
     """A prompt (n,) with `count` tokens more, each drawn by the probabilities that the model gives."""
     length, end = model.length, len(prompt) + count
     text = jnp.zeros(max(end, length), jnp.int32).at[: len(prompt)].set(prompt)

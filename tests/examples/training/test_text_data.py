@@ -3,8 +3,6 @@
 import numpy as np
 
 
-
-
 def test_decoding_undoes_encoding_and_leaves_unknown_characters_out():
     from text_data import python_topics
 
@@ -15,6 +13,7 @@ def test_decoding_undoes_encoding_and_leaves_unknown_characters_out():
 
 def test_the_two_parts_are_the_text():
     from pydoc_data.topics import topics
+
     from text_data import python_topics
 
     corpus = python_topics()
