@@ -31,7 +31,7 @@ class Net(nnx.Module):
     """Batch norm and dropout: state that a step changes besides the parameters."""
 
     def __init__(self, rngs: Any):
-        self.hidden = nnx.Linear(4, 6, rngs=rngs)
+        self.hidden = nnx.Linear(4, 6, use_bias=False, rngs=rngs)  # the norm takes a bias away
         self.norm = nnx.BatchNorm(6, rngs=rngs)
         self.dropout = nnx.Dropout(0.3, rngs=rngs)
         self.out = nnx.Linear(6, 2, rngs=rngs)
