@@ -189,8 +189,7 @@ def section(programs: dict[str, dict[str, Any]], curves: Sequence[dict[str, Any]
     return (
         "## train\n\n"
         "Steps of the programs in `examples/training` with their optimisers, at the programs' own "
-        "sizes; first the losses are compared. A checkpoint within a budget is `jax.checkpoint`'s to "
-        "`jax.grad`, which knows no budget: it computes the whole layer again.\n\n"
+        "sizes; first the losses are compared.\n\n"
         + "\n".join(lines)
         + "\n\nHow a device's temporary memory, and what it receives from others, grow: a transformer "
         "with a scan over layers, 4 layers of width 128, 4 pieces of 128 tokens a device, on one device "

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 
 import funcgrad
-from tests.compare import assert_same
 from tests.ecosystem.compare import load
 
 nnx = load("flax.nnx")
@@ -66,13 +65,15 @@ def trained_by_nnx() -> Any:
 
 
 def test_a_step_of_nnx_with_batch_norm_and_dropout():
-    expected = trained_by_nnx()
-    with funcgrad.as_jax_grad() as gradients:
-        found = trained_by_nnx()
+    with jax.enable_x64(False):  # the running averages are float32
+        expected = trained_by_nnx()
+        with funcgrad.as_jax_grad() as gradients:
+            found = trained_by_nnx()
+        with funcgrad.as_jax_grad(rules=HALVED):
+            other, _ = trained_by_nnx()
     assert "1 value_and_grad" in repr(gradients)
-    assert_same(found, expected, rtol=1e-6)
-    with funcgrad.as_jax_grad(rules=HALVED):
-        other, _ = trained_by_nnx()
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
     kernel, of_other = (state[0]["hidden"]["kernel"] for state in (expected[0], other))
     assert not np.allclose(kernel, of_other)
 
