@@ -24,13 +24,17 @@ from typing import Any
 PAGE = Path(__file__).parents[1] / "docs" / "guides" / "many_chips.md"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-MODEL_AXIS = 4
-"""Devices that share each matrix product. The others share the batch, and parts of the parameters."""
-
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the model, and of the batch of one row of devices."""
+    """Of the model, and of the batch of one row of devices.
+
+    Attributes:
+      rows: pieces of text for each row of devices.
+      model_axis: devices of a row: they share each matrix product. The rows share the batch, and each
+        keeps a part of the parameters.
+      checkpointed: layers are computed again on the way back.
+    """
 
     layers: int = 24
     width: int = 2048
@@ -38,6 +42,8 @@ class Sizes:
     length: int = 2048
     vocabulary: int = 32768
     rows: int = 4
+    model_axis: int = 4
+    checkpointed: bool = True
 
 
 SMALL = Sizes(layers=3, width=64, heads=4, length=32, vocabulary=128, rows=2)
@@ -45,23 +51,32 @@ SMALL = Sizes(layers=3, width=64, heads=4, length=32, vocabulary=128, rows=2)
 # --- the step
 
 
-def loss(params: Any, tokens: Any, heads: int) -> Any:
-    """The mean negative log likelihood of each next token, of a decoder-only transformer."""
+def loss(params: Any, tokens: Any, sizes: Sizes, by_rows: Any) -> Any:
+    """The mean negative log likelihood of each next token, of a decoder-only transformer.
+
+    Args:
+      params: as `make_args` makes their types.
+      tokens: int32 (batch, length + 1).
+      sizes: of the model.
+      by_rows: the sharding of values between layers: each row of devices has its part of the batch.
+    """
     import jax
     import jax.numpy as jnp
 
     def norm(x: Any) -> Any:
         return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6)
 
-    @jax.checkpoint
     def layer(x: Any, weights: Any) -> tuple[Any, None]:
         batch, length, width = x.shape
-        qkv = (norm(x) @ weights["qkv"]).reshape(batch, length, 3, heads, width // heads)
+        qkv = (norm(x) @ weights["qkv"]).reshape(batch, length, 3, sizes.heads, -1)
         mixed = jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0), is_causal=True)
         x = x + mixed.reshape(batch, length, width) @ weights["out"]
-        return x + jax.nn.gelu(norm(x) @ weights["up"]) @ weights["down"], None
+        x = x + jax.nn.gelu(norm(x) @ weights["up"]) @ weights["down"]
+        return jax.lax.with_sharding_constraint(x, by_rows), None
 
-    x, _ = jax.lax.scan(layer, params["embedding"][tokens[:, :-1]], params["layers"])
+    layer = jax.checkpoint(layer) if sizes.checkpointed else layer
+    x = jax.lax.with_sharding_constraint(params["embedding"][tokens[:, :-1]], by_rows)
+    x, _ = jax.lax.scan(layer, x, params["layers"])
     log_p = jax.nn.log_softmax(norm(x) @ params["embedding"].T)
     return -jnp.mean(jnp.take_along_axis(log_p, tokens[:, 1:, None], 2))
 
@@ -74,7 +89,7 @@ def make_args(sizes: Sizes, devices: int) -> Any:
     from jax.sharding import PartitionSpec as P
 
     mesh = jax.make_mesh(
-        (devices // MODEL_AXIS, MODEL_AXIS),
+        (devices // sizes.model_axis, sizes.model_axis),
         ("data", "model"),
         axis_types=(AxisType.Auto,) * 2,
         devices=jax.devices()[:devices],
@@ -94,15 +109,17 @@ def make_args(sizes: Sizes, devices: int) -> Any:
             "down": array(by_row, n, 4 * width, width),
         },
     }
-    rows = sizes.rows * devices // MODEL_AXIS
+    rows = sizes.rows * devices // sizes.model_axis
     return params, array(P("data", None), rows, sizes.length + 1, dtype=jnp.int32)
 
 
-def step_of(value_and_grad: Any, sizes: Sizes) -> Any:
+def step_of(value_and_grad: Any, sizes: Sizes, by_rows: Any) -> Any:
     import jax
 
     def step(params: Any, momentum: Any, tokens: Any) -> Any:
-        value, ct_params = value_and_grad(partial(loss, heads=sizes.heads))(params, tokens)
+        value, ct_params = value_and_grad(partial(loss, sizes=sizes, by_rows=by_rows))(
+            params, tokens
+        )
         momentum = jax.tree.map(lambda m, ct: 0.9 * m + ct, momentum, ct_params)
         return jax.tree.map(lambda p, m: p - 1e-3 * m, params, momentum), momentum, value
 
@@ -199,7 +216,8 @@ def measure(value_and_grad: Any, sizes: Sizes, devices: int) -> Row:
 
     params, tokens = make_args(sizes, devices)
     start = time.perf_counter()
-    jitted = jax.jit(step_of(value_and_grad, sizes), donate_argnums=(0, 1))
+    by_rows = tokens.sharding.update(spec=jax.P("data", None, None))
+    jitted = jax.jit(step_of(value_and_grad, sizes, by_rows), donate_argnums=(0, 1))
     compiled = jitted.lower(params, params, tokens).compile()
     memory = compiled.memory_analysis()
     return Row(

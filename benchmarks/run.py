@@ -2,10 +2,10 @@
 
     python benchmarks/run.py [names...] [--pairs N] [--quick] [--no-write]
 
-Names are workloads or groups of them: models, scan, while, budget, scale, and loops for the middle
-three; without any, all are run. Before a workload is timed, the two gradients are compared. Groups that
-were run whole are written to their section of the report; other results are only printed. Loops of
-unknown length are compared with equinox's, where it is installed.
+Names are workloads or groups of them: models, scan, while, budget, scale, train, and loops for
+scan, while and budget; without any, all are run. Before a workload is timed, the two gradients are
+compared. Groups that were run whole are written to their section of the report; other results are only
+printed. Loops of unknown length are compared with equinox's, where it is installed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import jax
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import funcgrad
-from benchmarks import budget, scale
+from benchmarks import budget, scale, training
 from benchmarks.loops import SCANS, WHILES, WhileWorkload
 from benchmarks.measure import Comparison, largest_difference, measure
 from benchmarks.workloads import MODELS, Workload
@@ -41,7 +41,7 @@ GROUPS: dict[str, tuple[Workload | WhileWorkload, ...]] = {
     "while": WHILES,
 }
 """Workloads by group; a group is one section of the report."""
-SECTIONS = (*GROUPS, "budget", "scale")
+SECTIONS = (*GROUPS, "budget", "scale", "train")
 ALIASES = {"loops": ("scan", "while", "budget")}
 
 REFERENCE = {"while": "`equinox.internal.while_loop` (checkpointed) under `jax.grad`"}
@@ -237,7 +237,24 @@ def why_not(group: str) -> str | None:
     """The reason for which a group cannot be run here."""
     if group == "while" and importlib.util.find_spec("equinox") is None:
         return "equinox, with which it is compared, is not installed"
+    libraries = ("flax", "equinox", "grain", "orbax", "sklearn", "tqdm")
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    if group == "train" and missing:
+        return f"{', '.join(missing)} not installed: pip install 'funcgrad[training]'"
     return None
+
+
+def run_train(settings: Settings) -> str:
+    """The section on whole training steps."""
+    with training.examples_importable():
+        programs = {
+            program.name: training.measure_program(program, settings.small, settings.pairs)
+            for program in training.PROGRAMS
+        }
+    curves = training.growth_on_virtual_devices(settings.small)
+    if not settings.small:
+        training.draw(curves)
+    return training.section(programs, curves)
 
 
 def run_group(group: str, names: Iterable[str], settings: Settings) -> tuple[str, bool]:
@@ -252,6 +269,8 @@ def run_group(group: str, names: Iterable[str], settings: Settings) -> tuple[str
         if not settings.small:
             scale.draw(curves)
         return scale.section(curves, LIMIT, settings.small), True
+    if group == "train":
+        return run_train(settings), True
     workloads = GROUPS[group]
     chosen = [w for w in workloads if group in names or w.name in names]
     rows = {w.name: measure_workload(w, settings) for w in chosen}

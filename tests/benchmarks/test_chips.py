@@ -55,5 +55,5 @@ def test_no_device_receives_or_keeps_more_than_with_jax_grad():
     if _jax.BARRIERS_HOLD:
         assert sums <= of_reference
     else:  # scalars: each tie of a checkpoint to a cotangent reads one element, on CPUs alone
-        assert sums <= of_reference + 5 * SMALL.layers
+        assert sums <= of_reference + 6 * SMALL.layers
     assert table([(ours, reference)]).count("\n") == 2
