@@ -30,6 +30,8 @@ KEPT = 256
 
 OWN_FILES = os.path.dirname(jax.__file__) + os.sep
 
+FILES_OF_NN = os.path.join(OWN_FILES, "_src", "nn", "")
+
 _JAXPRS = frozenset({Jaxpr, ClosedJaxpr})
 
 
@@ -207,11 +209,15 @@ def _same_line(one: Equation, other: Equation) -> bool:
 
 
 def _place(traceback: Any) -> list[Any]:
-    """The frames of a traceback, from the innermost to the user's innermost."""
+    """The user's innermost frame, after those of ``jax.nn`` inside it.
+
+    JAX's other frames depend on what its caches hold.
+    """
     codes, lasts = traceback.raw_frames() if traceback else ([], [])
-    frames = []
+    frames: list[Any] = []
     for code, last in zip(codes, lasts, strict=True):
-        frames.append((code.co_filename, code.co_firstlineno, last))
         if is_user_filename(code.co_filename):
-            break
+            return [*frames, (code.co_filename, code.co_firstlineno, last)]
+        if code.co_filename.startswith(FILES_OF_NN):
+            frames.append(code.co_name)
     return frames

@@ -204,3 +204,12 @@ def test_a_body_that_is_traced_again_is_not_split_again(loss, monkeypatch):
     for found in results:
         for ct, ct_expected in zip(found, expected, strict=True):
             np.testing.assert_allclose(ct, ct_expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [looped, branched, checkpointed], ids=lambda f: f.__name__)
+def test_a_second_trace_is_the_same_program(loss):
+    jax.clear_caches()
+    gradient = funcgrad.value_and_grad(loss, (0, 1))
+    with jax.checking_leaks():
+        first, again = (str(jax.make_jaxpr(lambda *a: gradient(*a))(X, X)) for _ in range(2))
+    assert first == again
