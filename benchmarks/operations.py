@@ -39,17 +39,18 @@ class Operation:
 
 
 def weighted(fun: Callable[..., Any], *args: Any) -> Array:
-    """A scalar: the sum of all results, each element times a weight of its own.
+    """A scalar: the sum of all results, each element times one of sixteen weights.
 
-    The weights are computed, not stored, so that they cost neither memory nor a constant.
+    Neighbours have unlike weights, so that little cancels in the gradient of a softmax. The weights are
+    computed, not stored, so that they cost no memory.
     """
 
     def total(y: Array) -> Array:
         y = jnp.real(y) + jnp.imag(y) if jnp.iscomplexobj(y) else y
         if not jnp.issubdtype(y.dtype, jnp.floating):
             return jnp.zeros(())
-        weights = lax.iota(jnp.float32, max(1, y.size)).reshape(y.shape) / max(1, y.size) + 0.5
-        return jnp.sum(y * weights)
+        sixteen = (lax.iota(jnp.int32, y.size) & 15).astype(jnp.float32) / 16 + 0.5
+        return jnp.sum(y * sixteen.reshape(y.shape))
 
     return sum((total(y) for y in jax.tree.leaves(fun(*args))), jnp.zeros(()))
 

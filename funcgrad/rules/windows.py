@@ -208,14 +208,19 @@ def _spread(ct: Any, place: Any, windows: Windows) -> Any:
     if windows.disjoint:
         return _spread_blocks(ct, windows, place)
     # p s + k = (p + k div s) s + k mod s: sum shifted arrays by remainder, then interleave these
-    ct, place = lax.optimization_barrier((ct, place))  # fused, XLA would recompute both per place
     offsets = windows.offsets()
     reach = [o // s for o, s in zip(offsets[-1], windows.strides, strict=True)]
+    config = [(r, r, 0) for r in reach]
+    ct = lax.pad(ct, np.zeros((), ct.dtype), config)
+    place = lax.pad(place, np.full((), -1, place.dtype), config)
+    ct, place = lax.optimization_barrier((ct, place))  # fused, XLA would recompute both per place
+    shape = [n - r for n, r in zip(ct.shape, reach, strict=True)]
     parts: dict[tuple[int, ...], Any] = {}
     for k, offset in enumerate(offsets):
         shift, rest = zip(*map(divmod, offset, windows.strides), strict=True)
-        config = [(d, r - d, 0) for d, r in zip(shift, reach, strict=True)]
-        part = lax.pad(kept_where(place == k, ct), np.zeros((), ct.dtype), config)
+        start = [r - d for d, r in zip(shift, reach, strict=True)]
+        end = [a + n for a, n in zip(start, shape, strict=True)]
+        part = kept_where(lax.slice(place, start, end) == k, lax.slice(ct, start, end))
         parts[rest] = parts[rest] + part if rest in parts else part
     return windows.unpad(_interleave(parts, windows.strides))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import bound
@@ -49,6 +51,23 @@ def test_one_operation_is_measured(capsys):
     (row,) = (line for line in everything.splitlines() if line.startswith("| `neg`"))
     counted = row.split(" | ")[6]
     assert float(counted) > 1  # of the negation's weighted sum, and one product for each element
+
+
+def test_an_operation_with_another_gradient_is_told_and_not_written(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(bound, "GRADIENT_BOUND", -1.0)
+    monkeypatch.setattr(bound, "OPERATIONS", {"neg": bound.OPERATIONS["neg"]})
+    monkeypatch.setattr(bound, "PAGE", tmp_path / "bound.md")
+    assert bound.main(["--write"]) == 1
+    assert "neg, small: the gradients differ by" in capsys.readouterr().err
+    assert not bound.PAGE.exists()
+
+
+def test_xla_knows_nothing_of_lapack():
+    def operations(fun):
+        return bound.operations_counted(jax.jit(fun).lower(jnp.eye(4)).compile())
+
+    assert operations(lambda x: x * 2) == 16
+    assert operations(lambda x: jnp.linalg.cholesky(x * 2)) == 0
 
 
 def test_an_unknown_operation_is_refused(capsys):
