@@ -36,6 +36,10 @@ def along(axis):
     return lambda x: jnp.sum(jnp.outer(x, x), axis)
 
 
+def over(axes):
+    return lambda x: lax.reduce_sum_p.bind(jnp.outer(x, x), axes=axes, out_sharding=None)
+
+
 def in_order(first):
     return lambda x, y: (x - y) if first else (y - x)
 
@@ -68,10 +72,11 @@ def two_lines(first):
         (scaled, np.float32(1), np.float32(-1)),
         (in_scope, "a", "b"),
         (along, 0, 1),
+        (over, (np.int64(1),), (0, 1)),
         (inside, 2.0, 3.0),
         (two_lines, True, False),
     ],
-    ids=["number", "sign of zero", "array", "scope", "param", "inner", "line"],
+    ids=["number", "sign of zero", "array", "scope", "param", "number or tuple", "inner", "line"],
 )
 def test_only_what_is_the_same_is_found(make, one, other):
     first = traced(make(one))

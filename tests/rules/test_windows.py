@@ -123,3 +123,29 @@ def test_negative_padding(strides: Any) -> None:
     cropped = pool("max", (2, 2), strides, ((0, 1), (1, 0)))
     ours, expected = grads(padded, lambda x: cropped(x[1:, :-2]), distinct(5, 6))
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("size", "strides"), [((1, 3, 3, 1), (1, 1, 1, 1)), ((1, 3, 3, 1), (1, 2, 2, 1))]
+)
+def test_each_cotangent_arrives_once_where_xla_computes_the_operand_again(
+    size: Any, strides: Any
+) -> None:
+    """Elements that tie are told apart by rounding, which differs between XLA's fusions.
+
+    If the choice in a window were made once for each place in it, a cotangent could get lost.
+    """
+    pooled = pool("max", size, strides, "SAME")
+    values = np.random.default_rng(0).integers(0, 3, (16, 4, 4, 8)) * 0.37
+    scale, bias = (normal(8).astype(np.float32) + shift for shift in (1, 0))
+
+    def loss(h: Any, scale: Any, bias: Any) -> Any:
+        mean = h.mean((0, 1, 2))
+        factor = lax.rsqrt((h * h).mean((0, 1, 2)) - mean**2 + 1e-5) * scale
+        x = jax.nn.relu((h - mean) * factor + bias)
+        return jnp.sum(pooled(x) * normal(*pooled(x).shape)) + jnp.sum(x**2)
+
+    args = jnp.float32(values), scale, bias
+    ours, expected = (jax.jit(by.grad(loss, (0, 1, 2)))(*args) for by in (funcgrad, jax))
+    for ct, ct_expected in zip(ours, expected, strict=True):
+        assert np.linalg.norm(ct - ct_expected) <= 1e-5 * np.linalg.norm(ct_expected)

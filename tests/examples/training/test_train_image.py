@@ -35,14 +35,7 @@ def curve(metrics, name):
         ("resnet", "float32", 1e-5),
         ("resnet", "bfloat16", 2e-2),
         ("googlenet", "bfloat16", 2e-2),
-        pytest.param(
-            "googlenet",
-            "float32",
-            1e-5,
-            marks=pytest.mark.xfail(
-                strict=True, reason="the stem's gradient differs by 6 %: docs/guides/training.md"
-            ),
-        ),
+        ("googlenet", "float32", 1e-5),
     ],
 )
 def test_its_curves_are_those_of_jax_grad(program, model, precision, rtol, capsys):
