@@ -259,6 +259,7 @@ def test_a_first_save_that_fails_ends_the_run(checkpoints, tmp_path, full_disk):
         checkpoints.Checkpoints(tmp_path, 1) as written,
     ):
         written.save(1, state_of(1, width=400))
+    full_disk(False)
 
 
 def test_orbax_alone_reads_a_flipped_bit_as_if_nothing_was_wrong(checkpoints, tmp_path):
