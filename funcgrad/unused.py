@@ -142,7 +142,7 @@ def _say(message: str, strict: bool) -> None:
     warnings.warn(message, errors.UnusedOverrideWarning, stacklevel=_level_of_user())
 
 
-INTERNAL = (*(os.path.dirname(m.__file__ or "") for m in (errors, jax)), contextlib.__file__)
+INTERNAL = (os.path.dirname(__file__), os.path.dirname(jax.__file__ or ""), contextlib.__file__)
 """Where the frames are that are not the user's."""
 
 
