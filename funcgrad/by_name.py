@@ -11,7 +11,7 @@ from typing import Any
 
 from funcgrad import errors
 from funcgrad.default import DEFAULT
-from funcgrad.entries import ORIGINAL
+from funcgrad.entries import GivenOriginal
 from funcgrad.keys import FunctionId, Op, underlying
 from funcgrad.registry import Rule, Rules
 
@@ -192,6 +192,4 @@ def _named_rule(entry: Any) -> NamedRule:
 
 def own_fn(rule: Rule) -> Callable[..., Any]:
     """The user's function of a rule, which may have been given the original's."""
-    fn = rule.fn
-    given = isinstance(fn, functools.partial) and set(fn.keywords) == {ORIGINAL}
-    return fn.func if given else fn
+    return rule.fn.fn if isinstance(rule.fn, GivenOriginal) else rule.fn

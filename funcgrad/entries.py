@@ -298,11 +298,30 @@ def with_original(rule: Rule, old: Any, op: Op) -> Rule:
     return _given_original(rule, old)
 
 
-@_jax.cache()
 def _given_original(rule: Rule, old: Rule) -> Rule:
-    given = functools.partial(rule.fn, original=old.fn)
-    functools.update_wrapper(given, rule.fn)
-    return replace(rule, fn=given)
+    return replace(rule, fn=GivenOriginal(rule.fn, old.fn))
+
+
+class GivenOriginal:
+    """A rule's function that is given that of the rule which it replaces.
+
+    Two of the same functions are equal, so that rules which were made twice are the same rules.
+    """
+
+    def __init__(self, fn: Callable[..., Any], original: Callable[..., Any]):
+        self.fn = fn
+        self.original = original
+        functools.update_wrapper(self, fn)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, original=self.original, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, GivenOriginal)
+        return same and (self.fn, self.original) == (other.fn, other.original)
+
+    def __hash__(self) -> int:
+        return hash((self.fn, self.original))
 
 
 def _asks_for_original(fn: Any) -> bool:

@@ -142,6 +142,7 @@ def test_a_pullback_of_any_structure(name):
 
 
 def test_overridden_rules_are_found_by_name():
+    jax.clear_caches()  # the rules are known by their functions, not by what a cache remembers
     pullback = taken(waves, jnp.ones(3), rules=RULES)
     (ct_x,) = again(pullback)(jnp.ones(3))
     np.testing.assert_allclose(ct_x, np.full(3, np.cos(np.tanh(1)) / 15), rtol=1e-6)
