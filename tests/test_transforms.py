@@ -194,6 +194,7 @@ def test_signature_is_that_of_jax(name):
             "taps",
             "edit",
             "debug_nans",
+            "chunk_size",
         )
         return [(p.name, p.kind, p.default) for p in parameters if p.name not in own]
 
