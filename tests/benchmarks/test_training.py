@@ -34,6 +34,7 @@ def test_a_program_of_the_examples_is_measured(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_growth_is_counted_on_virtual_devices():
     found = training.growth_on_virtual_devices(True)
     assert [(p["axis"], p["size"]) for p in found][-1] == ("devices", 2)

@@ -69,6 +69,7 @@ def test_no_more_communication_than_with_jax_grad_on_other_meshes(tmp_path, caps
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_run_goes_on_where_it_was_broken_off_on_the_same_mesh_or_another(tmp_path, monkeypatch):
     import train_sharded
 
