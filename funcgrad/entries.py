@@ -295,10 +295,6 @@ def with_original(rule: Rule, old: Any, op: Op) -> Rule:
             f"The rule `{rule.name}` ({rule.source}) takes `original`, and `{op}` has no rule that it "
             "replaces. Call funcgrad.vjp of the function in the rule instead."
         )
-    return _given_original(rule, old)
-
-
-def _given_original(rule: Rule, old: Rule) -> Rule:
     return replace(rule, fn=GivenOriginal(rule.fn, old.fn))
 
 

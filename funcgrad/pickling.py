@@ -22,6 +22,26 @@ from funcgrad.by_name import Named, NamedRules, Partial, named, named_rules
 from funcgrad.registry import Rules
 
 
+@dataclass(frozen=True)
+class Options:
+    """How ``vjp`` was called, besides the function, its arguments and the rules.
+
+    Attributes:
+      saveable: of each leaf, whether the pullback may keep it.
+      wanted: of each leaf, whether it is differentiated; None for all.
+      has_aux: whether the function returns auxiliary data.
+      strict: as it was given to ``vjp``.
+      traced: whether the call was under ``jax.jit``. Outside, a jitted function is a program of its own,
+        so the function is run on zeros to find the structure again.
+    """
+
+    saveable: tuple[bool, ...]
+    wanted: tuple[bool, ...] | None
+    has_aux: bool
+    strict: bool
+    traced: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Origin:
     """How a pullback was made.
@@ -30,21 +50,13 @@ class Origin:
       function: where its function is found; in words why not, if nowhere.
       numbers: the leaves of the arguments that were Python numbers, by position.
       rules: the rules.
-      saveable: of each leaf, whether the pullback may keep it.
-      wanted: of each leaf, whether it is differentiated; None for all.
-      has_aux: whether the function returns auxiliary data.
-      strict: as it was given to ``vjp``.
-      traced: whether it was made under ``jax.jit``.
+      options: how ``vjp`` was called.
     """
 
     function: Named | Partial | str
     numbers: Mapping[int, Any]
     rules: Rules
-    saveable: tuple[bool, ...]
-    wanted: tuple[bool, ...] | None
-    has_aux: bool
-    strict: bool
-    traced: bool
+    options: Options
 
 
 def function_found(fun: Callable[..., Any], changed: bool) -> Named | Partial | str:
@@ -103,9 +115,7 @@ class Recipe:
       function: where it is found.
       rules: how they are made.
       primals: the arguments, with types in place of arrays.
-      saveable, wanted, has_aux, strict: as of `Origin`.
-      traced: whether it was made under `jax.jit`. Outside, a jitted function is a program of its own, so
-        the function is run on zeros there.
+      options: how ``vjp`` was called.
       versions: those of JAX and funcgrad.
     """
 
@@ -113,11 +123,7 @@ class Recipe:
     function: Named | Partial
     rules: NamedRules
     primals: Any
-    saveable: tuple[bool, ...]
-    wanted: tuple[bool, ...] | None
-    has_aux: bool
-    strict: bool
-    traced: bool
+    options: Options
     versions: str
 
     def followed(self) -> Any:
@@ -127,12 +133,13 @@ class Recipe:
           errors.PickleError: outside `jax.jit`, if the function fails, or has effects.
         """
         function, rules, vjp = self.function.found(), self.rules.found(), VJP.found()
+        asked = self.options
         leaves, tree = tree_flatten(self.primals)
         arrays = [i for i, x in enumerate(leaves) if isinstance(x, ArrayType)]
-        options: dict[str, Any] = {"has_aux": self.has_aux, "strict": self.strict, "rules": rules}
-        options["saveable_args"] = tree_unflatten(tree, self.saveable)
-        if self.wanted is not None:
-            options["in_nzs"] = tree_unflatten(tree, self.wanted)
+        options: dict[str, Any] = {"has_aux": asked.has_aux, "strict": asked.strict, "rules": rules}
+        options["saveable_args"] = tree_unflatten(tree, asked.saveable)
+        if asked.wanted is not None:
+            options["in_nzs"] = tree_unflatten(tree, asked.wanted)
 
         def pullback_of(*given: Any) -> Any:
             filled = [*leaves]
@@ -141,7 +148,7 @@ class Recipe:
             return vjp(function, *tree_unflatten(tree, filled), **options)[1]
 
         structs = [leaves[i].struct for i in arrays]
-        if self.traced:
+        if asked.traced:
             return jax.eval_shape(pullback_of, *structs)
         try:
             if jax.make_jaxpr(pullback_of)(*structs).effects:
@@ -200,11 +207,7 @@ def _recipe(static: Any) -> Recipe:
         origin.function,
         named_rules(origin.rules),
         primals,
-        origin.saveable,
-        origin.wanted,
-        origin.has_aux,
-        origin.strict,
-        origin.traced,
+        origin.options,
         versions(),
     )
     try:

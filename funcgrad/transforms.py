@@ -22,7 +22,7 @@ from funcgrad.backward import walk
 from funcgrad.calls.references import Contents
 from funcgrad.default import DEFAULT
 from funcgrad.faults import raising
-from funcgrad.pickling import Origin, function_found
+from funcgrad.pickling import Options, Origin, function_found
 from funcgrad.places.asked import Asked
 from funcgrad.places.selectors import Edit, Selector
 from funcgrad.places.taps import Tapped
@@ -278,11 +278,13 @@ def vjp(
         function_found(fun, asked is not None),
         {i: x for i, x in enumerate(given) if _jax.is_number(x)},
         rules,
-        tuple(saveable),
-        None if wanted is None else tuple(wanted),
-        has_aux,
-        strict,
-        traced=not _jax.is_eager(_jax.current_trace()),
+        Options(
+            tuple(saveable),
+            None if wanted is None else tuple(wanted),
+            has_aux,
+            strict,
+            traced=not _jax.is_eager(_jax.current_trace()),
+        ),
     )
     on = (on_leaves, leaves, has_aux, rules, strict, name)
     with reporting(rules, name, strict) as report, errors.at_worst_unknown():

@@ -183,9 +183,10 @@ def flat_tree(values: Sequence[Any]) -> Any:
 
 def jaxpr_param(params: dict[str, Any]) -> str:
     """Under which name a call primitive carries its jaxpr, which versions differ in."""
-    if "call_jaxpr" in params:
-        return "call_jaxpr"
-    return next(name for name in ("jaxpr", "call", "fwd_jaxpr") if name in params)
+    for name in ("call_jaxpr", "jaxpr", "call"):
+        if name in params:
+            return name
+    return "fwd_jaxpr"
 
 
 BARRIERS_HOLD = jax.__version_info__ >= (0, 12)

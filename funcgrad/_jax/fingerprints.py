@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax._src.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from funcgrad._jax.sharding import explicit_sharding
-from funcgrad._jax.values import is_key
+from funcgrad._jax.values import is_key, is_plain_array_type
 
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]+")
 
@@ -51,4 +50,4 @@ def _arrays_in(value: Any) -> Iterator[np.ndarray]:
 
 def is_plain_type(aval: Any) -> bool:
     """Whether this is the type of an array, without a sharding: shape, dtype and weakness say all."""
-    return type(aval) is ShapedArray and explicit_sharding(aval) is None
+    return is_plain_array_type(aval) and explicit_sharding(aval) is None

@@ -50,12 +50,11 @@ def entered(
 ) -> Any:
     """A primitive that is entered so, unless it is on tangents; a forward rule is opened."""
     prim = _jax.hi_primitive(params)
-    with errors.located_at(_jax.current_where):
-        if _jax.is_forward_rule(prim):
-            with _jax.set_current_trace(trace):
-                return _jax.hi_expand(prim, tracers)
-        how = ON_TANGENTS if isinstance(trace, TangentTrace) else how
-        return enter(how, trace, primitive, tracers, params)
+    if _jax.is_forward_rule(prim):
+        with errors.located_at(_jax.current_where), _jax.set_current_trace(trace):
+            return _jax.hi_expand(prim, tracers)
+    how = ON_TANGENTS if isinstance(trace, TangentTrace) else how
+    return enter(how, trace, primitive, tracers, params)
 
 
 hi_primitive_call = CallRule(hi_call, (_jax.hi_call_p,), in_checkpoint=hi_call_in_checkpoint)

@@ -213,7 +213,9 @@ def _spread(ct: Any, place: Any, windows: Windows) -> Any:
     config = [(r, r, 0) for r in reach]
     ct = lax.pad(ct, np.zeros((), ct.dtype), config)
     place = lax.pad(place, np.full((), -1, place.dtype), config)
-    ct, place = lax.optimization_barrier((ct, place))  # fused, XLA would recompute both per place
+    # each is sliced at every place, and so XLA makes it once: it drops the barrier on CPUs, and a
+    # choice that is fused into one kernel for each place is made otherwise in each where elements tie
+    ct, place = lax.optimization_barrier((ct, place))
     shape = [n - r for n, r in zip(ct.shape, reach, strict=True)]
     parts: dict[tuple[int, ...], Any] = {}
     for k, offset in enumerate(offsets):
