@@ -16,6 +16,12 @@ from funcgrad.partition import split
 X = np.linspace(0.1, 1.3, 4, dtype=np.float32)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_known():
+    """Tests trace the same programs: what one of them has traced must not be known to the next."""
+    jax.clear_caches()
+
+
 def traced(function, *args):
     return jax.make_jaxpr(function)(*(args or (X,)))
 
