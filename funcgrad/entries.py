@@ -30,8 +30,9 @@ class Rule:
       forward: computes the op's output from ``(*operands, **params)`` where it is differentiated
         outside other transforms, if that is quicker than the primitive, or saves the rule some work;
         None for the primitive.
-      saves: how many values `forward` returns after the outputs. The rule finds them at the end of
-        `out`, if `forward` was used. They are integers, which take no cotangent.
+      saves: how many values `forward` returns after the outputs, or a function of the op's params to
+        that number. The rule finds the values at the end of `out`, if `forward` was used. They take no
+        cotangent.
 
     Example:
       >>> import jax, funcgrad
@@ -47,11 +48,15 @@ class Rule:
     elementwise: bool = False
     optional: bool = False
     forward: Callable[..., Any] | None = None
-    saves: int = 0
+    saves: int | Callable[..., int] = 0
 
     def __call__(self, ct: Any, *operands: Any, **kwargs: Any) -> Any:
         """Apply the rule directly, as one would apply the function it was made from."""
         return self.fn(ct, *operands, **kwargs)
+
+    def saved(self, params: Mapping[str, Any]) -> int:
+        """How many values `forward` returns after the outputs of an op with these params."""
+        return self.saves(**params) if callable(self.saves) else self.saves
 
     @property
     def name(self) -> str:
@@ -143,7 +148,7 @@ def defvjp(
     elementwise: bool = False,
     optional: bool = False,
     forward: Callable[..., Any] | None = None,
-    saves: int = 0,
+    saves: int | Callable[..., int] = 0,
 ) -> Callable[[Callable[..., Any]], Rule]:
     """Make the decorated function the backward rule of `ops`.
 
@@ -159,8 +164,9 @@ def defvjp(
         the rule only multiplies `ct` by factors or selects from it.
       optional: say nothing where an override by this rule never applies.
       forward: computes the output in the op's place, from ``(*operands, **params)``.
-      saves: how many integer arrays `forward` returns after the outputs, for the rule: they are the
-        last in `out`. Where another transform must see the op itself, they are not there.
+      saves: how many arrays `forward` returns after the outputs, for the rule, or a function of the
+        op's params to that number. They are the last in `out`. Where another transform must see the op
+        itself, they are not there.
 
     Returns:
       A decorator that returns a :class:`Rule`. Registering is pure: pass the rule to

@@ -347,9 +347,14 @@ class TapeTrace(_jax.Trace):
             rule = entry if isinstance(entry, Rule) else None
             forward = None if rule is None else self.forward_of(rule)
             outs = self.evaluate(primitive, primals, params, forward)
-            multiple, saved = primitive.multiple_results, rule.saves if rule and forward else 0
+            multiple, saved = (
+                primitive.multiple_results,
+                rule.saved(params) if rule and forward else 0,
+            )
             if not isinstance(entry, ZeroRule):
-                outs = self.record_rule(primitive, params, primals, slots, outs, entry, multiple)
+                outs = self.record_rule(
+                    primitive, params, primals, slots, outs, entry, multiple, saved
+                )
         return outs[: len(outs) - saved] if multiple else outs[0]
 
     def process_call(
@@ -408,11 +413,13 @@ class TapeTrace(_jax.Trace):
         outs: Sequence[Value],
         rule: Rule | None,
         multiple: bool,
+        saved: int = 0,
     ) -> Sequence[Value]:
-        """Record an op whose pullback is a rule, with the values that the rule reads."""
+        """Record an op whose pullback is a rule, for which alone the last `saved` outputs are."""
         out_avals = [self.type_of(y) for y in outs]
         operand_avals = [self.type_of(x) for x in primals]
-        present = self.carries_gradient(outs)
+        own = len(outs) - saved
+        present = (*self.carries_gradient(outs[:own]), *(False,) * saved)
         if rule is None and any(map(_jax.is_reference, (*operand_avals, *out_avals))):
             problem = "which has no rule for references."
             raise errors.MutableReferenceError(op, problem, _jax.here())

@@ -198,7 +198,18 @@ def eigh_vjp(ct: Any, x: Array, *, out: Any, subset_by_index: Any, **_: Any) -> 
     return sum(terms) @ v.mT if terms else None
 
 
-@defvjp(lax.linalg.svd_p)
+def svd_with_vectors(x: Array, **params: Any) -> list[Array]:
+    """The singular values, and after them the vectors that their rule reads."""
+    if not params["compute_uv"]:
+        params = {**params, "compute_uv": True, "full_matrices": False}
+    return lax.linalg.svd_p.bind(x, **params)
+
+
+@defvjp(
+    lax.linalg.svd_p,
+    forward=svd_with_vectors,
+    saves=lambda *, compute_uv, **_: 0 if compute_uv else 2,
+)
 @exact
 def svd_vjp(
     ct: Any,
@@ -216,8 +227,10 @@ def svd_vjp(
     # F_ij = 1 / (s_j^2 - s_i^2), herm(M) = M + M^H (Giles 2008; Wan & Zhang 2019)
     rank = min(x.shape[-2:])
     if not compute_uv:
-        svd: Any = lax.linalg.svd
-        u, _, vh = svd(x, full_matrices=False, subset_by_index=subset_by_index, algorithm=algorithm)
+        if len(out) == 1:
+            params = {"subset_by_index": subset_by_index, "algorithm": algorithm}
+            out = svd_with_vectors(x, full_matrices=False, compute_uv=False, **params)
+        _, u, vh = out
         return (conjugate(u) * ct[0][..., None, :]) @ conjugate(vh)
     if subset_by_index not in (None, (0, rank)):
         problem = "with subset_by_index and compute_uv=True has none, in JAX neither."
@@ -257,7 +270,20 @@ def _thin_orthogonal(ct_q: Array | None, q: Array, n: int) -> Array | None:
     return ct_q[..., :n] - conjugate(second) @ (adjoint(ct_q[..., n:]) @ conjugate(first))
 
 
-@defvjp(lax.linalg.eig_p)
+def eig_with_vectors(x: Array, **params: Any) -> list[Array]:
+    """The eigenvalues, and after them the right eigenvectors that their rule reads."""
+    if not (params["compute_left_eigenvectors"] or params["compute_right_eigenvectors"]):
+        params = {**params, "compute_right_eigenvectors": True, "enable_eigvec_derivs": True}
+    return lax.linalg.eig_p.bind(x, **params)
+
+
+@defvjp(
+    lax.linalg.eig_p,
+    forward=eig_with_vectors,
+    saves=lambda *, compute_left_eigenvectors, compute_right_eigenvectors, **_: (
+        0 if compute_left_eigenvectors or compute_right_eigenvectors else 1
+    ),
+)
 @exact
 def eig_vjp(
     ct: Any,
@@ -267,14 +293,14 @@ def eig_vjp(
     compute_left_eigenvectors: bool,
     compute_right_eigenvectors: bool,
     enable_eigvec_derivs: bool = False,
-    implementation: Any = None,
-    **_: Any,
+    **params: Any,
 ) -> Any:
     # A V = V diag(w); ct_A = V^-T (diag(ct_w) + F o (V^T ct_V)) V^T, F_ij = 1 / (w_j - w_i) (Giles
     # 2008); the left eigenvectors are the right ones of A^H, whose eigenvalues are conj(w)
+    values_only = not (compute_left_eigenvectors or compute_right_eigenvectors)
     w, *vectors = out
     ct_w, *ct_vectors = ct
-    if vectors and not enable_eigvec_derivs:
+    if not values_only and not enable_eigvec_derivs:
         raise errors.no_derivative(
             lax.linalg.eig_p,
             "has eigenvectors that are defined only up to the scale that LAPACK chose. Pass "
@@ -283,14 +309,13 @@ def eig_vjp(
         )
     if 0 in x.shape:
         return None
-    if not vectors:
-        w, v = lax.linalg.eig(
-            x,
-            compute_left_eigenvectors=False,
-            enable_eigvec_derivs=True,
-            implementation=implementation,
-        )
-        vectors, ct_vectors, compute_right_eigenvectors = [v], [None], True
+    if values_only:
+        if not vectors:
+            asked = dict.fromkeys(
+                ("compute_left_eigenvectors", "compute_right_eigenvectors"), False
+            )
+            w, *vectors = eig_with_vectors(x, **asked, **params)
+        ct_vectors, compute_right_eigenvectors = [None], True
     terms = []
     if compute_right_eigenvectors:
         terms.append(_eig_cotangent(w, vectors[-1], ct_w, ct_vectors[-1]))
@@ -305,11 +330,12 @@ def eig_vjp(
 
 def _eig_cotangent(w: Array, v: Array, ct_w: Array | None, ct_v: Array | None) -> Array | None:
     """The cotangent of A from those of its eigenvalues and of its right eigenvectors."""
-    inner = None if ct_w is None else _matrix_diagonal(ct_w)
-    if ct_v is not None:
-        turned = _inverse_gaps(w) * (v.mT @ _normalised_cotangent(ct_v, v))
-        inner = turned if inner is None else inner + turned
-    return None if inner is None else _solve_transposed(v, inner @ v.mT)
+    if ct_v is None:
+        return None if ct_w is None else _solve_transposed(v, ct_w[..., None] * v.mT)
+    inner = _inverse_gaps(w) * (v.mT @ _normalised_cotangent(ct_v, v))
+    if ct_w is not None:
+        inner = inner + _matrix_diagonal(ct_w)
+    return _solve_transposed(v, inner @ v.mT)
 
 
 def _normalised_cotangent(ct_v: Array, v: Array) -> Array:

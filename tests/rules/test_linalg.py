@@ -6,6 +6,8 @@ choice of the free scale must be met.
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -374,6 +376,46 @@ def test_what_neither_differentiates_is_an_error(fn: Any) -> None:
 def test_eigenvectors_of_a_general_matrix_need_consent() -> None:
     with pytest.raises(NotImplementedError, match="enable_eigvec_derivs"):
         funcgrad.grad(lambda x: jnp.real(jnp.linalg.eig(x)[1]).sum())(jnp.eye(2))
+
+
+@pytest.mark.parametrize(
+    "values", [partial(la.svd, compute_uv=False), jnp.linalg.eigvals, la.eigh, jnp.linalg.eigvalsh]
+)
+@pytest.mark.parametrize("looped", [False, True], ids=["plain", "scan"])
+def test_values_and_their_gradient_take_one_decomposition(values: Any, looped: bool) -> None:
+    """Where the values alone are asked for, the vectors come on the way forward, as JAX's do."""
+
+    def loss(x: Any) -> Any:
+        if looped:
+            total = lambda total, x: (total + jnp.sum(jnp.abs(values(x)[0])), None)
+            return lax.scan(total, 0.0, x)[0]
+        return jnp.sum(jnp.abs(values(x[0])[0]))
+
+    x = jnp.asarray(normal(2, 3, 3), jnp.float32)
+    compiled = jax.jit(funcgrad.value_and_grad(loss)).lower(x).compile().as_text()
+    assert len(re.findall(r"lapack_\w*(gesdd|geev|syevd)", compiled)) == 1
+
+
+def eigenvalues(x: Any) -> Any:
+    """Those for which JAX has second derivatives."""
+    return la.eig(x, enable_eigvec_derivs=True)[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "by_jax"),
+    [(partial(la.svd, compute_uv=False),) * 2, (jnp.linalg.eigvals, eigenvalues)],
+)
+def test_a_rule_without_the_vectors_decomposes_again(values: Any, by_jax: Any) -> None:
+    """As where a gradient is differentiated, and the operation itself must be seen."""
+
+    def slope(grad: Any, values: Any) -> Any:
+        return lambda x: jnp.sum(grad(lambda x: jnp.abs(values(x)).sum())(x) ** 2)
+
+    x = jnp.asarray(normal(3, 3), jnp.float32)
+    expected = jax.grad(slope(jax.grad, by_jax))(x)
+    for outer in (jax.grad, funcgrad.grad):
+        found = outer(slope(funcgrad.grad, values))(x)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
