@@ -14,6 +14,7 @@ from funcgrad import errors
 from funcgrad.arguments import check_callable, name_of
 from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
+from funcgrad.inspect.arrays import check_has_values
 from funcgrad.inspect.asking_xla import why_not_compiled
 from funcgrad.inspect.costs.beside_jax import BesideJax, beside_jax
 from funcgrad.inspect.costs.executions import Execution, Program, not_known, total
@@ -277,12 +278,9 @@ def _check(fun: Callable[..., Any], args: Sequence[Any], steps: Any) -> None:
             f"The cost of `{name_of(fun)}` was asked for with steps={steps!r}. Pass the number of steps "
             "that each while loop takes, an integer; or 'run'; or leave it out."
         )
+    if steps == RUN:
+        check_has_values(fun, args, "cost, with steps='run',")
     for path, x in jax.tree_util.tree_leaves_with_path(tuple(args)):
-        if steps == RUN and isinstance(x, jax.ShapeDtypeStruct):
-            raise errors.InputError(
-                f"The cost of `{name_of(fun)}` was asked for with steps='run', but leaf "
-                f"{jax.tree_util.keystr(path)} of its arguments has no values: {x}. Pass arrays."
-            )
         shape = getattr(x, "shape", ())
         if not all(isinstance(n, int) for n in shape):
             raise errors.InputError(
@@ -395,7 +393,8 @@ def _figures(work: Work) -> tuple[str, ...]:
 
 def _in_short(cost: Cost) -> str:
     if cost.ratio is None:
-        why = "has no operations" if not cost.function.operations else "is not counted in full"
+        in_full = not (cost.loops or cost.not_counted)
+        why = "has no operations" if in_full else "is not counted in full"
         return (
             f"Value and gradient by function: not known, since the function or its gradient {why}."
         )

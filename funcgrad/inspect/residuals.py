@@ -14,6 +14,7 @@ from funcgrad._jax import variables
 from funcgrad.arguments import name_of, names_of_arguments, names_of_leaves
 from funcgrad.calls.checkpoint import RematProgram
 from funcgrad.default import DEFAULT
+from funcgrad.inspect.arrays import on_arrays
 from funcgrad.inspect.asking_xla import why_not_compiled
 from funcgrad.inspect.ledger.entries import kept_arrays, other_arrays
 from funcgrad.inspect.ledger.flat import Flat, flat_program
@@ -47,7 +48,8 @@ def residuals(
     Args:
       fun: a function of pytrees of arrays; it is traced, not run. Its gradient is that by all
         floating-point leaves of its arguments.
-      *args: its arguments, or ``jax.ShapeDtypeStruct`` in their place.
+      *args: its arguments, or ``jax.ShapeDtypeStruct`` in their place; a leaf that is no array is closed
+        over.
       rules: the backward rules.
       compiled: compile the gradient and ask XLA for its temporary memory. Where arguments are divided
         over devices, XLA is also asked how it divides what is kept. None does both if `fun` has at most
@@ -73,6 +75,7 @@ def residuals(
       float32[8,4] tanh tanh_vjp 3
       float32[8,4] exp exp_vjp 2
     """
+    fun, args = on_arrays(fun, args)
     traced = Traced.of(fun, args, rules)
     not_compiled = ""
     if compiled is None:
