@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -172,6 +173,16 @@ newly_manual_names: Callable[..., tuple[Any, ...]] = _all_newly_manual_mesh_name
 
 
 unmentioned_names: Callable[..., list[Any]] = _unmentioned2
+
+
+@contextmanager
+def within_shard_map(params: Mapping[str, Any]) -> Iterator[None]:
+    """A context in which collectives know the mesh axes of a shard_map with these params."""
+    mesh = params["mesh"]
+    names = {*newly_manual_names(mesh, params["newly_manual_axes"])}
+    sizes = [(name, size) for name, size in mesh.shape.items() if name in names]
+    with _core.extend_axis_env_nd(sizes), config._check_vma(params["check_vma"]):
+        yield
 
 
 def flat_tree(values: Sequence[Any]) -> Any:

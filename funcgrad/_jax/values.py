@@ -396,5 +396,21 @@ def waits_elsewhere(x: Any) -> bool:
 
 def varying(x: Any) -> frozenset[Any]:
     """The mesh axes over which a value varies inside a shard_map."""
-    mat = getattr(typeof(x), "mat", None)
+    return varying_axes(typeof(x))
+
+
+def varying_axes(aval: Aval) -> frozenset[Any]:
+    """The mesh axes over which a value of this type varies inside a shard_map."""
+    mat = getattr(aval, "mat", None)
     return frozenset() if mat is None else frozenset(mat.varying)
+
+
+def type_outside(aval: Aval) -> Aval:
+    """The type that a value of a shard_map has outside it, where it says nothing of mesh axes."""
+    return _core.ShapedArray(aval.shape, aval.dtype)
+
+
+def is_part_of_sum(aval: Aval) -> bool:
+    """Whether a value of this type in a shard_map is a part of a sum, or its cotangent is one."""
+    mat = getattr(aval, "mat", None)
+    return mat is not None and bool(mat.unreduced or mat.reduced)

@@ -96,7 +96,11 @@ def number_of_steps(word: str) -> int | str:
 
 HAS_AUX = {"action": "store_true", "help": "the function returns (output, auxiliary data)"}
 
-NO_XLA = {"action": "store_false", "help": "do not ask XLA: quicker"}
+XLA = {
+    "action": argparse.BooleanOptionalAction,
+    "help": "ask XLA for its own figures, or do not: quicker. Unasked it is if there are at most 2,000 "
+    "operations",
+}
 
 COMMANDS: dict[str, Command] = {
     "graph": Command(
@@ -122,7 +126,7 @@ COMMANDS: dict[str, Command] = {
         "the arrays that are kept for the way back, who asks for them, and what to checkpoint",
         write={".csv": _csv, **PICTURES},
         options={
-            "--no-xla": {"dest": "compiled", **NO_XLA},
+            "--xla": {"dest": "compiled", **XLA},
             "--no-suggestions": {
                 "dest": "suggest",
                 "action": "store_false",
@@ -170,7 +174,7 @@ COMMANDS: dict[str, Command] = {
                 "help": "how many steps each while loop takes; 'run' to run it and count",
             },
             "--against-jax": {"action": "store_true", "help": "beside jax.grad, rule by rule"},
-            "--no-xla": {"dest": "xla", **NO_XLA},
+            "--xla": XLA,
         },
     ),
 }

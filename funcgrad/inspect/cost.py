@@ -14,6 +14,8 @@ from funcgrad import errors
 from funcgrad.arguments import check_callable, name_of
 from funcgrad.catching import catching
 from funcgrad.default import DEFAULT
+from funcgrad.inspect.arrays import check_has_values
+from funcgrad.inspect.asking_xla import why_not_compiled
 from funcgrad.inspect.costs.beside_jax import BesideJax, beside_jax
 from funcgrad.inspect.costs.executions import Execution, Program, not_known, total
 from funcgrad.inspect.costs.steps_taken import NOTHING_RUN, steps_taken
@@ -118,6 +120,7 @@ class Cost:
       xla_function: XLA's figures for the function; None where XLA was not asked or does not know.
       xla_gradient: XLA's figures for the value and the gradient, as one program.
       beside: the gradient beside that of ``jax.grad``; None where that was not asked.
+      not_compiled: why XLA was not asked, though nobody said that it should not be; else empty.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -138,6 +141,7 @@ class Cost:
     xla_function: Work | None = None
     xla_gradient: Work | None = None
     beside: BesideJax | None = None
+    not_compiled: str = ""
 
     @property
     def gradient(self) -> Work:
@@ -194,7 +198,7 @@ def cost(
     has_aux: bool = False,
     rules: Rules = DEFAULT,
     steps: int | Literal["run"] | None = None,
-    xla: bool = True,
+    xla: bool | None = None,
     against_jax: bool = False,
 ) -> Cost:
     """Count the operations and bytes of a function and of its gradient, by op and by name scope.
@@ -210,7 +214,8 @@ def cost(
       steps: how many steps each ``while`` in `fun` takes. Without it such a loop's work is given for one
         step. The gradient has loops of its own, over units of steps; their number is not known. With
         ``"run"`` value and gradient are run, and the steps and branches that were taken are counted.
-      xla: compile `fun` and its gradient, and ask XLA for its figures too.
+      xla: compile `fun` and its gradient, and ask XLA for its figures too. None does so if `fun` has at
+        most 2,000 operations; the printed cost says so where XLA was not asked.
       against_jax: count the gradient by ``jax.vjp`` too, and the rules of each op apart.
 
     Returns:
@@ -243,6 +248,10 @@ def cost(
     late = [execution for execution in forward.executions if not execution.pulls_back]
     both = [*early, *backward.executions]
     programs = {"function": function, "forward": forward, "backward": backward}
+    not_compiled = ""
+    if xla is None:
+        not_compiled = why_not_compiled(len(function.executions), "xla=True")
+        xla = not not_compiled
     xla_function = by_xla(ways.run, ways.given) if xla else None
     xla_gradient = by_xla(ways.gradient, ways.given) if xla else None
     ours = total([*forward.executions, *backward.executions])
@@ -259,6 +268,7 @@ def cost(
         xla_function,
         xla_gradient,
         beside_jax(fun, args, has_aux, rules, ours, xla_gradient) if against_jax else None,
+        not_compiled,
     )
 
 
@@ -268,12 +278,9 @@ def _check(fun: Callable[..., Any], args: Sequence[Any], steps: Any) -> None:
             f"The cost of `{name_of(fun)}` was asked for with steps={steps!r}. Pass the number of steps "
             "that each while loop takes, an integer; or 'run'; or leave it out."
         )
+    if steps == RUN:
+        check_has_values(fun, args, "cost, with steps='run',")
     for path, x in jax.tree_util.tree_leaves_with_path(tuple(args)):
-        if steps == RUN and isinstance(x, jax.ShapeDtypeStruct):
-            raise errors.InputError(
-                f"The cost of `{name_of(fun)}` was asked for with steps='run', but leaf "
-                f"{jax.tree_util.keystr(path)} of its arguments has no values: {x}. Pass arrays."
-            )
         shape = getattr(x, "shape", ())
         if not all(isinstance(n, int) for n in shape):
             raise errors.InputError(
@@ -386,7 +393,8 @@ def _figures(work: Work) -> tuple[str, ...]:
 
 def _in_short(cost: Cost) -> str:
     if cost.ratio is None:
-        why = "has no operations" if not cost.function.operations else "is not counted in full"
+        in_full = not (cost.loops or cost.not_counted)
+        why = "has no operations" if in_full else "is not counted in full"
         return (
             f"Value and gradient by function: not known, since the function or its gradient {why}."
         )
@@ -434,5 +442,7 @@ def _notes(cost: Cost) -> Iterable[str]:
             f"Not in the figures: {own.name}, of whose work no count is known. The function runs it "
             f"{number(own.function)} times, value and gradient {number(own.gradient)} times."
         )
+    if cost.not_compiled:
+        yield f"XLA's own figures are not asked for: {cost.not_compiled}."
     if cost.xla_function is not None or cost.xla_gradient is not None:
         yield "XLA counts after fusion, and the body of a loop once however often it runs."

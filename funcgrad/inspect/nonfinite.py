@@ -9,6 +9,7 @@ from funcgrad import _jax
 from funcgrad.default import DEFAULT
 from funcgrad.faults import NonFinite
 from funcgrad.faults.gradients import report_of
+from funcgrad.inspect.arrays import check_has_values
 from funcgrad.registry import Rules
 from funcgrad.surface import public
 from funcgrad.transforms import vjp
@@ -41,7 +42,8 @@ def nonfinite(
       A :class:`NonFinite`, which prints as a few lines; false if the value and the gradient are finite.
 
     Raises:
-      errors.FuncgradError: `fun` cannot be differentiated at `args`. What is found raises nothing.
+      errors.FuncgradError: `fun` cannot be differentiated at `args`, or one of them is a type without
+        values. What is found raises nothing.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -53,5 +55,6 @@ def nonfinite(
       >>> bool(funcgrad.inspect.nonfinite(distance, jnp.ones(3), jnp.zeros(3)))
       False
     """
+    check_has_values(fun, args, "first value that is not finite")
     with _jax.looking_for_nothing():
         return report_of(vjp, fun, args, None, has_aux, rules)

@@ -14,6 +14,8 @@ from funcgrad._jax import variables
 from funcgrad.arguments import name_of, names_of_arguments, names_of_leaves
 from funcgrad.calls.checkpoint import RematProgram
 from funcgrad.default import DEFAULT
+from funcgrad.inspect.arrays import on_arrays
+from funcgrad.inspect.asking_xla import why_not_compiled
 from funcgrad.inspect.ledger.entries import kept_arrays, other_arrays
 from funcgrad.inspect.ledger.flat import Flat, flat_program
 from funcgrad.inspect.ledger.ledger import Ledger, Region
@@ -38,7 +40,7 @@ def residuals(
     fun: Callable[..., Any],
     *args: Any,
     rules: Rules = DEFAULT,
-    compiled: bool = True,
+    compiled: bool | None = None,
     suggest: bool = True,
 ) -> Ledger:
     """List every array that the gradient of `fun` keeps for its way back, and what else it could do.
@@ -46,10 +48,12 @@ def residuals(
     Args:
       fun: a function of pytrees of arrays; it is traced, not run. Its gradient is that by all
         floating-point leaves of its arguments.
-      *args: its arguments, or ``jax.ShapeDtypeStruct`` in their place.
+      *args: its arguments, or ``jax.ShapeDtypeStruct`` in their place; a leaf that is no array is closed
+        over.
       rules: the backward rules.
       compiled: compile the gradient and ask XLA for its temporary memory. Where arguments are divided
-        over devices, XLA is also asked how it divides what is kept.
+        over devices, XLA is also asked how it divides what is kept. None does both if `fun` has at most
+        2,000 operations; the ledger says so where XLA was not asked.
       suggest: try ``jax.checkpoint`` around name scopes, functions and bodies of loops of the trace, if
         `fun` has at most 4,000 operations.
 
@@ -71,7 +75,12 @@ def residuals(
       float32[8,4] tanh tanh_vjp 3
       float32[8,4] exp exp_vjp 2
     """
+    fun, args = on_arrays(fun, args)
     traced = Traced.of(fun, args, rules)
+    not_compiled = ""
+    if compiled is None:
+        not_compiled = why_not_compiled(len(traced.flat.steps), "compiled=True")
+        compiled = not not_compiled
     shardings = traced.shardings() if compiled and traced.devices > 1 else None
     entries = [
         *kept_arrays(traced.flat, traced.walk, traced.names, shardings),
@@ -92,6 +101,7 @@ def residuals(
         tuple(suggestions),
         not_tried,
         tuple(failed),
+        not_compiled,
     )
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from funcgrad import _jax, errors
-from funcgrad._jax import Value, Var
+from funcgrad._jax import Aval, Value, Var
 from funcgrad.functions import Form, custom_vjp_of, mark_of, unmarked
 from funcgrad.keys import FunctionId
 from funcgrad.places.editing import Action, Editor, Key, Replacement
-from funcgrad.places.program import Block, Place, program_of
+from funcgrad.places.on_shards import copies
+from funcgrad.places.program import SHARDS, Block, Place, is_vmapped_loop, program_of
 from funcgrad.places.selectors import Edit, Selector, Site
 from funcgrad.places.taps import Tapped, sink_for
 from funcgrad.registry import Placed, Rule, Rules, with_original
@@ -168,7 +169,7 @@ def edited(closed: Any, asked: Asked, rules: Rules, name: str, strict: bool = Fa
                 measure = selector.measure
                 actions[site.block, v].append(Action(key, tapped=True, measure=measure))
                 if _jax.is_inexact(v.aval):
-                    inputs[key] = sink_for(v.aval, lengths_around(site.block), measure)
+                    inputs[key] = sink_for(v.aval, lengths_around(site.block, v.aval), measure)
     actions = {where: _in_order(of_value) for where, of_value in actions.items()}
     taps = frozenset(key for sites in tapped.values() for _, keys in sites for key in keys)
     for replacement in replaced.values():
@@ -192,12 +193,14 @@ def _in_order(actions: Sequence[Action]) -> list[Action]:
     return [*of_value, *reversed(of_cotangent), *(a for a in actions if a.tapped)]
 
 
-def lengths_around(block: Block) -> list[int]:
-    """The lengths of the scans around a block, from the outside in."""
+def lengths_around(block: Block, aval: Aval) -> list[int]:
+    """The lengths of the leading axes of a tapped value of a block and a type, as `block.axes`."""
     if block.call is None:
         return []
-    around = lengths_around(block.call.block)
-    return [*around, block.call.params["length"]] if block.kind == "scan" else around
+    around, params = lengths_around(block.call.block, aval), block.call.params
+    if block.kind == "scan":
+        return [*around, params["length"]]
+    return [*around, copies(aval, params)] if block.kind == SHARDS else around
 
 
 def _check_replaced(
@@ -257,6 +260,11 @@ def _sealed(call: Place, asked: str) -> str:
     if call.op.name == "shard_map":
         why = "Its values are parts of arrays, one on each device, and have no place outside"
         instead = "Return the value from the shard_map"
+    elif is_vmapped_loop(call.equation):
+        why = (
+            "Its examples end at different steps, and the steps after an example's end mean nothing"
+        )
+        instead = "Tap or edit the loop of one example, before jax.vmap"
     else:
         why = "Its derivative is not that of the operations inside"
         instead = "Give the function another rule, DEFAULT.override({function: rule})"

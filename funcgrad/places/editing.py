@@ -25,6 +25,7 @@ from jax import lax
 from funcgrad import _jax, errors
 from funcgrad._jax import Value, Var
 from funcgrad.calls.scan import ScanSettings
+from funcgrad.places.on_shards import shard_map_edited
 from funcgrad.places.program import Block, Place
 from funcgrad.places.selectors import Site
 from funcgrad.places.taps import Measure, sink_of_step, tap, with_cotangent_changed
@@ -137,6 +138,7 @@ class Editor:
       taps: the keys of all taps.
       replaced: what is computed in another way, by the last place of it.
       uses: by place and operand, or by block and result, a tap of the value for that reader alone.
+      beside: calls that are run as they are, and of which the function is run too, for the values in it.
     """
 
     actions: Mapping[tuple[Block, Var], list[Action]]
@@ -145,6 +147,7 @@ class Editor:
     taps: frozenset[Key]
     replaced: Mapping[Place, Replacement] = field(default_factory=dict)
     uses: Mapping[tuple[Place | Block, int], Action] = field(default_factory=dict)
+    beside: frozenset[Place] = frozenset()
     concerned: dict[Block, bool] = field(default_factory=dict)
 
     def concerns(self, block: Block) -> bool:
@@ -223,7 +226,7 @@ class Editor:
         if place in self.opened:
             return self.run(blocks[0], operands, inputs)
         if any(map(self.concerns, blocks)):
-            run = CALLS.get(place.op, custom_edited)
+            run = run_beside if place in self.beside else CALLS.get(place.op, custom_edited)
             return run(self, place, blocks, operands, inputs)
         return _jax.bind_equation(place.equation, operands), {}
 
@@ -436,6 +439,19 @@ def custom_edited(
     return _jax.bind_equation(place.equation.replace(params=params), operands), {}
 
 
+def run_beside(
+    editor: Editor, place: Place, blocks: Sequence[Block], operands: Sequence[Value], inputs: Inputs
+) -> tuple[list[Value], Found]:
+    """A call as it is, with a derivative of its own, and the values that its function computes.
+
+    No cotangent arrives at these: the derivative is not that of the operations inside.
+    """
+    (block,) = blocks
+    outs = _jax.bind_equation(place.equation, operands)
+    found = editor.run(block, [lax.stop_gradient(x) for x in operands], {})[1]
+    return outs, found
+
+
 def unnamed(function: str | None) -> str:
     """A function's name without its place."""
     return (function or "edited").split(" at ")[0]
@@ -447,6 +463,7 @@ CALLS: dict[Any, Callable[..., tuple[list[Value], Found]]] = {
     lax.scan_p: scan_edited,
     lax.while_p: while_edited,
     lax.cond_p: cond_edited,
+    _jax.shard_map_p: shard_map_edited,
     **dict.fromkeys(_jax.PLAIN_CALLS, call_edited),
 }
-"""How each call is run that is changed inside; the same as `program.ENTERED`."""
+"""How each call is run that is changed inside: those of `program.ENTERED`, and shard_map for graphs."""

@@ -144,10 +144,14 @@ class Block:
         return [*self.jaxpr.constvars, *self.jaxpr.invars]
 
     @property
-    def scans(self) -> int:
-        """How many scans there are around the block."""
-        around = 0 if self.call is None else self.call.block.scans
-        return around + (self.kind == "scan")
+    def axes(self) -> tuple[str, ...]:
+        """What the leading axes of a tapped value of the block count, from the outside in.
+
+        ``"step"`` for each scan around it, ``"device"`` for a shard_map.
+        """
+        around = () if self.call is None else self.call.block.axes
+        own = {"scan": ("step",), SHARDS: ("device",)}
+        return (*around, *own.get(self.kind, ()))
 
     @property
     def variables(self) -> list[Var]:
@@ -227,6 +231,9 @@ def operands_entering(kind: str, params: Mapping[str, Any], count: int) -> list[
     return [*range(num_tests, count)]
 
 
+SHARDS = "shard_map"
+"""The kind of what a shard_map runs on each device."""
+
 TEST = "test"
 """The kind of a while loop's condition."""
 
@@ -252,7 +259,15 @@ ENTERED: dict[Primitive, Carried] = {
 
 def is_entered(eqn: Equation) -> bool:
     """Whether a call's function can be tapped and edited inside."""
-    return eqn.primitive in ENTERED
+    return eqn.primitive in ENTERED and not is_vmapped_loop(eqn)
+
+
+def is_vmapped_loop(eqn: Equation) -> bool:
+    """Whether an operation is a while loop whose examples end at different steps.
+
+    Where an example has ended, its last step computes what the function does not return.
+    """
+    return eqn.primitive is lax.while_p and bool(eqn.params["cond_jaxpr"].out_avals[0].shape)
 
 
 def carried(eqn: Equation) -> Sequence[tuple[str, Any]]:

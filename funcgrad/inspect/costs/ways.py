@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from funcgrad import _jax
+from funcgrad.inspect.arrays import is_array
 from funcgrad.partition.work import Work
 
 
@@ -62,7 +63,7 @@ class Ways:
     ) -> Ways:
         """Trace the derivative of `fun` by `vjp`, by all floating-point leaves of these arguments."""
         leaves, tree = jax.tree.flatten(tuple(args))
-        places = [i for i, x in enumerate(leaves) if _is_traced(x)]
+        places = [i for i, x in enumerate(leaves) if is_array(x)]
         given = tuple(leaves[i] for i in places)
 
         @functools.wraps(fun)
@@ -93,10 +94,6 @@ class Ways:
         backward = jax.make_jaxpr(lambda pullback, ct: pullback(ct))(pullback, out)
         forward_tree = jax.tree.structure(returned)
         return cls(run, given, gradient, Traced.of(traced), forward_tree, Traced.of(backward))
-
-
-def _is_traced(x: Any) -> bool:
-    return isinstance(x, jax.ShapeDtypeStruct) or _jax.is_number(x) or _jax.is_array_type(x)
 
 
 def by_xla(fun: Callable[..., Any], args: Sequence[Any]) -> Work | None:

@@ -14,7 +14,7 @@ from funcgrad import _jax
 from funcgrad._jax import Var
 from funcgrad.catching import CALL
 from funcgrad.places.asked import sites_meant
-from funcgrad.places.program import Block, Place, is_entered
+from funcgrad.places.program import Block, Place, is_entered, is_vmapped_loop
 from funcgrad.places.selectors import Selector, Site
 
 ROWS = 100
@@ -174,7 +174,7 @@ def by_scope(program: Block, depth: int) -> list[Group]:
         scopes, sealed = named_scopes(place), place.sealed
         if sealed is not None:
             if len(named_scopes(sealed)) < min(len(scopes), depth):
-                name = f"{_function(sealed)} (custom derivative)"
+                name = _in_words(sealed)
                 around = [named for _, named in named_scopes(sealed)]
                 regions[sealed] = (sealed.block, "/".join([*around, name]), [sealed])
             continue
@@ -192,8 +192,11 @@ def _home(place: Place, depth: int) -> Block:
     return place.block
 
 
-def _function(call: Place) -> str:
-    return (call.function or str(call.op)).split(" at ")[0]
+def _in_words(call: Place) -> str:
+    """A call that is not entered: ``relu (custom derivative)``."""
+    if call.function is None or call.op not in _jax.FUNCTIONS:
+        return "vmapped while" if is_vmapped_loop(call.equation) else str(call.op)
+    return f"{call.function.split(' at ')[0]} (custom derivative)"
 
 
 # --- by line

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import optax
 
+from funcgrad import _jax
 from funcgrad.arguments import (
     check_argnums,
     check_callable,
@@ -17,6 +18,7 @@ from funcgrad.arguments import (
     resolve_argnums,
 )
 from funcgrad.default import DEFAULT
+from funcgrad.inspect.arrays import on_arrays
 from funcgrad.inspect.flows.flags import Thresholds
 from funcgrad.inspect.flows.flow import Flow
 from funcgrad.inspect.flows.tapping import Places, Tapping
@@ -114,7 +116,7 @@ def flow(
     Args:
       fun: maps pytrees of arrays to a scalar; `args` are its arguments, or ``jax.ShapeDtypeStruct`` in
         their place, for the rows without numbers.
-      *args: the arguments.
+      *args: the arguments; a leaf that is no array is closed over.
       argnums: the positions of the arguments to differentiate; their leaves are the parameters.
       has_aux: `fun` returns ``(scalar, aux)``.
       update: for the ratio of update to weight: an optax optimiser, for its first update; a pair of it
@@ -138,6 +140,7 @@ def flow(
       >>> print(found.flags()[0])
       layer_0: vanishing: the cotangent's norm is 2.8e-05 of the last layer's
     """
+    fun, args = on_arrays(fun, args)
     transform = value_grad_and_flow(
         fun,
         argnums,
@@ -151,12 +154,20 @@ def flow(
     leaves = jax.tree.leaves(args, is_leaf=lambda x: isinstance(x, jax.ShapeDtypeStruct))
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
         return jax.eval_shape(transform, *args)[2]
-    _, gradient, found = transform(*args)
+    gradient, found = _compiled(lambda *args: transform(*args)[1:], leaves)(*args)
     if update is None:
         return found
     positions = resolve_argnums(argnums_ := check_argnums(argnums), args, fun)
     params = args[positions[0]] if isinstance(argnums_, int) else tuple(args[i] for i in positions)
     return found.with_updates(_updates(update, gradient, params))
+
+
+def _compiled(run: Callable[..., Any], leaves: Sequence[Any]) -> Callable[..., Any]:
+    """The function as one quickly compiled program; itself where JAX traces already."""
+    own = any(isinstance(x, _jax.Tracer) or _jax.is_mutable(x) for x in leaves)
+    if own or not _jax.is_eager(_jax.current_trace()):
+        return run
+    return jax.jit(run, compiler_options=_jax.quick_compilation())
 
 
 def _updates(update: Any, gradient: Any, params: Any) -> Any:

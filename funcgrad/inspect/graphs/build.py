@@ -10,6 +10,7 @@ from typing import Any
 from funcgrad import _jax
 from funcgrad.default import DEFAULT
 from funcgrad.functions import unmarked
+from funcgrad.inspect.arrays import on_arrays
 from funcgrad.inspect.graphs import names
 from funcgrad.inspect.graphs import values as of_run
 from funcgrad.inspect.graphs.nodes import Graph, Op, OpNode, TensorNode
@@ -31,12 +32,13 @@ def graph(
 ) -> Graph:
     """Return the graph of a function: its values, its operations, their rules, and the run's numbers.
 
-    The numbers are those of one run of the function and of the walk back from it. The inside of a custom
-    derivative or of a ``shard_map`` has none.
+    The numbers are those of one run of the function and of the walk back from it. Inside a custom
+    derivative they are those of the function, run beside it, and nothing there has a cotangent.
 
     Args:
       fun: a function of pytrees of arrays.
-      *args: its arguments, or ``jax.ShapeDtypeStruct`` in their place: then the graph has no numbers.
+      *args: its arguments, or ``jax.ShapeDtypeStruct`` in their place: then the graph has no numbers. A
+        leaf that is no array is closed over.
       rules: the backward rules.
       values: whether the function is run for its numbers. True: all of them; False: none; a number: so
         many bytes of them, the largest arrays left out first; None: 256 MiB, and none of a function of
@@ -59,7 +61,7 @@ def graph(
       >>> [round(float(one.gradient), 3) for one in x.contributions], round(float(x.gradient), 3)
       ([-0.832, 0.909], 0.077)
     """
-    function = traced(fun, args, rules)
+    function = traced(*on_arrays(fun, args), rules)
     builder = Builder(function)
     found = builder.graph_of(function.program, function.name)
     names.give(found, builder.known, function.names)
@@ -124,7 +126,7 @@ class Builder:
 
     def tensor(self, graph: Graph, block: Block, v: Any, kind: str) -> TensorNode:
         """A new value."""
-        made = TensorNode(next(self.numbers), "", v.aval, kind, steps=block.scans)
+        made = TensorNode(next(self.numbers), "", v.aval, kind, axes=block.axes)
         self.known[block, v] = made
         graph.tensors.append(made)
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from funcgrad import _jax, errors
@@ -37,7 +38,11 @@ def context_of(node: OpNode) -> list[tuple[TensorNode, str]]:
     multiple = len(place.outputs) > 1 if called else place.op.multiple_results
     types = place.operands, place.outputs
     try:
-        with _jax.in_place_of(place.equation):
+        with ExitStack() as around:
+            for call in place.calls:
+                if call.op is _jax.shard_map_p:
+                    around.enter_context(_jax.within_shard_map(call.params))
+            around.enter_context(_jax.in_place_of(place.equation))
             program = program_of(rule, node.op.key, params, *types, wanted, multiple)
     except errors.Unlocated as problem:
         raise problem.at(node.where) from problem.cause

@@ -115,7 +115,9 @@ class TensorNode:
       gradient: the cotangent, of the value's shape and dtype; None where none arrived or none is known.
       contributions: what each reader added to the gradient.
       is_result: whether the graph returns it.
-      steps: how many leading axes of `value` and `gradient` are steps of the scans around the value.
+      axes: what the leading axes of `value` and `gradient` count, from the outside in: ``"step"`` for
+        each scan around the value; ``"device"`` for a shard_map, with an element for each of the devices
+        on which the value differs, and one if it is the same on all.
       present: where there are branches or loops around the value, whether it was computed: a bool array
         with an element for each step. Elsewhere value and gradient are zeros that mean nothing.
       is_active: whether the value is on a way from a differentiated argument to a result.
@@ -138,13 +140,18 @@ class TensorNode:
     gradient: Any = None
     contributions: list[Contribution] = field(default_factory=list)
     is_result: bool = False
-    steps: int = 0
+    axes: tuple[str, ...] = ()
     present: Any = None
     is_active: bool = False
 
     @property
+    def steps(self) -> int:
+        """How many leading axes of `value` and `gradient` are no part of the shape."""
+        return len(self.axes)
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """The shape, without steps."""
+        """The shape, without steps and devices."""
         return tuple(getattr(self.aval, "shape", ()))
 
     @property

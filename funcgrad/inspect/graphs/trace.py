@@ -16,6 +16,7 @@ from funcgrad.functions import mark_of, unmarked
 from funcgrad.keys import FunctionId
 from funcgrad.nested import holding
 from funcgrad.places.asked import overrides_in
+from funcgrad.places.on_shards import is_looked_into
 from funcgrad.places.program import Block, Place, is_entered, program_of
 from funcgrad.places.selectors import Selector
 from funcgrad.registry import Entry, Rule, Rules
@@ -68,7 +69,7 @@ class Traced:
         """What an operation is: its op, what the rules have for it, and whether the call is entered."""
         if place in self.placed:
             return place.op, self.placed[place], False
-        entered = is_entered(place.equation) or place in self.opened
+        entered = is_entered(place.equation) or is_looked_into(place) or place in self.opened
         if place.function is None or place in self.opened:
             return place.op, self.rules.find(place.op), entered
         caught = self._caught_by(place.function)

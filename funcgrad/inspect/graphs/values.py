@@ -26,7 +26,7 @@ from funcgrad.inspect.graphs.trace import Traced
 from funcgrad.nested import holding
 from funcgrad.places.asked import by_rule, lengths_around
 from funcgrad.places.editing import Action, Editor, Key
-from funcgrad.places.program import TEST, Block, Place
+from funcgrad.places.program import SHARDS, TEST, Block, Place
 from funcgrad.places.taps import sink_for
 from funcgrad.tape import record
 
@@ -45,7 +45,7 @@ def fill(graph: Graph, function: Traced, known: Known, values: bool | int | None
         return
     limit = math.inf if values is True else MOST_BYTES if values is None else values
     chosen, graph.note = _within(limit, known)
-    probes = Probes()
+    probes = Probes(_run_beside(graph, function))
     nodes = {node.place: node for node in graph.walk()}
     for where, tensor in chosen.items():
         probes.add(where, tensor, nodes)
@@ -101,7 +101,7 @@ def _size(block: Block, tensor: TensorNode) -> int:
     arrays = (
         1 + tensor.is_active + (len(tensor.contributions) if len(tensor.contributions) > 1 else 0)
     )
-    elements = math.prod((*lengths_around(block), *tensor.shape))
+    elements = math.prod((*lengths_around(block, tensor.aval), *tensor.shape))
     return arrays * elements * tensor.dtype.itemsize
 
 
@@ -115,7 +115,10 @@ class Probes:
       values: by key, the value that a tap gives.
       contributions: by key, the value, and the number of the contribution that a tap gives.
       may_be_absent: the keys of values in branches and loops of run-time length.
+      beside: the calls that are not entered, of which the function is run beside for its values.
     """
+
+    beside: frozenset[Place] = frozenset()
 
     actions: dict[tuple[Block, Var], list[Action]] = field(default_factory=dict)
     uses: dict[tuple[Place | Block, int], Action] = field(default_factory=dict)
@@ -129,9 +132,10 @@ class Probes:
     ) -> None:
         """Tap a value where it is made and, if several read it, where it is read."""
         block, v = where
-        if any(not nodes[call].is_entered for call in calls_around(block)):
+        around = calls_around(block)
+        if any(not nodes[call].is_entered and call not in self.beside for call in around):
             return
-        if any(around.kind == TEST for around in _up(block)):
+        if any(around.kind == TEST for around in _up(block)) or _is_of_some_devices(block, v.aval):
             return
         key = self._key(v.aval, block, tensor.is_active)
         self.actions[where] = [Action(key, tapped=True)]
@@ -149,7 +153,8 @@ class Probes:
     def _key(self, aval: Any, block: Block, with_sink: bool) -> Key:
         key = (len(self.values) + len(self.contributions),)
         if with_sink:
-            self.sinks[key] = aval, lengths_around(block)
+            outside = _jax.type_outside(aval) if "device" in block.axes else aval
+            self.sinks[key] = outside, lengths_around(block, aval)
         return key
 
     def read(
@@ -178,6 +183,33 @@ def _up(block: Block) -> list[Block]:
     return [block, *([] if block.call is None else _up(block.call.block))]
 
 
+def _is_of_some_devices(block: Block, aval: Any) -> bool:
+    """Whether a value in a shard_map may be there on some devices alone, or is a part of a sum."""
+    kinds = [around.kind for around in _up(block)]
+    if SHARDS not in kinds:
+        return False
+    inside = kinds[: kinds.index(SHARDS)]
+    return _jax.is_part_of_sum(aval) or any(
+        kind.startswith("branch") or kind == "while" for kind in inside
+    )
+
+
+def _run_beside(graph: Graph, function: Traced) -> frozenset[Place]:
+    """The calls with a derivative or a rule of their own of which the function can be run beside.
+
+    None is that prints or has another effect, or in which something is changed by an override.
+    """
+    changed = {*function.placed, *function.opened}
+    return frozenset(
+        node.place
+        for node in graph.walk()
+        if not node.is_entered
+        and node.place.op in _jax.FUNCTIONS
+        and not node.place.equation.effects
+        and not any(inner.place in changed for held in node.graphs for inner in held.walk())
+    )
+
+
 def calls_around(block: Block) -> list[Place]:
     """The calls around a block, from the inside out."""
     return [around.call for around in _up(block) if around.call is not None]
@@ -190,7 +222,9 @@ def _run(
     program, leaves = function.program, function.leaves
     placed = {place: by_rule(place, rule) for place, rule in function.placed.items()}
     taps = frozenset([*probes.values, *probes.contributions])
-    editor = Editor(probes.actions, placed, function.opened, taps, uses=probes.uses)
+    editor = Editor(
+        probes.actions, placed, function.opened, taps, uses=probes.uses, beside=probes.beside
+    )
     differentiated = [_jax.is_inexact(v.aval) for v in program.jaxpr.invars]
     outs = [v.aval for v in program.jaxpr.outvars]
     seeds = None if cts is None else check_cotangents(cts, function.out_tree, outs, function.name)

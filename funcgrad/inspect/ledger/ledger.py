@@ -71,6 +71,7 @@ class Ledger:
       suggestions: what to checkpoint; the one that leaves the fewest bytes alive first.
       not_tried: why no suggestion was tried; empty if some were.
       failed: checkpoints that were tried and raised an error, with its name.
+      not_compiled: why XLA was not asked, though nobody said that it should not be; else empty.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -90,6 +91,7 @@ class Ledger:
     suggestions: tuple[Suggestion, ...]
     not_tried: str = ""
     failed: tuple[str, ...] = ()
+    not_compiled: str = ""
 
     # --- totals
 
@@ -168,6 +170,8 @@ class Ledger:
             beside.append(f"XLA's temporary memory for the gradient: {self.temp_size_in_bytes:,} B")
         if beside:
             yield "; ".join(beside)
+        if self.not_compiled:
+            yield f"XLA's temporary memory for the gradient: not asked for, {self.not_compiled}"
 
     def _foot(self) -> Iterator[str]:
         if self.regions:

@@ -10,6 +10,7 @@ from funcgrad.inspect.graphs.drawing import text
 from funcgrad.inspect.graphs.drawing.groups import Group, Item, size
 from funcgrad.inspect.graphs.drawing.views import Shown
 from funcgrad.inspect.graphs.nodes import OpNode, TensorNode
+from funcgrad.places.program import is_vmapped_loop
 
 PLUMBING = {
     "broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "expand_dims", "copy", "copy_p",
@@ -134,6 +135,8 @@ def without_numbers(call: OpNode) -> str:
         return "Nothing in here has a cotangent: the function's own backward function runs."
     if call.op.is_caught or call.op.backward is not None:
         return f"Nothing in here has a cotangent: the rule of {text.clipped(call.op.name)} runs."
+    if is_vmapped_loop(call.place.equation):
+        return "Nothing in here has numbers: the examples of a vmapped loop end at different steps."
     return f"Values in here were not recorded: {text.clipped(call.op.name)} is not entered."
 
 
@@ -162,8 +165,9 @@ def _of_value(tensor: TensorNode, kind: str, inside: Collection[str], step: AtSt
     of_step = [(name, x if x is None or not number else x[number]) for name, x in known]
     tables = [(name, rows) for name, value in of_step if (rows := text.table(value))]
     if tables and number:
-        shown = ", ".join(str(i + 1) for i in number)
-        parts.append(Part("type", f"step {shown}", SMALL_PRINT))
+        pairs = zip(tensor.axes, number, strict=True)
+        shown = ", ".join(f"{axis} {i + 1}" for axis, i in pairs)
+        parts.append(Part("type", shown, SMALL_PRINT))
     label = _label(f"{kind} quiet" if is_quiet else kind, *parts)
     if tables:
         _add_numbers(label, tables)

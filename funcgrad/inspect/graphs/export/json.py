@@ -97,6 +97,7 @@ def _tensor(tensor: TensorNode, graph: int, data: Written) -> dict[str, Any]:
             for one in tensor.contributions
         ],
         "steps": tensor.steps,
+        "axes": [*tensor.axes],
         "graph": graph,
     }
 

@@ -291,13 +291,13 @@ class Panel {
     const number = element("output", {}, "");
     const fill = () => {
       const position = Math.min(this.chosen.step, numbers.length - 1);
-      number.textContent = `step ${numbers[position] + 1} of ${total}`;
+      number.textContent = `${tensor.axes.join(" and ")} ${numbers[position] + 1} of ${total}`;
       slider.value = position;
       place.replaceChildren(tensor.present && !tensor.present[numbers[position]]
         ? element("p", { class: "absent" }, "not computed in this step")
         : shown(atStep(data, tensor.steps, position), label));
     };
-    const slider = element("input", { type: "range", min: 0, max: numbers.length - 1, "aria-label": `step of the loop, ${label}` });
+    const slider = element("input", { type: "range", min: 0, max: numbers.length - 1, "aria-label": `${tensor.axes.join(" and ")}, ${label}` });
     slider.addEventListener("input", () => { this.chosen.step = Number(slider.value); this.go.loopStep(); });
     this.chosen.watchers.push(fill);
     fill();
