@@ -54,7 +54,6 @@ myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4  # the anchors that GitHub makes
 myst_links_external_new_tab = False
 suppress_warnings = [
-    "myst.header",  # CONTRIBUTING.md has several titles
     "myst.xref_missing",  # said of anchors in HTML too; links.py checks all links of the built pages
 ]
 

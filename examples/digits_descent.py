@@ -27,7 +27,7 @@ def descend(
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(params, updates), state
 
-    state, rng = optimizer.init(params), np.random.default_rng(seed)
+    state, rng = jax.jit(optimizer.init)(params), np.random.default_rng(seed)
     for _ in range(epochs):
         for batch in batches(digits, 64, rng):
             params, state = step(params, state, batch)

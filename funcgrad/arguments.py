@@ -96,7 +96,8 @@ def check_array(x: Any, fun: Callable[..., Any], label: str) -> Any:
         raise errors.InputError(
             f"`{name_of(fun)}` was to be differentiated, but {label} is {x!r} of type "
             f"{type(x).__name__}, which is no array. Close over such values, or pass them as arguments "
-            "that argnums leaves out."
+            "that argnums leaves out. Part a pytree that holds arrays and others, such as a model of "
+            "equinox: equinox.partition(model, equinox.is_inexact_array)."
         )
     return _jax.canonicalize(x)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten, tree_map, tree_structure, tree_unflatten
 
-from funcgrad import _jax
+from funcgrad import _jax, errors
 from funcgrad.arguments import (
     check_argnums,
     check_callable,
@@ -147,6 +147,7 @@ def hvp(
 
     Raises:
       errors.CotangentError: `tangents` do not match `primals`.
+      errors.InputError: `primals` or `tangents` are no tuple or list.
 
     Example:
       >>> import jax.numpy as jnp, funcgrad
@@ -155,6 +156,17 @@ def hvp(
       [6. 4.]
     """
     check_rules(rules)
+    for name, given in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(given, tuple | list):
+            raise errors.InputError(
+                f"The {name} of funcgrad.hvp are a tuple, also where there is one: "
+                f"hvp(f, (x,), (v,)). Got {type(given).__name__}."
+            )
+    if len(primals) != len(tangents):
+        raise errors.CotangentError(
+            f"funcgrad.hvp was given {len(primals)} primals and {len(tangents)} tangents. Pass one "
+            "tangent for each primal, with its structure, shapes and dtypes."
+        )
     gradient = grad(fun, argnums=tuple(range(len(primals))), rules=rules, strict=strict)
     _, pullback = vjp(gradient, *primals, rules=rules, strict=strict)
     return pullback(tuple(tangents))

@@ -138,6 +138,7 @@ class Rules(Mapping[Op, Entry]):
         Raises:
           errors.NotAnOpError: a key is neither a primitive nor a function.
           errors.NotARuleError: `replacements` is not a mapping, or a value is not a rule.
+          errors.SelectorError: `at` is no selector.
 
         Example:
           >>> import jax, jax.numpy as jnp, funcgrad
@@ -174,6 +175,11 @@ class Rules(Mapping[Op, Entry]):
         return self._changed(entries, overridden=(*kept, *keys), caught=caught, placed=placed)
 
     def _overridden_at(self, replacements: Mapping[Any, Any], at: Any) -> Rules:
+        if not hasattr(at, "functions"):  # selectors stand above this module
+            raise errors.SelectorError(
+                f"rules.override was given at={at!r}, a {type(at).__name__}. It takes a selector, such "
+                'as funcgrad.at("layers_1").'
+            )
         placed = list(self.placed)
         for op, rule in replacements.items():
             (key,) = _numbered([op_key(op)], [*self._seen, *_functions(placed)])

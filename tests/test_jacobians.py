@@ -108,3 +108,14 @@ def test_hvp_is_the_hessian_times_a_vector(params, x64):
     )
     ours = funcgrad.hvp(loss, (params, x), tangents, rules=double)
     assert not np.allclose(ours[1], expected[1])
+
+
+def test_hvp_says_what_does_not_fit():
+    x = jnp.arange(3.0)
+    loss = lambda x: jnp.sum(x**3)
+    with pytest.raises(funcgrad.errors.InputError, match=r"primals of funcgrad\.hvp are a tuple"):
+        funcgrad.hvp(loss, x, x)
+    with pytest.raises(funcgrad.errors.InputError, match=r"tangents of funcgrad\.hvp are a tuple"):
+        funcgrad.hvp(loss, (x,), x)
+    with pytest.raises(funcgrad.errors.CotangentError, match="1 primals and 2 tangents"):
+        funcgrad.hvp(loss, (x,), (x, x))

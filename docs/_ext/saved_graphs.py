@@ -8,8 +8,8 @@ import re
 from docutils import nodes
 from sphinx.application import Sphinx
 
-IMAGE = re.compile(r'<img src="data:image/svg\+xml;base64,([^"]*)">')
-"""What `notebooks/run.py` saves for an SVG."""
+IMAGE = re.compile(r'<img src="data:image/svg\+xml;base64,([^"]*)">(?!<iframe)')
+"""What `notebooks/run.py` saves for an SVG; what a page in a frame lies over stays an image."""
 
 
 def as_svg(page: str) -> str:

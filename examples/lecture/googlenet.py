@@ -22,7 +22,7 @@ STEM = 12
 def init_layer(rng: np.random.Generator, *shape: int) -> Params:
     """Draw a layer whose last axis is its output, so that rectified values keep their size (float32)."""
     weight = rng.normal(scale=np.sqrt(2 / np.prod(shape[:-1])), size=shape)
-    return {"weight": jnp.float32(weight), "bias": jnp.float32(np.zeros(shape[-1]))}
+    return {"weight": weight.astype(np.float32), "bias": np.zeros(shape[-1], np.float32)}
 
 
 def init_inception(rng: np.random.Generator, inputs: int, channels: tuple[int, ...]) -> Params:

@@ -5,6 +5,7 @@ Values are blue and derivatives are orange, as in the graphs that `funcgrad.insp
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 from collections.abc import Callable
@@ -148,11 +149,17 @@ def whole(graph: funcgrad.inspect.Graph, view: int | str = 0) -> HTML:
 
 
 def page(graph: funcgrad.inspect.Graph, height: int = 720) -> HTML:
-    """The page that steps through a graph, in the notebook."""
+    """The page that steps through a graph, in the notebook, laid over the drawn graph.
+
+    The drawn graph is what JupyterLab shows where nobody has run the cell: there it leaves frames out.
+    """
     text = html.escape(graph.to_html())
-    style = f"width: 100%; height: {height}px; border: 1px solid {LINE}; background: white"
-    frame = f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{text}"></iframe>'
-    return HTML(f"<div>{frame}</div>")
+    drawn = base64.b64encode(graph.to_svg().encode()).decode()
+    over = f"position: absolute; inset: 0; width: 100%; height: 100%; border: 1px solid {LINE}"
+    frame = f'<iframe sandbox="allow-scripts" style="{over}; background: white" srcdoc="{text}">'
+    size = f"position: relative; height: {height}px; overflow: hidden"
+    picture = f'<p>Run the cell to step.</p><img src="data:image/svg+xml;base64,{drawn}">'
+    return HTML(f'<div style="{size}">{picture}{frame}</iframe></div>')
 
 
 def table(rows: list[tuple[Any, ...]], *heads: str) -> None:

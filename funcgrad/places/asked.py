@@ -45,7 +45,8 @@ class Asked:
                 f"taps={taps!r} was given. Taps are a mapping from a name of yours to a selector: "
                 'taps={"h": funcgrad.at("encoder")}.'
             )
-        edits = (edit,) if isinstance(edit, Edit) else tuple(() if edit is None else edit)
+        edit = () if edit is None else edit
+        edits = tuple(edit) if isinstance(edit, Iterable) else (edit,)
         if not all(isinstance(one, Edit) for one in edits):
             raise errors.SelectorError(
                 f"edit={edit!r} was given. An edit is made by a selector: "

@@ -103,6 +103,8 @@ class Selector:
             return Numbered(self, None, (index.start, index.stop, index.step))
         return Numbered(self, index)
 
+    __iter__ = None  # else Python would iterate by a[0], a[1], ... without an end
+
     def value(self, change: Callable[..., Any], *operands: Any) -> Edit:
         """Change the values that are meant, on the way forward.
 

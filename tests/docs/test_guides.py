@@ -36,5 +36,5 @@ def test_a_page_prints_what_it_shows(page, tmp_path, monkeypatch):
 def test_the_pytorch_side_prints_what_it_shows(tmp_path):
     pytest.importorskip("torch")
     page = PAGES["guides/pytorch.md"]
-    assert len(pages.blocks_of(page, "py")) == 3
+    assert len(pages.blocks_of(page, "py")) == 2
     pages.check(page, tmp_path, "py")

@@ -19,3 +19,5 @@ def test_an_image_of_an_svg_becomes_the_svg_and_another_stays():
     image = f'<img src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}">'
     other = '<img src="a.png">'
     assert saved_graphs.as_svg(f"<div>{image}{other}</div>") == f"<div>{svg}{other}</div>"
+    under_a_page = f"<div>{image}<iframe></iframe></div>"
+    assert saved_graphs.as_svg(under_a_page) == under_a_page

@@ -136,6 +136,9 @@ def test_an_edit_of_another_type_is_refused(change):
 def test_what_is_no_edit_or_tap_is_refused():
     with pytest.raises(errors.SelectorError, match="made by a selector"):
         funcgrad.grad(model, edit=[lambda h: h])
+    for no_edit in (at("h"), [at("h")], "h", 3):
+        with pytest.raises(errors.SelectorError, match="made by a selector"):
+            funcgrad.grad(model, edit=no_edit)
     with pytest.raises(errors.SelectorError, match="mapping from a name"):
         funcgrad.grad(model, taps=[at("h")])
 

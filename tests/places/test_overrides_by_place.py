@@ -213,3 +213,8 @@ def test_rules_with_places_are_compared_and_cached_by_them():
     assert first == again
     assert hash(first) == hash(again)
     assert first != second
+
+
+def test_what_is_no_selector_is_refused_at_once():
+    with pytest.raises(errors.SelectorError, match=r"at='layers_1', a str"):
+        DEFAULT.override({lax.sin_p: scaled_vjp(2)}, at="layers_1")

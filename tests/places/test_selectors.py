@@ -215,3 +215,8 @@ def test_what_is_no_condition_is_refused(wrong):
 )
 def test_patterns(pattern, names, expected):
     assert describes(pattern.split("/"), names.split("/")) == expected
+
+
+def test_a_selector_is_no_sequence_without_an_end():
+    with pytest.raises(TypeError, match="not iterable"):
+        list(at("h"))

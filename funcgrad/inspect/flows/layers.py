@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from funcgrad import _jax
+from funcgrad import _jax, errors
 from funcgrad._jax import Var
 from funcgrad.catching import CALL
 from funcgrad.places.asked import sites_meant
@@ -101,9 +101,24 @@ class Chosen:
     left_out: frozenset[Group] = frozenset()
 
 
+def selectors_of(places: Any, function: str) -> Mapping[str, Selector]:
+    """The selectors that a user gave, by the user's names; one without a name has the empty name.
+
+    Raises:
+      errors.SelectorError: these are no selectors.
+    """
+    named = {"": places} if isinstance(places, Selector) else places
+    if isinstance(named, Mapping) and all(isinstance(one, Selector) for one in named.values()):
+        return named
+    raise errors.SelectorError(
+        f"The flow of `{function}` was asked for places={places!r}. Its rows are those of a selector, "
+        'or of a mapping from a name to a selector: places={"h": funcgrad.at("encoder")}.'
+    )
+
+
 def chosen(
     program: Block,
-    places: Selector | Mapping[str, Selector] | None,
+    places: Mapping[str, Selector] | None,
     depth: int | None,
     function: str,
 ) -> Chosen:
@@ -114,10 +129,9 @@ def chosen(
       errors.EditError: a place is inside a call that is not entered.
     """
     if places is not None:
-        named = {"": places} if isinstance(places, Selector) else dict(places)
         groups = [
             _group(name or _short(site.label), replace(site, variables=variables))
-            for name, selector in named.items()
+            for name, selector in places.items()
             for site in sites_meant(selector, program, function, "The flow")
             if (variables := tuple(v for v in site.variables if is_measured(v.aval)))
         ]

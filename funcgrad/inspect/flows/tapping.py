@@ -58,7 +58,7 @@ class Tapping:
     """Chooses what is tapped when the function is traced, and makes a flow of what the taps return.
 
     Attributes:
-      places: the user's selectors.
+      places: the user's selectors, by the user's names for them.
       depth: how many name scopes deep.
       unit_axis: the axis of units.
       thresholds: from where on a number is flagged.
@@ -67,7 +67,7 @@ class Tapping:
       plans: what was chosen, by traced function.
     """
 
-    places: Places | None
+    places: Mapping[str, Selector] | None
     depth: int | None
     unit_axis: int
     thresholds: Thresholds
@@ -150,8 +150,7 @@ class OfPlan(Selector):
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
-        places = self.tapping.places or {}
-        selectors = [places] if isinstance(places, Selector) else places.values()
+        selectors = (self.tapping.places or {}).values()
         return tuple(f for selector in selectors for f in selector.functions)
 
     def __str__(self) -> str:

@@ -21,6 +21,7 @@ from funcgrad.default import DEFAULT
 from funcgrad.inspect.arrays import on_arrays
 from funcgrad.inspect.flows.flags import Thresholds
 from funcgrad.inspect.flows.flow import Flow
+from funcgrad.inspect.flows.layers import selectors_of
 from funcgrad.inspect.flows.tapping import Places, Tapping
 from funcgrad.registry import Rules
 from funcgrad.surface import derivative_of, public
@@ -63,7 +64,7 @@ def value_grad_and_flow(
       :class:`Flow`.
 
     Raises:
-      errors.SelectorError: a selector means no place in `fun`.
+      errors.SelectorError: `places` are no selectors, or one means no place in `fun`.
       errors.EditError: a selector means a place that cannot be tapped.
 
     Example:
@@ -80,6 +81,7 @@ def value_grad_and_flow(
     check_callable(fun)
     argnums = check_argnums(argnums)
     name = name_of(fun)
+    selectors = None if places is None else selectors_of(places, name)
 
     @derivative_of(fun, "Value, gradient and flow", argnums, "the value, the gradient and the flow")
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -87,7 +89,7 @@ def value_grad_and_flow(
         dynamic = tuple(args[i] for i in positions)
         every = names_of_arguments(fun, len(args))
         names = names_of_leaves([every[i] for i in positions], dynamic)
-        tapping = Tapping(places, depth, unit_axis, thresholds, name, names)
+        tapping = Tapping(selectors, depth, unit_axis, thresholds, name, names)
         found = value_and_grad(
             fun, argnums, has_aux, rules=rules, strict=strict, taps=tapping.taps
         )(*args, **kwargs)

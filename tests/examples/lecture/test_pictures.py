@@ -1,5 +1,8 @@
 """What the notebooks show: plots in the common style, sliders that redraw, pages in a frame."""
 
+import base64
+import re
+
 import matplotlib.pyplot as plt
 import pytest
 
@@ -100,6 +103,11 @@ def test_a_page_is_in_a_frame_of_its_own(pictures):
     pytest.importorskip("pygraphviz", reason="a page needs pip install 'funcgrad[pictures]'")
     import funcgrad
 
-    shown = pictures.page(funcgrad.inspect.graph(lambda x: x * x, 3.0)).data
+    graph = funcgrad.inspect.graph(lambda x: x * x, 3.0)
+    shown = pictures.page(graph).data
     assert '<iframe sandbox="allow-scripts"' in shown
     assert "&lt;!doctype html&gt;" in shown
+    drawn = re.search(
+        r'<img src="data:image/svg\+xml;base64,([^"]*)">', shown.partition("<iframe")[0]
+    )
+    assert base64.b64decode(drawn[1]).decode() == graph.to_svg()  # where frames are left out

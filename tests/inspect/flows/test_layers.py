@@ -180,6 +180,9 @@ def test_a_selector_that_cannot_be_tapped():
 def test_a_selector_that_means_nothing():
     with pytest.raises(errors.SelectorError, match="means no place"):
         flow(nested, W, X, places=at("nowhere"))
+    for no_places in ("hidden", [at("hidden")], {"h": "hidden"}):
+        with pytest.raises(errors.SelectorError, match="Its rows are those of a selector"):
+            flow(nested, W, X, places=no_places)
 
 
 def test_an_unknown_layer():
