@@ -88,17 +88,16 @@ def _one_of_each_row(ct: Any, x: Any, indices: Any, dims: Any, mode: Any) -> Any
     rows = [at for _, at in pairs]
     order = [*rows, *(at for at in range(indices.ndim - 1) if at not in rows)]
     shape = [1 if i == axis else n for i, n in enumerate(x.shape)]
-    places = indices[..., 0]
+    places, ct = (
+        lax.reshape(lax.transpose(v, order), shape)
+        for v in (lax.squeeze(indices, [indices.ndim - 1]), ct)
+    )
     if mode == lax.GatherScatterMode.CLIP:
-        last = min(x.shape[axis] - 1, jnp.iinfo(places.dtype).max)
-        places = jnp.clip(places, 0, last)
+        places = jnp.clip(places, 0, min(x.shape[axis] - 1, jnp.iinfo(places.dtype).max))
     if places.dtype.itemsize < 4:  # too small a type to count the row in
         places = places.astype(jnp.int32)
-    places, ct = (
-        jnp.broadcast_to(v.transpose(order).reshape(shape), x.shape) for v in (places, ct)
-    )
     here = places == lax.broadcasted_iota(places.dtype, x.shape, axis)
-    return lax.select(here, ct, _jax.cotangent_zeros(x, ct.dtype))
+    return lax.select(here, jnp.broadcast_to(ct, x.shape), _jax.cotangent_zeros(x, ct.dtype))
 
 
 @defvjp(lax.scatter_add_p)
