@@ -114,9 +114,10 @@ class Tape:
 
 @dataclass(frozen=True)
 class LeafIndex:
-    """Stands for a residual in a frozen tape: the index of its leaf."""
+    """Stands for a residual in a frozen tape: its leaf's index, and what broadcasts the leaf, if any."""
 
     index: int
+    widen: Callable[[Value], Value] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +141,9 @@ class FrozenTape:
         """The tape with `leaves` as its residuals."""
 
         def value(residual: Value | LeafIndex) -> Value:
-            return leaves[residual.index] if isinstance(residual, LeafIndex) else residual
+            is_leaf = isinstance(residual, LeafIndex)
+            leaf = leaves[residual.index] if is_leaf else residual
+            return residual.widen(leaf) if is_leaf and residual.widen else leaf
 
         nodes = [_with_residuals(node, tuple(map(value, node.residuals))) for node in self.nodes]
         return Tape(nodes, list(self.avals), self.observer)
@@ -159,10 +162,8 @@ def freeze(tape: Tape) -> tuple[FrozenTape, list[Value]]:
             leaves.append(value)
         return indices[id(value)]
 
-    nodes = tuple(
-        _with_residuals(node, tuple(map(without_array, node.residuals))) for node in tape.nodes
-    )
-    return FrozenTape(nodes, tuple(tape.avals), tape.observer), leaves
+    nodes = [_with_residuals(n, tuple(map(without_array, n.residuals))) for n in tape.nodes]
+    return FrozenTape(tuple(nodes), tuple(tape.avals), tape.observer), leaves
 
 
 def _with_residuals(node: Node, residuals: tuple[Value, ...]) -> Node:

@@ -188,6 +188,12 @@ class Deferral:
         """The kept variables that a step reads."""
         return self.plan.kept
 
+    @property
+    def read_late(self) -> set[Var]:
+        """The variables whose values of all steps, or of the loop, the late sums read."""
+        late = (term for total in self.sums if total for term in total.late)
+        return {v for term in late for v in variables(term.operands)}
+
     def start(self) -> list[Cotangent]:
         """The values that sums start from, by differentiated input."""
         return self.plan.by_input([total and total.start() for total in self.sums])

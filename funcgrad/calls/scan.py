@@ -88,6 +88,7 @@ class ScanProgram(LoopProgram):
     """The forward scan, and the backward scan as the node's pullback."""
 
     division: ScanSettings
+    inlined = True  # one equation and a few, which JAX lowers once for all scans over one body
 
     # --- forward
 
@@ -198,17 +199,19 @@ class BackwardScan:
         shifted = {v: s for v, s in program.storage.shifted.items() if v in self.sums.kept}
 
         def body(carry: Any, x: Any) -> Any:
-            ct_ys, step, index = x
+            count, ct_consts, ct_carry = carry
+            ct_ys, step = x
             now = {**self.kept, **dict(zip(stacks, step, strict=True))}
-            now |= {v: self.in_step(v, shift, index) for v, shift in shifted.items()}
-            ct_consts, ct_carry = carry
-            return self.step(now, ct_consts, ct_carry, ct_ys)
+            now |= {v: self.in_step(v, shift, count) for v, shift in shifted.items()}
+            cts, results = self.step(now, ct_consts, ct_carry, ct_ys)
+            return (count + 1 if shifted else None, *cts), results
 
-        indices = jax.numpy.arange(program.division.length) if shifted else None
-        (ct_consts, ct_carry), (ct_xs, more) = program.division.run(
-            body, (ct_consts, ct_carry), (ct_ys, [*stacks.values()], indices), backward=True
+        init = jax.numpy.asarray(0) if shifted else None, ct_consts, ct_carry
+        (_, ct_consts, ct_carry), (ct_xs, more) = program.division.run(
+            body, init, (ct_ys, [*stacks.values()]), backward=True
         )
-        stacks |= {v: self.in_all_steps(v, s) for v, s in program.storage.shifted.items()}
+        shifted = {v: s for v, s in program.storage.shifted.items() if v in self.sums.read_late}
+        stacks |= {v: self.in_all_steps(v, shift) for v, shift in shifted.items()}
         stacks |= dict(zip(self.sums.stacked, more, strict=True))
         return [*ct_consts, *ct_carry, *ct_xs], stacks
 
@@ -225,14 +228,20 @@ class BackwardScan:
         """Whether a shifted carry's neighbour is the next element of the stack."""
         return shift.ahead != self.program.division.reverse
 
-    def in_step(self, v: Var, shift: Shift, index: Value) -> Value:
-        """A shifted carry's value in one step: an element of its neighbour's stack, or its end."""
+    def in_step(self, v: Var, shift: Shift, count: Value) -> Value:
+        """A shifted carry's value when `count` steps are done: an element of its neighbour's stack.
+
+        In the step that has no neighbour it is the end, and the index, out of range, is not minded.
+        """
         stack, end, length = self.kept[v], self.ends[v], self.program.division.length
         if not length:
             return end
-        last, near = (length - 1, index + 1) if self.reads_next(shift) else (0, index - 1)
-        value = jax.lax.dynamic_index_in_dim(stack, near, 0, keepdims=False)
-        return jax.lax.select(index == last, end, value)
+        index = count if self.program.division.reverse else length - 1 - count
+        near = index + 1 if self.reads_next(shift) else index - 1
+        value = jax.lax.dynamic_index_in_dim(
+            stack, near, 0, keepdims=False, allow_negative_indices=False
+        )
+        return jax.lax.select(count == (0 if shift.ahead else length - 1), end, value)
 
     def in_all_steps(self, v: Var, shift: Shift) -> Value:
         """A shifted carry's values in all steps: its neighbour's stack, moved by one step."""

@@ -15,12 +15,26 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
+from jax import lax
 
 from funcgrad import _jax
-from funcgrad._jax import Atom, Aval, Cotangent, Jaxpr, Mask, Positions, Slot, Value, Var
+from funcgrad._jax import (
+    Atom,
+    Aval,
+    Cotangent,
+    Equation,
+    Jaxpr,
+    Mask,
+    Positions,
+    Slot,
+    Value,
+    Var,
+    variables,
+)
 from funcgrad.backward import walk
 from funcgrad.masks import filled, mask_of, select, spread
 from funcgrad.registry import Rules
@@ -297,6 +311,11 @@ class StagedPullback:
     late = False
     compiles = True
     """Whether XLA can be given its operations; else they are run one by one."""
+    inlined = False
+    """Whether, under ``jit``, its equations are copied into the program around it.
+
+    A call of its own is lowered once for all places that share it, and costs a function to lower.
+    """
 
     def __call__(
         self, residuals: Sequence[Value], cts: Sequence[Cotangent], eager: bool
@@ -308,7 +327,7 @@ class StagedPullback:
                 again = [_jax.to_be_read_again(x) for x in residuals]
                 return self.trace_backward(again, spread(given, arrived))
 
-            self.programs[arrived] = jax.jit(backward) if self.compiles else backward
+            self.programs[arrived] = self.jitted(backward)
         return self.programs[arrived](list(residuals), filled(cts))
 
     def jitted_forward(self, *primals: Value) -> Any:
@@ -318,8 +337,12 @@ class StagedPullback:
             def forward(*primals: Value) -> Any:  # profiles show this name
                 return self.trace_forward(*primals)
 
-            self.programs["forward"] = jax.jit(forward) if self.compiles else forward
+            self.programs["forward"] = self.jitted(forward)
         return self.programs["forward"](*primals)
+
+    def jitted(self, program: Callable[..., Any]) -> Callable[..., Any]:
+        """A program traced once, and compiled where it is run."""
+        return jax.jit(program, inline=self.inlined) if self.compiles else program
 
     def trace_forward(self, *primals: Value) -> Any:
         """The outputs, and the values that the backward program needs of the forward one."""
@@ -395,6 +418,7 @@ def trace_forward(closed: _jax.ClosedJaxpr, differentiated: Mask, rules: Rules) 
     tape, slots, places = recorded
     jaxpr = _giving_references(jaxpr, len(slots), len(consts), places)
     tape, jaxpr = _without_literals(tape, jaxpr, len(slots))
+    tape, jaxpr = _without_copies(tape, jaxpr, len(slots))
     leaf_avals = tuple(_jax.output_types(jaxpr)[len(slots) :])
     return Traced(jaxpr, consts, Recording(tape, slots, leaf_avals, sum(differentiated)))
 
@@ -426,6 +450,43 @@ def _without_literals(tape: FrozenTape, jaxpr: Jaxpr, num_outs: int) -> tuple[Fr
             kept.append(v)
     nodes = tuple(tape.thaw(values).nodes)
     return replace(tape, nodes=nodes), jaxpr.replace(outvars=[*jaxpr.outvars[:num_outs], *kept])
+
+
+def _without_copies(tape: FrozenTape, jaxpr: Jaxpr, num_outs: int) -> tuple[FrozenTape, Jaxpr]:
+    """The tape and the jaxpr with the operand of a broadcast in the place of a leaf that it makes.
+
+    `jnp.where` makes a mask as large as its result. The way back reads the small mask: a loop that does
+    not change it then keeps one, not one of each step.
+    """
+    outs, leaves = jaxpr.outvars[:num_outs], jaxpr.outvars[num_outs:]
+    copies = {eqn.outvars[0]: eqn for eqn in jaxpr.eqns if _is_widening(eqn)}
+    if not any(v in copies and v not in outs for v in variables(leaves)):
+        return tape, jaxpr
+    kept: dict[Atom, int] = {}
+    values: list[Any] = []
+    for v in leaves:
+        eqn = None if _jax.is_literal(v) or v in outs else copies.get(v)
+        if eqn is None:
+            values.append(LeafIndex(kept.setdefault(v, len(kept))))
+        else:
+            widen = functools.partial(eqn.primitive.bind, **eqn.params)
+            values.append(LeafIndex(kept.setdefault(eqn.invars[0], len(kept)), widen))
+    nodes = tuple(tape.thaw(values).nodes)
+    return replace(tape, nodes=nodes), jaxpr.replace(outvars=[*outs, *kept])
+
+
+def _is_widening(eqn: Equation) -> bool:
+    """Whether an operation makes copies of its operand, and nothing else."""
+    if eqn.primitive is not lax.broadcast_in_dim_p or len(eqn.invars) > 1:
+        return False
+    narrow, wide = map(_jax.type_of, (eqn.invars[0], eqn.outvars[0]))
+    if eqn.params["sharding"] is not None or _jax.is_sharded(wide):
+        return False
+    if not all(
+        isinstance(n, int) for n in (*narrow.shape, *wide.shape)
+    ):  # a program to be exported
+        return False
+    return not _jax.is_literal(eqn.invars[0]) and prod(narrow.shape) < prod(wide.shape)
 
 
 def _name_of(closed: _jax.ClosedJaxpr) -> str:

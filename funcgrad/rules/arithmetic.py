@@ -86,7 +86,7 @@ def integer_pow_vjp(ct: Array, x: Array, *, out: Array, y: int, **_: Any) -> Any
         return None
     if y == -1:
         return -ct * (out * out)
-    return ct * (y * x ** (y - 1))
+    return ct * (y * (x if y == 2 else x ** (y - 1)))
 
 
 POWERS = partials(

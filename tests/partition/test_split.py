@@ -57,3 +57,29 @@ def test_numbers_stand_in_the_backward_program():
     assert [v.aval.shape for v in split.residual_variables] == [(2,)]
     gradient = funcgrad.grad(lambda x: jax.jit(lambda x: jnp.sin(2 * x) * 3)(x).sum())
     np.testing.assert_allclose(gradient(0.25 * jnp.arange(2.0)), 6 * np.cos([0, 0.5]), rtol=1e-6)
+
+
+def masked(x, mask):
+    return jnp.sum(jnp.where(mask, jnp.sin(x), 2.0) ** 2)
+
+
+def test_a_residual_is_what_was_broadcast_and_not_its_copies():
+    x, mask = jnp.arange(24.0).reshape(2, 3, 4), jnp.tril(jnp.ones((3, 4), bool))
+    _, pullback = funcgrad.vjp(jax.jit(masked), x, mask)
+    kept = [r.shape for r in jax.tree.leaves(pullback) if r.dtype == bool]
+    assert kept == [mask.shape]
+    ours, expected = (module.grad(masked)(x, mask) for module in (funcgrad, jax))
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(funcgrad.grad(masked))(x, mask), expected, rtol=1e-6)
+
+
+def test_a_loop_keeps_one_mask_and_not_one_of_each_step():
+    mask = jnp.tril(jnp.ones((3, 4), bool))
+
+    def fun(x):
+        step = lambda x, _: (jnp.sin(x) * jnp.where(mask, x, 2.0), None)
+        return jnp.sum(jax.lax.scan(step, x, None, length=5)[0])
+
+    x = jnp.linspace(-1.0, 1.0, 24).reshape(2, 3, 4)
+    assert "bool[5" not in str(jax.make_jaxpr(funcgrad.grad(fun))(x))
+    np.testing.assert_allclose(funcgrad.grad(fun)(x), jax.grad(fun)(x), rtol=1e-5)

@@ -56,7 +56,20 @@ def two_axis_windows(x: Any, i: Any) -> Any:
     return lax.gather(x, i, dims, (2, 2), mode="clip")
 
 
+def one_of_each_row(mode: Any, *batching: int, axis: int = 1) -> Any:
+    """Element i of each row; `batching` says which axis of the rows each axis of indices is for."""
+    dims = lax.GatherDimensionNumbers(
+        offset_dims=(),
+        collapsed_slice_dims=(axis,),
+        start_index_map=(axis,),
+        operand_batching_dims=tuple(sorted(batching)),
+        start_indices_batching_dims=tuple(batching.index(at) for at in sorted(batching)),
+    )
+    return lambda x, i: lax.gather(x, i[..., None], dims, (1,) * x.ndim, mode=mode)
+
+
 SLICE, UPDATE, GATHER = lax.dynamic_slice_p, lax.dynamic_update_slice_p, lax.gather_p
+PROMISED = "promise_in_bounds"
 ROWS = ints(0, 2, 2, 1)
 UNIQUE = ints(2, 0)
 BATCHED = ints([0, 2], [1, 1], [2, 0])
@@ -79,6 +92,23 @@ CASES = [
         lambda x, i: jnp.take_along_axis(x, i, axis=1),
         (normal(3, 3), BATCHED),
         "take-along-axis",
+    ),
+    *(
+        Case(GATHER, one_of_each_row(mode, 0), (normal(4, 3), ints(*at)), f"of-each-row-{mode}")
+        for mode, at in [("fill", (2, 0, 1, 1)), ("clip", (7, -2, 1, 0)), (PROMISED, (0, 2, 1, 1))]
+    ),
+    Case(
+        GATHER,
+        one_of_each_row("clip", 2, 0),
+        (complex_normal(2, 4, 3), ints([0, 3], [2, 9], [1, 1])),
+        "of-each-row-turned-complex",
+    ),
+    Case(
+        GATHER,
+        one_of_each_row("fill", 1, axis=0),
+        (normal(300, 3), np.array([0, 127, -1], np.int8)),
+        "of-each-row-small-type",
+        smooth=False,
     ),
     Case(
         GATHER,
