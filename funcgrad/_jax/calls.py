@@ -36,7 +36,12 @@ def is_inlined(params: dict[str, Any]) -> bool:
 
 
 def has_settings(params: dict[str, Any]) -> bool:
-    """Whether a jitted call carries shardings, layouts or compiler options of its own."""
+    """Whether a jitted call carries shardings, layouts or compiler options of its own.
+
+    A program that no jitted call of the user's is made of has no params.
+    """
+    if not params:
+        return False
     shardings = {*params["in_shardings"], *params["out_shardings"]}
     layouts = {*params["in_layouts"], *params["out_layouts"]}
     return not (shardings <= _NO_SHARDING and layouts <= _NO_LAYOUT) or bool(

@@ -220,7 +220,9 @@ def with_inner_jaxprs(params: dict[str, Any], change: Callable[[Jaxpr], Jaxpr]) 
             return value if inner is value.jaxpr else value.replace(jaxpr=inner)
         if isinstance(value, tuple) and any(isinstance(x, (Jaxpr, ClosedJaxpr)) for x in value):
             parts = tuple(map(inside, value))
-            return value if all(map(operator.is_, parts, value)) else parts
+            if all(map(operator.is_, parts, value)):
+                return value
+            return type(value)(*parts) if hasattr(value, "_fields") else parts
         return value
 
     changed = {name: inside(value) for name, value in params.items()}

@@ -34,6 +34,11 @@ class SplitProgram:
     split: Split
 
     @property
+    def closes_over_tracer(self) -> bool:
+        """Whether no cache may keep this."""
+        return self.split.closes_over_tracer
+
+    @property
     def present(self) -> _jax.Mask:
         """Which outputs carry a gradient."""
         return self.split.present

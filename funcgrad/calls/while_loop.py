@@ -36,12 +36,14 @@ from jax.tree_util import tree_leaves
 from funcgrad import _jax, errors
 from funcgrad._jax import Atom, Cotangent, Mask, Positions, Value, Var, variables
 from funcgrad.calls.entering import defcall
-from funcgrad.calls.examples import body_of_all
+from funcgrad.calls.examples import body_of_all, loop_of_own_values
+from funcgrad.calls.jit import JitProgram
 from funcgrad.calls.loop_body import Division, LoopProgram, cut_body
 from funcgrad.calls.snapshots import Snapshots, at_index, with_index
 from funcgrad.masks import only, select
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.partition.plan import equations_between
+from funcgrad.partition.split import split_of
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
 
@@ -86,7 +88,7 @@ def loops(*, checkpoints: int) -> Iterator[None]:
 @defcall(lax.while_p)
 def while_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
-) -> WhileProgram:
+) -> WhileProgram | JitProgram:
     """A while loop's forward and backward loops."""
     return program_of_while(
         params["body_jaxpr"],
@@ -106,11 +108,14 @@ def program_of_while(
     differentiated: Mask,
     rules: Rules,
     checkpoints: int,
-) -> WhileProgram:
+) -> WhileProgram | JitProgram:
     """The programs of a while loop with this body and this test."""
     num_consts = len(differentiated) - len(body.out_avals)
     division = Division(num_consts, len(body.out_avals))
     num_tests = num_consts - num_body_consts
+    by_itself = loop_of_own_values(body, test, num_tests)
+    if by_itself is not None:
+        return JitProgram(split_of(by_itself, differentiated, rules), {})
     closed = body_of_all(body, test, num_tests)
     cut, inside = cut_body(closed, differentiated, rules, division)
     return WhileProgram(cut, inside, differentiated, division, {}, test, num_tests, checkpoints)

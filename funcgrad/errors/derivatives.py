@@ -197,7 +197,7 @@ class TransposeSolveError(FuncgradError, TypeError):
 
 
 class UnknownExamplesError(FuncgradError, NotImplementedError):
-    """A vmapped loop has an op of which it cannot be known whether it keeps the examples apart.
+    """A vmapped loop has an op with which examples that have ended cannot be kept apart from the others.
 
     Example:
       >>> import jax, funcgrad
@@ -216,12 +216,20 @@ class UnknownExamplesError(FuncgradError, NotImplementedError):
       funcgrad.errors.UnknownExamplesError: ...has the op `halve`...
     """
 
-    def __init__(self, op: Any, where: str, loop: str):
+    UNREAD = (
+        "JAX knows no function of arrays for it, so it cannot be told which values are those of an "
+        "example that has ended"
+    )
+    ACTING = (
+        "It has an effect and a result that is used, so the body cannot be given other values for an "
+        "example that has ended"
+    )
+
+    def __init__(self, op: Any, where: str, why: str, loop: str):
         super().__init__(
             "A gradient was asked for through a vmapped while loop whose examples end one by one, used "
-            f"at {loop}. Its body has the op `{op}`, used at {where}. JAX knows no function of arrays "
-            "for it. So it cannot be told which values are those of an example that has ended, which "
-            "might make the gradients of others NaN. Differentiate one example and vmap that: "
+            f"at {loop}. Its body has the op `{op}`, used at {where}. {why}, which might make the "
+            "gradients of others NaN. Differentiate one example and vmap that: "
             "jax.vmap(funcgrad.grad(f))."
         )
 

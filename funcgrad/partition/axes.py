@@ -166,7 +166,7 @@ class Axes:
         def read(atoms: Sequence[Atom]) -> list[list[int]]:
             return [Fixed(self.new(v.aval)) if _jax.is_literal(v) else known[v] for v in atoms]
 
-        for eqn in jaxpr.eqns:
+        for eqn in equations_used(jaxpr):
             given = read(eqn.invars)
             if all(isinstance(value, Fixed) for value in given):
                 outs: list[list[int]] = [Fixed(self.new(v.aval)) for v in eqn.outvars]
@@ -326,6 +326,16 @@ class Axes:
     def align_all(self, some: Sequence[list[int]], others: Sequence[list[int]]) -> None:
         for a, b in zip(some, others, strict=True):
             self.align(a, b)
+
+
+def equations_used(jaxpr: _jax.Jaxpr) -> list[Equation]:
+    """The operations on which an output depends: what nobody reads mixes nothing."""
+    used, found = {*_jax.variables(jaxpr.outvars)}, list[Equation]()
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or not used.isdisjoint(eqn.outvars):
+            used.update(_jax.variables(eqn.invars))
+            found.append(eqn)
+    return found[::-1]
 
 
 def program_behind(eqn: Equation) -> _jax.ClosedJaxpr | None:

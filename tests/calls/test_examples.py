@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax._src.dispatch import apply_primitive
+from jax._src.effects import Effect, control_flow_allowed_effects
 from jax.experimental import sparse
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -182,6 +183,80 @@ def test_constants_of_either_vmap_alone_take_no_rows_that_no_example_has():
     one_by_one = jax.vmap(jax.vmap(funcgrad.grad(loop, (0, 1, 2)), (0, None, 0)), (0, 0, None))
     of_x, of_a, of_b = one_by_one(*args)
     assert_same(ours, (of_x, jnp.sum(of_a, 1), jnp.sum(of_b, 0)))
+
+
+A_OUTER, B_INNER = np.array([1.5, 2.0]), np.array([0.5, 0.3, 0.2])
+
+
+def by_each_pair(loop, *args):
+    """The gradients of the sum over pairs of a constant of each vmap, and those of one pair by one."""
+    each = jax.vmap(jax.vmap(loop, (0, None, 0)), (0, 0, None))
+    ours = jax.jit(funcgrad.grad(lambda *xs: jnp.sum(each(*xs)), (0, 1, 2)))(*args)
+    grads = jax.vmap(jax.vmap(funcgrad.grad(loop, (0, 1, 2)), (0, None, 0)), (0, 0, None))
+    of_x, of_a, of_b = grads(*args)
+    return ours, (of_x, jnp.sum(of_a, 1), jnp.sum(of_b, 0))
+
+
+def test_an_example_keeps_its_own_values_beside_constants_of_either_vmap_alone():
+    """(0, 0) and (1, 0) and (1, 1) never begin, and others end at once or after some steps."""
+
+    def loop(x, a, b):
+        return lax.while_loop(lambda c: c > a * b, lambda c: jnp.sqrt(c - a * b), x)
+
+    ours, one_by_one = by_each_pair(loop, XX, A_OUTER, B_INNER)
+    assert all(jnp.all(jnp.isfinite(ct)) for ct in one_by_one)
+    assert_same(ours, one_by_one)
+
+
+def test_effects_beside_constants_of_either_vmap_alone():
+    seen = []
+
+    def loop(x, a, b):
+        def body(c):
+            jax.debug.callback(lambda x: seen.append(round(float(x), 5)), c)
+            return jnp.sqrt(c - a * b)
+
+        return lax.while_loop(lambda c: c > a * b, body, x)
+
+    jax.block_until_ready(
+        jax.vmap(jax.vmap(loop, (0, None, 0)), (0, 0, None))(XX, A_OUTER, B_INNER)
+    )
+    jax.effects_barrier()
+    expected, seen[:] = sorted(seen), []
+    each = jax.vmap(jax.vmap(loop, (0, None, 0)), (0, 0, None))
+    funcgrad.grad(lambda x: jnp.sum(each(x, A_OUTER, B_INNER)))(XX)
+    jax.effects_barrier()
+    assert sorted(seen) == expected
+
+
+def test_a_collective_that_nobody_reads_mixes_nothing():
+    def body(c):
+        lax.psum(c, "i")
+        return jnp.sqrt(c - 0.5)
+
+    loop = jax.vmap(lambda x: lax.while_loop(lambda c: c > 0.5, body, x), axis_name="i")
+    theirs = jax.grad(lambda x: jnp.sum(jax.vmap(roots_by_scan)(x)))(X)
+    assert_same(funcgrad.grad(lambda x: jnp.sum(loop(x)))(X), theirs)
+
+
+def test_a_reference_that_no_gradient_follows_is_an_error():
+    """JAX does not store what an example that has ended would store."""
+
+    def total(x):
+        ref = jax.new_ref(jnp.zeros(4), kind="no_grad_no_remat")
+
+        def loop(x, ref):
+            def body(c):
+                ref[...] += 1.0
+                return jnp.sqrt(c - 0.5)
+
+            return lax.while_loop(lambda c: c > 0.5, body, x)
+
+        return jnp.sum(jax.vmap(loop)(x, ref)), ref[...]
+
+    np.testing.assert_array_equal(total(X)[1], [0.0, 3.0, 4.0, 0.0])
+    with pytest.raises(errors.MutableReferenceError, match=r"test_examples\.py.*end one by one"):
+        funcgrad.grad(total, has_aux=True)(X)
 
 
 def test_no_example_goes_on():
@@ -435,7 +510,55 @@ def test_random_keys_that_mix_the_examples(impl, raw):
     np.testing.assert_array_equal(ours[~goes_on], 1.0)
 
 
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_integers_beside_random_keys_that_mix_the_examples(impl):
+    """Of an example that does not begin the slope is finite only with all of another's numbers."""
+
+    def walk(x, n, key, w):
+        def step(carry):
+            c, n, key = carry
+            key, now = jax.random.split(key)
+            scale = w * jax.random.uniform(now, (), x.dtype, 0.9, 1.1)
+            return jnp.sqrt(c - 0.5 * n) * scale, n, key
+
+        return lax.while_loop(lambda carry: carry[0] > 0.5 * carry[1], step, (x, n, key))[0]
+
+    keys = jax.random.split(jax.random.key(0, impl=impl), 4)
+    each = jax.vmap(walk, (0, 0, 0, None))
+    total = jax.jit(lambda w: jnp.sum(each(X, np.array([9, 1, 1, 8]), keys, w)))
+    slope = (total(1.0 + 1e-6) - total(1.0 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(funcgrad.grad(total)(1.0), slope, rtol=1e-6)
+
+
 # --- effects in the body
+
+
+class Counts(Effect):
+    """An effect that only its package knows; JAX allows it in loops."""
+
+
+def test_an_effect_whose_result_is_used_is_an_error():
+    count = Primitive("count")
+    control_flow_allowed_effects.add_type(Counts)
+    count.def_effectful_abstract_eval(lambda x: (x, {Counts()}))
+    batching.primitive_batchers[count] = lambda args, dims: (count.bind(*args), dims[0])
+    loop = lambda x: lax.while_loop(lambda c: c > 0.5, lambda c: jnp.sqrt(count.bind(c)) - 0.5, x)
+    gradient = funcgrad.grad(lambda x: jnp.sum(jax.vmap(loop)(x)))
+    with pytest.raises(errors.UnknownExamplesError, match=r"op `count`.*has an effect"):
+        jax.eval_shape(gradient, X)
+
+
+def with_jvp(fun):
+    """The function with a jvp of its own, in which it runs too."""
+    own = jax.custom_jvp(fun)
+    own.defjvp(lambda primals, tangents: (fun(*primals), tangents[0]))
+    return own
+
+
+def with_vjp(fun):
+    own = jax.custom_vjp(fun)
+    own.defvjp(lambda x: (fun(x), None), lambda _, ct: (ct,))
+    return own
 
 
 def seen_in(where):
@@ -451,13 +574,26 @@ def seen_in(where):
         "jit": jax.jit(show),
         "cond": lambda c: lax.cond(c > 1.0, show, lambda c: c, c),
         "scan": lambda c: lax.scan(lambda c, _: (show(c), None), c, None, 2)[0],
+        "while": lambda c: lax.while_loop(
+            lambda s: s[1] < 2, lambda s: (show(s[0]), s[1] + 1), (c, 0)
+        )[0],
+        "custom_jvp": with_jvp(show),
+        "custom_vjp": with_vjp(show),
+        "solve": lambda c: lax.custom_linear_solve(
+            lambda x: x, c, lambda _, b: show(b), symmetric=True
+        ),
         "test": lambda c: c,
     }[where]
     test = (lambda c: show(c) > 0.5) if where == "test" else (lambda c: c > 0.5)
     return seen, lambda x: lax.while_loop(test, lambda c: jnp.sqrt(shown(c) - 0.5), x)
 
 
-@pytest.mark.parametrize("where", ["plain", "jit", "cond", "scan", "test"])
+SEEN_IN = [
+    *("plain", "jit", "cond", "scan", "while", "custom_jvp", "custom_vjp", "solve", "test"),
+]
+
+
+@pytest.mark.parametrize("where", SEEN_IN)
 def test_effects_are_of_the_examples_themselves(where):
     seen, loop = seen_in(where)
     jax.block_until_ready(jax.vmap(loop)(X))
@@ -480,6 +616,24 @@ def test_sharded_examples(spec):
         total = lambda xs: jnp.sum(jax.vmap(until_small(body))(xs))
         ours = jax.jit(funcgrad.grad(total))(reshard(jnp.asarray(PAIRS), spec))
         assert jax.typeof(ours).sharding.spec == spec
+    assert_same(np.asarray(ours), expected, weak=False)
+
+
+@pytest.mark.parametrize("spec", [P("a"), P(None)], ids=["sharded", "whole"])
+def test_random_keys_on_a_mesh(spec):
+    def walk(x, key):
+        def step(carry):
+            c, key = carry
+            key, now = jax.random.split(key)
+            return jnp.sqrt(c - 0.5) * jax.random.uniform(now, (), x.dtype, 0.9, 1.1), key
+
+        return lax.while_loop(lambda carry: carry[0] > 0.5, step, (x, key))[0]
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    expected = jax.vmap(funcgrad.grad(walk))(X, keys)
+    with jax.set_mesh(mesh_of(AxisType.Explicit, a=2)):
+        x, keys = reshard(jnp.asarray(X), spec), reshard(keys, spec)
+        ours = jax.jit(funcgrad.grad(lambda x: jnp.sum(jax.vmap(walk)(x, keys))))(x)
     assert_same(np.asarray(ours), expected, weak=False)
 
 
