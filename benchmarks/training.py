@@ -63,7 +63,7 @@ def text_step(gradient: str, library: str, *options: str) -> tuple[Any, Any, Any
     read = reader.parse_args(options)
     model, optimizer = setup.model_of(read, corpus, library), setup.optimizer_of(read)
     state = setup.start(model.init(jax.random.key(read.seed)), optimizer)
-    step = setup.step_of(setup.loss_of(model), optimizer, gradient)
+    step = setup.step_of(setup.loss_of(model, read.budget), optimizer, gradient)
     return step, state, setup.batches(corpus, read)(0)
 
 
@@ -73,7 +73,7 @@ PROGRAMS = (
     Program("text, nnx", text_step, ("nnx",)),
     Program("text, equinox", text_step, ("equinox",)),
     Program("text, bfloat16", text_step, ("nnx", "--dtype", "bfloat16")),
-    Program("text, budget of 0.75", text_step, ("nnx", "--budget", "0.75")),
+    Program("text, budget of 0.5", text_step, ("nnx", "--budget", "0.5")),
 )
 
 

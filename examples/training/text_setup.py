@@ -46,8 +46,8 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--budget",
         type=budget,
-        help="memory that walking back through a layer may take: bytes, such as 20MB, or a fraction "
-        "of what keeping everything takes",
+        help="memory that walking back may take, on all devices together: bytes, such as 200MB, or a "
+        "fraction of what keeping everything takes",
     )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="that layers compute in"
@@ -61,27 +61,30 @@ def model_of(options: Namespace, corpus: Corpus, library: str = "nnx", around: A
       options: those of `add_options`.
       corpus: the text, whose characters are counted.
       library: which module builds the model.
-      around: wraps the function of a layer, outside of the checkpoint that `--budget` asks for.
+      around: wraps the function of a layer.
     """
     sizes = SMALL if options.small else {name: getattr(options, name) for name in SMALL}
     size = Size(len(corpus.characters), dtype=jnp.dtype(options.dtype), **sizes)
 
-    def wrapped(layer: Callable[..., Any]) -> Callable[..., Any]:
-        if options.budget is not None:  # the loop around layers keeps XLA from undoing this
-            layer = funcgrad.checkpoint(layer, budget=options.budget, prevent_cse=False)
-        return around(layer) if around else layer
-
-    return importlib.import_module(f"text_{library}").build(size, wrapped)
+    layers = {} if around is None else {"around": around}
+    return importlib.import_module(f"text_{library}").build(size, **layers)
 
 
-def loss_of(model: Model) -> Callable[[Any, jax.Array], jax.Array]:
-    """The mean cross entropy in nats, from (params, tokens (batch, length + 1)) to a float32 scalar."""
+def loss_of(
+    model: Model, budget: float | str | None = None
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """The mean cross entropy in nats, from (params, tokens (batch, length + 1)) to a float32 scalar.
+
+    Args:
+      model: from parameters and tokens to logits.
+      budget: memory that walking back may take; None for what is fastest.
+    """
 
     def loss(params: Any, tokens: jax.Array) -> jax.Array:
         logits = model.logits(params, tokens[:, :-1])
         return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
 
-    return loss
+    return loss if budget is None else funcgrad.checkpoint(loss, budget=budget)
 
 
 def optimizer_of(options: Namespace) -> optax.GradientTransformation:

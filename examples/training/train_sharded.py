@@ -72,8 +72,9 @@ def train(options: Namespace) -> State:
 
     shardings = shardings_of(jax.eval_shape(begin), mesh)
     state = jax.jit(begin, out_shardings=shardings)()  # no device ever has all of it
+    loss = loss_of(model, options.budget)
     steps = {
-        name: constrained(step_of(loss_of(model), optimizer, name, shardings.params), shardings)
+        name: constrained(step_of(loss, optimizer, name, shardings.params), shardings)
         for name in GRADIENTS
     }
     tokens = batches(corpus, options)

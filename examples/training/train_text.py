@@ -1,6 +1,6 @@
 """Train a transformer to continue Python's help texts, and let it write.
 
-    python train_text.py --model equinox --dtype bfloat16 --budget 0.8 --checkpoint runs/text
+    python train_text.py --model equinox --dtype bfloat16 --budget 0.5 --checkpoint runs/text
 
 The text is `pydoc_data.topics`, the language reference that comes with Python, by characters.
 """
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> State:
     model = model_of(options, corpus, options.model)
     optimizer = optimizer_of(options)
     state = start(model.init(jax.random.key(options.seed)), optimizer)
-    step = step_of(loss_of(model), optimizer, options.gradient)
+    step = step_of(loss_of(model, options.budget), optimizer, options.gradient)
     title = f"{options.model} transformer, gradient by {options.gradient}"
     state = run(step, state, batches(corpus, options), options, title=title)
     print(f"{bits(model, state.params, corpus):.3f} bits a character of text that was held out")

@@ -17,6 +17,7 @@ from funcgrad._jax.hijax import *  # noqa: F403
 from funcgrad._jax.jaxprs import *  # noqa: F403
 from funcgrad._jax.known import *  # noqa: F403
 from funcgrad._jax.logs import *  # noqa: F403
+from funcgrad._jax.loop_bodies import *  # noqa: F403
 from funcgrad._jax.marks import *  # noqa: F403
 from funcgrad._jax.ops import *  # noqa: F403
 from funcgrad._jax.places import *  # noqa: F403

@@ -20,9 +20,10 @@ from funcgrad._jax import Cotangent, Mask, Value, Var
 from funcgrad.called import of_jaxpr
 from funcgrad.calls.entering import defcall
 from funcgrad.masks import replaced, select
-from funcgrad.partition.budget import MinCut, parse_budget
+from funcgrad.partition.budget import Estimate, Search, parse_budget
 from funcgrad.partition.cut import Cut
 from funcgrad.partition.plan import Plan, joint_of
+from funcgrad.partition.reach import CutPolicy, MinCut, Way, splitting
 from funcgrad.partition.split import Split, StagedPullback, split_of
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
@@ -46,8 +47,9 @@ def checkpoint(
         comparisons and moving elements about, never by matrix products or convolutions.
       budget: memory for the backward pass besides inputs and results: bytes, a string like
         ``"200MB"`` or ``"1.5GiB"``, or a float up to 1.0, a fraction of what keeping everything
-        takes. What is kept is then chosen so that the estimate (see ``inspect.residuals``) stays within
-        the budget with the least computing again. Not to be given with `policy`.
+        takes. What is kept, in the steps of scans too, is then chosen so that the estimate (see
+        ``inspect.residuals``) stays within the budget with the least computing again. Not to be given
+        with `policy`.
       prevent_cse: keep XLA from undoing this; False is right inside ``scan``.
       static_argnums: positions of arguments that are no arrays.
 
@@ -105,23 +107,24 @@ def program_of_remat(
     jaxpr: _jax.Jaxpr, differentiated: Mask, rules: Rules, policy: Any, barrier: Any
 ) -> RematProgram:
     """Split the function, and plan which values are kept and which are computed again."""
-    by_cut = isinstance(policy, MinCut)
-    if policy is not None and not by_cut:
-        jaxpr = _jax.with_policies_inside(jaxpr, lambda inner: either(inner, policy))
-    split = split_of(_jax.close(jaxpr), differentiated, rules)
-    if by_cut:
-        plan, moved = policy.plan(joint_of(split), split.inputs), {}
+    way = None
+    if isinstance(policy, CutPolicy):
+        way = policy.way(jaxpr, splitting(differentiated, rules))
+        split, plan, moved = way.split, way.plan, {}
     else:
+        if policy is not None:
+            jaxpr = _jax.with_policies_inside(jaxpr, lambda inner: either(inner, policy))
+        split = split_of(_jax.close(jaxpr), differentiated, rules)
         plan, moved = plan_by_policy(split, policy)
-    delay = barrier is not False and (by_cut or not _jax.BARRIERS_HOLD)
+    delay = barrier is not False and (way is not None or not _jax.BARRIERS_HOLD)
     held = barrier if isinstance(barrier, tuple) else (True,) * len(split.inputs)
     loose = frozenset(v for v, hold in zip(split.inputs, held, strict=True) if not hold)
-    return RematProgram(Cut(split, plan), moved, barrier is not False, delay, loose)
+    return RematProgram(Cut(split, plan), moved, barrier is not False, delay, loose, way)
 
 
 def either(inner: Any, outer: Any) -> Any:
     """The policy of a checkpoint inside another: what the outer one keeps is there for it, too."""
-    return inner if isinstance(inner, MinCut) else _jax.EitherPolicy(inner, outer)
+    return inner if isinstance(inner, CutPolicy) else _jax.EitherPolicy(inner, outer)
 
 
 def plan_by_policy(split: Split, policy: Any) -> tuple[Plan, dict[Var, Any]]:
@@ -150,6 +153,7 @@ class RematProgram(StagedPullback):
       barrier: keep XLA from finding out that these are the same computations.
       delay: tie each of them to the cotangents that have arrived, one by one.
       loose: inputs for which that is not asked.
+      way: how a minimum cut or a budget chose the plan, if one did.
     """
 
     cut: Cut
@@ -157,6 +161,7 @@ class RematProgram(StagedPullback):
     barrier: bool
     delay: bool
     loose: frozenset[Var] = frozenset()
+    way: Way | None = None
     programs: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -178,6 +183,14 @@ class RematProgram(StagedPullback):
         """The plan of which values are kept, and which are computed again."""
         return self.cut.plan
 
+    @functools.cached_property
+    def estimates(self) -> tuple[Estimate, Estimate]:
+        """The memory and the operations that the plan takes, and those of keeping everything."""
+        if self.way is not None:
+            return self.way.estimate, self.way.everything
+        search = Search(self.plan.joint, self.inputs)
+        return search.estimate(self.plan), search.estimate(search.everything())
+
     @property
     def present(self) -> Mask:
         """Which outputs carry a gradient."""
@@ -195,14 +208,25 @@ class RematProgram(StagedPullback):
 
     def forward(self, primals: Sequence[Value]) -> tuple[list[Value], list[Value]]:
         """Outputs and residuals."""
-        outs, computed = self.jitted_forward(*primals)
-        return outs, self.cut.residuals(dict(zip(self.inputs, primals, strict=True)), computed)
+        outs, stored = self.jitted_forward(*primals)
+        pairs = zip(self.split.outputs, outs, strict=True)
+        found = {v: out for v, out in pairs if not _jax.is_literal(v)}
+        found |= dict(zip(self.inputs, primals, strict=True))
+        found |= dict(zip(self.stored, stored, strict=True))
+        return outs, [found[v] for v in self.plan.kept]
 
     def trace_forward(self, *primals: Value) -> tuple[list[Value], list[Value]]:
-        """The outputs, and the kept values that are not inputs."""
+        """The outputs, and the kept values that are stored."""
         outs, values = self.cut.run_forward(primals)
-        pairs = zip(self.cut.computed, values, strict=True)
+        computed = dict(zip(self.cut.computed, values, strict=True))
+        pairs = [(v, computed[v]) for v in self.stored]
         return outs, [self.moved[v].away(x) if v in self.moved else x for v, x in pairs]
+
+    @functools.cached_property
+    def stored(self) -> list[Var]:
+        """The kept values that are neither inputs nor, where they lie, outputs."""
+        outputs = {*_jax.variables(self.split.outputs)} - {*self.moved}
+        return [v for v in self.cut.computed if v not in outputs]
 
     def __call__(
         self, residuals: Sequence[Value], cts: Sequence[Cotangent], eager: bool

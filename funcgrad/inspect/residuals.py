@@ -27,7 +27,6 @@ from funcgrad.inspect.ledger.suggest import (
     suggestions_for,
 )
 from funcgrad.inspect.ledger.walk import Walk, walk_of
-from funcgrad.partition.budget import Search
 from funcgrad.printing import size_of
 from funcgrad.registry import Rules
 from funcgrad.surface import public
@@ -181,9 +180,7 @@ def _regions(walk: Walk) -> Iterator[Region]:
     for visit in walk.all():
         program = visit.node.pullback
         if isinstance(program, RematProgram):
-            search = Search(program.plan.joint, program.inputs)
-            everything = search.estimate(search.everything())
-            yield Region(str(visit.node.op), search.estimate(program.plan), everything)
+            yield Region(str(visit.node.op), *program.estimates)
 
 
 def _reason_not_to_try(traced: Traced) -> str:

@@ -12,19 +12,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jax import lax
 
-from funcgrad import errors
-from funcgrad._jax import Aval, Equation, Jaxpr, Primitive, Var, inner_jaxprs, variables
-from funcgrad.partition.costs import CHEAP, Prices, operations, size_in_bytes
+from funcgrad import _jax, errors
+from funcgrad._jax import Equation, Jaxpr, Var, inner_jaxprs, variables
+from funcgrad.partition.costs import Prices, operations, size_in_bytes
 from funcgrad.partition.cut import minimum_cut
 from funcgrad.partition.plan import Joint, Plan
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 BYTES_PER_OPERATION = (*np.geomspace(10.0, 1e-4, 11), 0.0)
 """The prices of one operation that are tried: from 10 bytes (computing again is dear) to nothing."""
+
+STEPS_BETWEEN = 8
+"""Into how many steps the way from one price to the next is divided."""
+
+LEVELS = (len(BYTES_PER_OPERATION) - 1) * STEPS_BETWEEN + 1
+"""How many plans :meth:`Search.between` knows."""
 
 
 def parse_budget(budget: Any) -> int | float:
@@ -49,25 +57,6 @@ def parse_bytes(text: str) -> int | None:
 
 
 @dataclass(frozen=True)
-class MinCut:
-    """A policy of checkpoints: a minimum cut, within a budget if there is one.
-
-    ``jax.grad`` calls it, as it calls policies. It then keeps every result that is not cheap to compute
-    again.
-    """
-
-    budget: int | float | None = None
-
-    def __call__(self, primitive: Primitive, *avals: Aval, **params: Any) -> bool:
-        return primitive not in CHEAP
-
-    def plan(self, joint: Joint, inputs: Sequence[Var]) -> Plan:
-        """The plan for a joint program whose inputs are kept anyway."""
-        search = Search(joint, inputs)
-        return search.cheap() if self.budget is None else search.within(self.budget)
-
-
-@dataclass(frozen=True)
 class Estimate:
     """The memory and the operations that a plan takes.
 
@@ -84,16 +73,36 @@ class Estimate:
 
 
 class Search:
-    """The plans of one joint program."""
+    """The plans of one joint program.
 
-    def __init__(self, joint: Joint, inputs: Sequence[Var]):
+    Attributes:
+      joint: the joint program.
+      free: variables that are kept for nothing.
+      lasting: operations that are not computed again: what they give out is kept.
+      more: operations that are computed again inside of operations, whatever the plan.
+    """
+
+    def __init__(
+        self,
+        joint: Joint,
+        inputs: Sequence[Var],
+        outputs: Sequence[Var] = (),
+        lasting: Sequence[Equation] = (),
+        more: float = 0.0,
+    ):
         self.joint = joint
-        self.inputs = list(inputs)
-        self.free = dict.fromkeys([*inputs, *joint.constants], 0)
+        self.free = dict.fromkeys([*inputs, *outputs, *joint.constants], 0)
+        self.lasting = {id(eqn) for eqn in lasting}
+        self.more = more
+        self.start = [*inputs, *outputs, *(v for eqn in lasting for v in eqn.outvars)]
 
     def everything(self) -> Plan:
         """The plan that computes nothing again."""
-        return self.joint.keeping([*self.inputs, *self.joint.targets])
+        return self.keeping(self.joint.targets)
+
+    def keeping(self, kept: Iterable[Var]) -> Plan:
+        """The plan that keeps these variables, and those that every plan may read."""
+        return self.joint.keeping([*dict.fromkeys([*self.start, *kept])])
 
     def cheap(self) -> Plan:
         """The plan that computes cheap operations again, and no other."""
@@ -101,35 +110,39 @@ class Search:
 
     def at(self, price: float) -> Plan:
         """The plan for which computing one operation again costs so many bytes."""
-        eqns, targets = self.joint.equations, self.joint.targets
-        return self.joint.keeping(minimum_cut(eqns, targets, self.free, Prices.at(price)))
+        eqns = [eqn for eqn in self.joint.equations if id(eqn) not in self.lasting]
+        kept = minimum_cut(eqns, self.joint.targets, self.free, Prices.at(price))
+        return self.joint.keeping(kept)
 
     def estimate(self, plan: Plan) -> Estimate:
         """The memory and the operations that a plan takes."""
         kept = sum(size_in_bytes(v.aval) for v in plan.kept if v not in self.free)
-        return Estimate(kept, peak_of(plan, self.free), operations(plan.replayed))
+        return Estimate(kept, peak_of(plan, self.free), self.more + operations(plan.replayed))
 
-    def within(self, budget: int | float) -> Plan:
-        """The plan that repeats least of those whose estimated peak is within the budget."""
-        everything = self.everything()
-        most = self.estimate(everything).peak
-        limit = budget if isinstance(budget, int) else int(budget * most)
-        if most <= limit:
-            return everything
-        plans = [everything, *map(self.at, BYTES_PER_OPERATION)]
+    @cached_property
+    def plans(self) -> list[tuple[Estimate, Plan]]:
+        """The plans that are looked at, with their estimates."""
+        plans = [self.everything(), *map(self.at, BYTES_PER_OPERATION)]
         plans += [self.thinned(plan, step) for plan in plans[1:] for step in (2, 3, 4)]
-        pairs = [(self.estimate(plan), plan) for plan in plans]
-        fitting = [pair for pair in pairs if pair[0].peak <= limit]
+        return [(self.estimate(plan), plan) for plan in plans]
+
+    def smallest(self) -> int:
+        """The smallest budget within which there is a plan."""
+        return min(estimate.peak for estimate, _ in self.plans)
+
+    def fitting(self, limit: int) -> Plan | None:
+        """The plan that repeats least of those whose estimated peak is within so many bytes.
+
+        None if there is no such plan.
+        """
+        everything = self.everything()
+        if self.estimate(everything).peak <= limit:
+            return everything
+        fitting = [pair for pair in self.plans if pair[0].peak <= limit]
         if not fitting:
-            smallest = min(estimate.peak for estimate, _ in pairs)
-            raise errors.BudgetError(
-                f"funcgrad.checkpoint was to keep the backward pass within {limit:,} bytes. The "
-                f"smallest possible budget for this function is {smallest:,} bytes (keeping everything "
-                f"takes {most:,}). Raise the budget, or checkpoint smaller parts of the function one by "
-                "one."
-            )
+            return None
         best, plan = min(fitting, key=lambda pair: pair[0].repeated)
-        larger = [pair for pair in pairs if pair[0].repeated < best.repeated]
+        larger = [pair for pair in self.plans if pair[0].repeated < best.repeated]
         for _, more in sorted(larger, key=lambda pair: pair[0].peak):
             plan = self.filled(plan, more, limit)
         return plan
@@ -138,19 +151,17 @@ class Search:
         """The plan that keeps, besides inputs, one in `step` of the variables that this one keeps."""
         computed_at = {v: i for i, eqn in enumerate(self.joint.equations) for v in eqn.outvars}
         kept = sorted((v for v in plan.kept if v in computed_at), key=lambda v: computed_at[v])
-        return self.joint.keeping([*self.inputs, *kept[step - 1 :: step]])
+        return self.keeping(kept[step - 1 :: step])
 
     def filled(self, plan: Plan, more: Plan, limit: int) -> Plan:
         """The plan with as many of the variables that `more` keeps as there is room for.
 
-        Variables that save most operations a byte come first. Bisection finds how many of them fit.
+        Bisection finds how many of them fit.
         """
-        replayed = {v: eqn for eqn in plan.replayed for v in eqn.outvars}
-        worth = {v: operations([replayed[v]]) for v in more.kept if v in replayed}
-        ranked = sorted(worth, key=lambda v: -worth[v] / size_in_bytes(v.aval))
+        ranked = self.ranked(plan, more)
 
         def keeping(count: int) -> Plan:
-            return self.joint.keeping([*self.inputs, *plan.kept, *ranked[:count]])
+            return self.keeping([*plan.kept, *ranked[:count]])
 
         low, high = 0, len(ranked)
         while low < high:
@@ -161,13 +172,48 @@ class Search:
                 high = middle - 1
         return keeping(low)
 
+    def between(self, level: int) -> Plan:
+        """One of `LEVELS` plans, each of which keeps less and repeats more than the one before.
+
+        The plans for two neighbouring prices are joined by plans that keep, besides what the cheaper
+        one keeps, a share of what the dearer one keeps more.
+        """
+        index, part = divmod(level, STEPS_BETWEEN)
+        plan = self.at(BYTES_PER_OPERATION[index])
+        if not part:
+            return plan
+        less = self.at(BYTES_PER_OPERATION[index + 1])
+        sizes = {v: size_in_bytes(v.aval) for v in self.ranked(less, plan)}
+        room = (1 - part / STEPS_BETWEEN) * sum(sizes.values())
+        more: list[Var] = []
+        for v, size in sizes.items():
+            if size <= room:
+                more.append(v)
+                room -= size
+        return self.keeping([*less.kept, *more])
+
+    def ranked(self, plan: Plan, more: Plan) -> list[Var]:
+        """The variables that `more` keeps besides: first those that save most operations a byte."""
+        replayed = {v: eqn for eqn in plan.replayed for v in eqn.outvars}
+        worth = {v: operations([replayed[v]]) for v in more.kept if v in replayed}
+        return sorted(worth, key=lambda v: -worth[v] / size_in_bytes(v.aval))
+
+
+def too_little(limit: int, smallest: int, most: int) -> errors.BudgetError:
+    """The error that says that a budget is too small."""
+    return errors.BudgetError(
+        f"funcgrad.checkpoint was to keep the backward pass within {limit:,} bytes. The "
+        f"smallest possible budget for this function is {smallest:,} bytes (keeping everything "
+        f"takes {most:,}). Raise the budget, or checkpoint smaller parts of the function one by one."
+    )
+
 
 def peak_of(plan: Plan, free: Collection[Var]) -> int:
     """The most bytes alive while the backward program runs, in its order, inputs and results aside."""
     eqns = [e for again, eqn in plan.in_order() for e in (*again, eqn) if e is not None]
     ignored = {*free, *variables(plan.joint.results)}
     alive = sum(_sizes({*plan.kept, *plan.joint.cts} - ignored))
-    return _most_alive(eqns, ignored, alive)
+    return _most_alive(eqns, ignored, alive, _peak_of_a_step)
 
 
 def peak_of_jaxpr(jaxpr: Jaxpr, results: bool = True) -> int:
@@ -180,9 +226,23 @@ def peak_of_jaxpr(jaxpr: Jaxpr, results: bool = True) -> int:
     return _most_alive(jaxpr.eqns, ignored, 0, _peak_inside)
 
 
+def _peak_of_a_step(eqn: Equation) -> int:
+    """What an operation that runs a loop takes inside; of any other, XLA fuses most."""
+    return _peak_inside(eqn) if _jax.runs_loop(eqn) else 0
+
+
 def _peak_inside(eqn: Equation) -> int:
     inner = inner_jaxprs(eqn.params)
+    if eqn.primitive is lax.scan_p:
+        return _elements_of_a_step(eqn) + peak_of_jaxpr(inner[0], results=False)
     return max((peak_of_jaxpr(jaxpr, results=False) for jaxpr in inner), default=0)
+
+
+def _elements_of_a_step(scan: Equation) -> int:
+    """The bytes of the elements of `xs` that a step is given: a product reads a copy of them."""
+    num_consts, num_carry, *_ = _jax.scan_settings(scan.params)
+    (body,) = inner_jaxprs(scan.params)
+    return sum(_sizes(body.invars[num_consts + num_carry :]))
 
 
 def _most_alive(

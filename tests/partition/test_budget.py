@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import pytest
 
 import funcgrad
-from funcgrad.partition.budget import MinCut, Search, parse_budget
+from funcgrad.partition.budget import Search, parse_budget
 from funcgrad.partition.costs import operations, size_in_bytes
 from funcgrad.partition.plan import joint_of
+from funcgrad.partition.reach import MinCut
 from funcgrad.partition.split import split_of
 from tests.programs import check_program, normal
 

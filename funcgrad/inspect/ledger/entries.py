@@ -232,7 +232,10 @@ def _put_off(visit: Visit, program: ScanProgram) -> Iterator[Residual]:
             for term in terms
         )
         # loops around this one use the memory again
-        entry = _not_kept(PUT_OFF, v.aval, made[v], visit, asks, program.division.length)
+        eqn = made.get(v, terms[0].eqn)
+        entry = _not_kept(PUT_OFF, v.aval, eqn, visit, asks, program.division.length)
+        if v not in made:  # the cotangent of a carry: the step that follows has made it
+            entry = replace(entry, op=str(visit.node.op))
         additions = sum(math.prod(_jax.type_of(term.result).shape) for term in terms)
         more = float(additions * program.division.length * (visit.times or 1))
         entry = replace(entry, freed=visit.last)

@@ -16,7 +16,6 @@ from funcgrad.calls.checkpoint import RematProgram
 from funcgrad.inspect.ledger.flat import Flat, Step, flat_program, is_of_user, short_line
 from funcgrad.inspect.ledger.source import surroundings
 from funcgrad.inspect.ledger.walk import Walk
-from funcgrad.partition.budget import Search
 from funcgrad.partition.costs import operations
 from funcgrad.printing import size_of
 
@@ -408,7 +407,6 @@ def measured(jaxpr: Any, num_kept: int, walk: Walk) -> Measured:
     for visit in walk.all():
         program = visit.node.pullback
         if isinstance(program, RematProgram):
-            search = Search(program.plan.joint, program.inputs)
-            everything = search.estimate(search.everything()).kept
-            again.append(everything - search.estimate(program.plan).kept)
+            estimate, everything = program.estimates
+            again.append(everything.kept - estimate.kept)
     return Measured(kept, kept + max(again), operations(jaxpr.eqns))
