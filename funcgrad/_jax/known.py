@@ -127,10 +127,10 @@ def _new(v: Var, numbers: dict[Var, int]) -> Any:
 
 
 def _operand(v: Atom, numbers: dict[Var, int]) -> Any:
-    return (v.aval, _number(v.val)) if is_literal(v) else numbers[v]
+    return (v.aval, by_bits(v.val)) if is_literal(v) else numbers[v]
 
 
-def _number(x: Any) -> tuple[Any, ...]:
+def by_bits(x: Any) -> tuple[Any, ...]:
     """A number so that others are not equal to it: 0.0 and -0.0 are two, as are 1, 1.0 and True."""
     return type(x), getattr(x, "dtype", None), x.tobytes() if hasattr(x, "tobytes") else repr(x)
 
@@ -141,7 +141,7 @@ def _param(value: Any, eqn: Equation) -> Any:
     if kind in _PLAIN:
         return value
     if isinstance(value, (bool, int, float, complex, np.generic)):
-        return _number(value)
+        return by_bits(value)
     if kind in _JAXPRS:
         found = _found(value)
         if found is OPAQUE and not _is_of_jax(close(value).jaxpr.debug_info.func_src_info):

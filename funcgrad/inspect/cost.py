@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import jax
@@ -19,6 +19,7 @@ from funcgrad.inspect.asking_xla import why_not_compiled
 from funcgrad.inspect.costs.beside_jax import BesideJax, beside_jax
 from funcgrad.inspect.costs.executions import Execution, Program, not_known, total
 from funcgrad.inspect.costs.steps_taken import NOTHING_RUN, steps_taken
+from funcgrad.inspect.costs.sums import Sums
 from funcgrad.inspect.costs.ways import Traced, Ways, by_xla
 from funcgrad.inspect.tables import number, table
 from funcgrad.partition.work import Work
@@ -292,41 +293,30 @@ def _check(fun: Callable[..., Any], args: Sequence[Any], steps: Any) -> None:
 # --- figures
 
 
-@dataclass
-class _Sum:
-    count: int = 0
-    function: Work = field(default_factory=Work)
-    backward: Work = field(default_factory=Work)
-
-
 def _rows(
     function: Iterable[Execution], backward: Iterable[Execution], key: Callable[[Execution], str]
 ) -> tuple[CostRow, ...]:
     """The work by a key of the operations, the greatest first."""
-    sums: dict[str, _Sum] = defaultdict(_Sum)
+    sums = Sums()
     for execution in function:
         if not execution.loops:
-            sums[key(execution)].count += execution.times
-            sums[key(execution)].function += execution.all_work
+            sums.add(key(execution), execution.times, execution.all_work)
     for execution in backward:
         if not execution.loops:
-            sums[key(execution)].backward += execution.all_work
+            sums.add(key(execution), second=execution.all_work)
     return _sorted(sums)
 
 
 def _at_depth(rows: Iterable[CostRow], depth: int) -> tuple[CostRow, ...]:
-    sums: dict[str, _Sum] = defaultdict(_Sum)
+    sums = Sums()
     for row in rows:
-        own = sums["/".join(row.name.split("/")[:depth])]
-        own.count += row.count
-        own.function += row.function
-        own.backward += row.backward
+        name = "/".join(row.name.split("/")[:depth])
+        sums.add(name, row.count, row.function, row.backward)
     return _sorted(sums)
 
 
-def _sorted(sums: dict[str, _Sum]) -> tuple[CostRow, ...]:
-    rows = [CostRow(name, own.count, own.function, own.backward) for name, own in sums.items()]
-    return tuple(sorted(rows, key=_size, reverse=True))
+def _sorted(sums: Sums) -> tuple[CostRow, ...]:
+    return tuple(sorted(sums.rows(CostRow), key=_size, reverse=True))
 
 
 def _size(row: CostRow) -> tuple[float, float]:

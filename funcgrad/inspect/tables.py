@@ -21,6 +21,13 @@ def table(
     return "\n".join(map(line, [head, *rows]))
 
 
+def shortened(name: str, most: int) -> str:
+    """A name of at most so many letters: its middle is left out."""
+    first = (most - 1) // 2
+    last = most - 1 - first
+    return name if len(name) <= most else f"{name[:first]}…{name[-last:]}"
+
+
 UNITS = ("", "k", "M", "G", "T", "P", "E")
 
 

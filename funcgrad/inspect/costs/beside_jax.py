@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import jax
 from funcgrad import _jax
 from funcgrad._jax import Equation
 from funcgrad.inspect.costs.executions import Execution, Program, not_known, total
+from funcgrad.inspect.costs.sums import Sums
 from funcgrad.inspect.costs.ways import Traced, Ways, by_xla
 from funcgrad.inspect.tables import number, table
 from funcgrad.partition.work import Work
@@ -146,16 +146,9 @@ def _total(traced: Traced) -> Work:
     return total(Program.of(traced.jaxpr, not_known).executions)
 
 
-@dataclass
-class _Sum:
-    count: int = 0
-    ours: Work = field(default_factory=Work)
-    jax: Work = field(default_factory=Work)
-
-
 def _by_op(program: Program, rules: Rules) -> tuple[tuple[RuleCost, ...], tuple[str, ...]]:
     """The rows, and the ops that are not compared."""
-    sums: dict[str, _Sum] = defaultdict(_Sum)
+    sums = Sums()
     known: dict[Any, tuple[Work, Work] | None] = {}
     failed: dict[str, None] = {}
     for execution in program.executions:
@@ -168,12 +161,9 @@ def _by_op(program: Program, rules: Rules) -> tuple[tuple[RuleCost, ...], tuple[
         if added is None:
             failed[_name(execution)] = None
         else:
-            own = sums[_name(execution)]
-            own.count += execution.times
-            own.ours += added[0] * execution.times
-            own.jax += added[1] * execution.times
-    rows = [RuleCost(name, own.count, own.ours, own.jax) for name, own in sums.items()]
-    return tuple(sorted(rows, key=_difference, reverse=True)), tuple(failed)
+            ours, theirs = (work * execution.times for work in added)
+            sums.add(_name(execution), execution.times, ours, theirs)
+    return tuple(sorted(sums.rows(RuleCost), key=_difference, reverse=True)), tuple(failed)
 
 
 def _difference(row: RuleCost) -> tuple[float, float]:

@@ -112,7 +112,7 @@ def _kind(eqn: Equation) -> Any:
 
 def _type_or_number(v: Atom) -> Any:
     """What an operand is in itself: its type and, if it is a literal, its bits."""
-    return v.aval, np.asarray(v.val).tobytes() if _jax.is_literal(v) else None
+    return v.aval, _jax.by_bits(np.asarray(v.val)) if _jax.is_literal(v) else None
 
 
 def _links(eqns: Sequence[Equation], numbers: dict[Var, int]) -> tuple[int, ...]:
@@ -135,15 +135,19 @@ def _structure(jaxpr: Any) -> Any:
 
 
 def _known_by(value: Any) -> Any:
-    """By what a param is compared: 1, 1.0 and True are three, and so are 0.0 and -0.0."""
+    """By what a param is compared.
+
+    `_jax.known` compares programs for another end, and more strictly: by the lines and name scopes too,
+    which differ between layers that are written one below the other.
+    """
     if isinstance(value, _jax.ClosedJaxpr):
         return _structure(value.jaxpr), *map(id, value.consts)
     if isinstance(value, _jax.Jaxpr):
         return _structure(value)
     if isinstance(value, (tuple, list)):
         return type(value), *map(_known_by, value)
-    if isinstance(value, (float, complex, np.generic)):
-        return type(value), repr(value)
+    if isinstance(value, (bool, int, float, complex, np.generic)):
+        return _jax.by_bits(value)
     return type(value), value if _jax.is_hashable(value) else id(value)
 
 

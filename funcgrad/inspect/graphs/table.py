@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from funcgrad.inspect.places import segments
+from funcgrad.inspect.tables import shortened
 from funcgrad.inspect.tables import table as in_columns
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ WIDEST = 40
 
 Row = tuple[str, str, str, str, str, str]
 HEAD: Row = ("", "name", "type", "operation", "reads", "line")
+NAME = 1
+"""The column of names, of which the end says most: ``['kernel']``."""
 
 
 def table(graph: Graph) -> str:
@@ -29,7 +32,10 @@ def table(graph: Graph) -> str:
     given = [_row_of_input(tensor) for tensor in graph.inputs]
     operations = _rows_within(graph, MOST_ROWS)
     rows = [*_shortened(given, MOST_ARGUMENTS), *_shortened(operations, MOST_ROWS)]
-    shown = [[_clipped(cell) for cell in row] for row in rows]
+    shown = [
+        [shortened(cell, WIDEST) if i == NAME else _clipped(cell) for i, cell in enumerate(row)]
+        for row in rows
+    ]
     note = [graph.note] if graph.note else []
     return "\n".join([_title(graph), in_columns(HEAD, shown, range(1, len(HEAD))), *note])
 

@@ -18,7 +18,7 @@ from funcgrad.inspect.ledger.entries import (
 )
 from funcgrad.inspect.ledger.flat import short_line
 from funcgrad.inspect.ledger.suggest import Suggestion
-from funcgrad.inspect.tables import table
+from funcgrad.inspect.tables import shortened, table
 from funcgrad.partition.budget import Estimate
 
 ROWS = 20
@@ -255,16 +255,11 @@ def _table(entries: Sequence[Residual], steps: int) -> list[str]:
     return lines
 
 
-def _shortened(scope: str) -> str:
-    half = (SCOPE - 1) // 2
-    return scope if len(scope) <= SCOPE else f"{scope[:half]}…{scope[-half:]}"
-
-
 def _row(entry: Residual, steps: int) -> tuple[str, ...]:
     made = entry.name or "closed over"
     if entry.op:
         line = f" at {short_line(entry.where)}" if entry.where else ""
-        made = f"{_shortened(entry.scope)}: " * bool(entry.scope) + entry.op + line
+        made = f"{shortened(entry.scope, SCOPE)}: " * bool(entry.scope) + entry.op + line
     asks = [str(ask) for ask in entry.asked_by[:1]]
     more = len(entry.asked_by) - 1
     asked = "".join(asks) + (f" and {more} more" if more > 0 else "")

@@ -68,3 +68,10 @@ def test_what_is_left_out_is_said():
 
 def test_repr_is_short():
     assert repr(graph(models.lecture, 0.5, 2.0)) == "<graph of lecture: 5 operations, 8 values>"
+
+
+def test_of_a_long_name_both_ends_are_shown():
+    args = {"a_block_of_a_transformer": {"dense": {"kernel": X, "bias": X}}}
+    printed = str(graph(lambda p: p["a_block_of_a_transformer"]["dense"]["kernel"].sum(), args))
+    assert "p['a_block_of_a_tra…]['dense']['kernel']" in printed
+    assert "'bias']" in printed
