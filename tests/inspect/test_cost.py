@@ -366,3 +366,12 @@ def test_a_vmapped_loop_goes_on_until_the_last_example_ends():
 def test_a_run_needs_values():
     with pytest.raises(errors.InputError, match=r"steps='run'.* has no values"):
         cost(newton, jax.ShapeDtypeStruct((), jnp.float32), steps="run")
+
+
+def test_a_function_that_is_one_loop_of_unknown_length():
+    """Nothing can be counted in full, and each loop of the gradient has the line of the user's."""
+    printed = str(cost(newton, 9.0, xla=False))
+    assert "since the function or its gradient is not counted in full" in printed
+    lines = [line for line in printed.splitlines() if line.startswith("Not in the figures")]
+    assert {line.split(":")[1].strip().split()[0] for line in lines} == {"while"}
+    assert all(" at <unknown line>" not in line and "test_cost.py:" in line for line in lines)

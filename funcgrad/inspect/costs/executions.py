@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from funcgrad import _jax
 from funcgrad._jax import Equation, Jaxpr, Primitive
@@ -29,6 +28,7 @@ class Execution:
       times: how often it runs; in a loop of unknown length, in one step of that loop.
       loops: the loops of unknown length around it, from outside in, by the numbers in `Program.loops`.
       scopes: the user's name scopes around it, from outside in.
+      calls: the operations that call the functions around it, from outside in.
       function: the function with a rule of its own whose part it is; None where there is none.
       pulls_back: the op on whose way back it is: the innermost one that is marked; None where none is.
     """
@@ -39,6 +39,7 @@ class Execution:
     times: int = 1
     loops: tuple[int, ...] = ()
     scopes: tuple[str, ...] = ()
+    calls: tuple[Equation, ...] = ()
     function: str | None = None
     pulls_back: str | None = None
 
@@ -64,6 +65,7 @@ class Execution:
             self,
             eqn=eqn,
             path=path,
+            calls=(*self.calls, self.eqn),
             scopes=(*self.scopes, *(name for name in names if not name.startswith(CALL))),
             function=self.function or function,
             pulls_back=_jax.pulled_back_op(eqn.source_info) or self.pulls_back,
@@ -152,7 +154,7 @@ class Program:
         count = self.steps(own.eqn) if part.steps is None else part.steps
         if count is not None:
             return replace(own, times=own.times * (count + part.more))
-        self.loops[id(own.eqn)] = in_words(own.eqn)
+        self.loops[id(own.eqn)] = in_words(own)
         return replace(own, loops=(*own.loops, id(own.eqn)))
 
     def most(self, parts: list[Part], own: Execution) -> list[Execution]:
@@ -165,7 +167,7 @@ class Program:
         sizes = [inside.size for inside in tried]
         index = sizes.index(max(sizes))
         if len(set(sizes)) > 1:
-            self.branches[f"branch {index} of {len(parts)} of {in_words(own.eqn)}"] = None
+            self.branches[f"branch {index} of {len(parts)} of {in_words(own)}"] = None
         self.branches |= tried[index].branches
         self.loops |= tried[index].loops
         return tried[index].executions
@@ -177,6 +179,8 @@ class Program:
         return bool(self.loops), total.operations, total.bytes
 
 
-def in_words(eqn: Any) -> str:
-    """An operation and its place in the source."""
-    return f"{eqn.primitive.name} at {_jax.where(eqn.source_info) or '<unknown line>'}"
+def in_words(own: Execution) -> str:
+    """An operation and its place in the source, or that of the innermost call around it that has one."""
+    eqns = (own.eqn, *reversed(own.calls))
+    places = (_jax.where(eqn.source_info) for eqn in eqns)
+    return f"{own.eqn.primitive.name} at {next(filter(None, places), '<unknown line>')}"
