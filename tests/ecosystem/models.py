@@ -126,6 +126,16 @@ class Model:
         """The network written out, with changes."""
         return self.network(self.layers(params), x, Hooks(**hooks))
 
+    def values(self, params: Any) -> list[Any]:
+        """The value of the site in each layer, by the network written out."""
+        found: list[Any] = []
+        self.written(params, X, value=lambda i, z: (found.append(z), z)[1])
+        return found
+
+    def on_x(self, params: Any) -> Any:
+        """The loss of the input `X`."""
+        return self.loss(params, X)
+
     def stacked(self, values: list[Any]) -> Any:
         """Values of the site, with a leading axis for the layers."""
         if self.form == "scan":
@@ -322,3 +332,8 @@ def nnx(form: str, activation: Any) -> Model:
 
 
 MODELS = {f.__name__: f for f in (plain, linen, nnx, equinox, haiku, attention)}
+
+
+def unrolled(library: str) -> Model:
+    """The dense layers of a library, one after the other."""
+    return MODELS[library]("unrolled", jax.nn.relu)
