@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -100,3 +101,20 @@ pygments_style = "friendly"
 def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
     """The page and line of a name's source, as seen from a page of the API reference."""
     return source_pages.place_of(info["module"], info["fullname"])
+
+
+def readable_defaults(
+    app: Any,
+    what: str,
+    name: str,
+    found: Any,
+    options: Any,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """A signature whose defaults are Python: Sphinx makes no links of the types beside `<factory>`."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-signature", readable_defaults)

@@ -272,7 +272,10 @@ class Rules(Mapping[Op, Entry]):
         key = op_key(op)
         entry = self._table.get(key) or self._deferred_entry(key)
         if entry is None:
-            raise KeyError(key)
+            raise KeyError(
+                f"`{key}` has no rule of its own. funcgrad.inspect.coverage(f, *args) lists the rules "
+                "of the operations of f."
+            )
         return entry
 
     def __iter__(self) -> Iterator[Op]:

@@ -80,6 +80,12 @@ def test_a_rule_without_source_shows_none():
         assert "`sin`" in repr(Rule(fn, (lax.sin_p,)))
 
 
+def test_an_op_without_a_rule_is_named_with_where_to_look():
+    with pytest.raises(KeyError, match=r"`tanh at .*` has no rule of its own.*inspect\.coverage"):
+        DEFAULT[jnp.tanh]
+    assert jnp.tanh not in DEFAULT
+
+
 def test_the_rules_are_listed_by_family():
     shown = str(DEFAULT)
     assert shown.startswith(f"<rules of {len(DEFAULT)} ops\n")
