@@ -25,7 +25,7 @@ from funcgrad.keys import Op
 from funcgrad.masks import filled, mask_of, only, select, spread
 from funcgrad.registry import Rule
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+NO_TAPES: Mapping[str, Any] = MappingProxyType({})
 
 
 class Uncacheable(Exception):
@@ -188,8 +188,16 @@ class PatternProgram:
         return spread(results, self.present)
 
 
+class WithoutTapes:
+    """A pullback with no tape inside."""
+
+    @property
+    def inner(self) -> Mapping[str, Any]:
+        return NO_TAPES
+
+
 @dataclass(frozen=True, eq=False)
-class RuleProgram:
+class RuleProgram(WithoutTapes):
     """A rule at given types: call it with the node's residuals and the output cotangents.
 
     Attributes:
@@ -220,9 +228,7 @@ class RuleProgram:
             return False
         if not rule.elementwise:
             return True
-        program = next(
-            iter(self.patterns.values())
-        )  # for the case in which every cotangent arrives
+        program = next(iter(self.patterns.values()))  # for when every cotangent arrives
         first = len(program.consts)
         cts = program.jaxpr.invars[first : first + len(program.cts)]
         return is_elementwise(program.jaxpr, cts)
@@ -232,11 +238,6 @@ class RuleProgram:
         """The rule's name, which profiles show, where it is not one of this package's."""
         rule = self.signature.rule
         return None if rule.is_own else rule.name
-
-    @property
-    def inner(self) -> Mapping[str, Any]:
-        """There is no tape inside."""
-        return NOTHING
 
     @property
     def reasons(self) -> tuple[tuple[str, int], ...]:

@@ -11,7 +11,8 @@ from jax import lax
 from funcgrad import _jax, errors
 from funcgrad._jax import Aval, Primitive, Value
 from funcgrad.keys import Op
-from funcgrad.tape import Node, TapeTrace, TapeTracer, WithoutTapes
+from funcgrad.rule_program import WithoutTapes
+from funcgrad.tape import Node, TapeTrace, TapeTracer
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import jax
@@ -18,7 +17,7 @@ from funcgrad import _jax, errors
 from funcgrad._jax import Aval, Cotangent, Primitive, Slot, Value
 from funcgrad.keys import FunctionId, Op
 from funcgrad.registry import CallRule, Observer, Rule, Rules, ZeroRule
-from funcgrad.rule_program import program_of
+from funcgrad.rule_program import WithoutTapes, program_of
 
 
 class NodePullback(Protocol):
@@ -170,17 +169,6 @@ def _with_residuals(node: Node, residuals: tuple[Value, ...]) -> Node:
     where = node.source, node.mesh, node.annotations
     by = node.op, node.params, node.operands, node.outputs, node.pullback
     return Node(*by, residuals, *where)
-
-
-NO_TAPES: Mapping[str, FrozenTape] = MappingProxyType({})  # inside a node that has none
-
-
-class WithoutTapes:
-    """A pullback with no tape inside."""
-
-    @property
-    def inner(self) -> Mapping[str, FrozenTape]:
-        return NO_TAPES
 
 
 @dataclass(frozen=True)
@@ -348,10 +336,8 @@ class TapeTrace(_jax.Trace):
             rule = entry if isinstance(entry, Rule) else None
             forward = None if rule is None else self.forward_of(rule)
             outs = self.evaluate(primitive, primals, params, forward)
-            multiple, saved = (
-                primitive.multiple_results,
-                rule.saved(params) if rule and forward else 0,
-            )
+            saved = rule.saved(params) if rule and forward else 0
+            multiple = primitive.multiple_results
             if not isinstance(entry, ZeroRule):
                 outs = self.record_rule(
                     primitive, params, primals, slots, outs, entry, multiple, saved

@@ -18,8 +18,9 @@ from funcgrad.calls.entering import defcall
 from funcgrad.masks import select
 from funcgrad.nested import backward
 from funcgrad.registry import Rules
+from funcgrad.rule_program import NO_TAPES, WithoutTapes
 from funcgrad.tangents import TangentTrace
-from funcgrad.tape import NO_TAPES, FrozenTape, WithoutTapes, freeze
+from funcgrad.tape import FrozenTape, freeze
 
 
 @defcall(_jax.custom_jvp_call_p, function=of_wrapped, apart=False)

@@ -22,8 +22,9 @@ from funcgrad.calls.custom import TangentProgram
 from funcgrad.calls.entering import CallProgram, How, ProgramOf, defcall, enter
 from funcgrad.masks import select, spread
 from funcgrad.registry import CallRule, Rules
+from funcgrad.rule_program import WithoutTapes
 from funcgrad.tangents import TangentTrace
-from funcgrad.tape import TapeTrace, WithoutTapes
+from funcgrad.tape import TapeTrace
 
 
 def hi_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:

@@ -12,7 +12,8 @@ from funcgrad import _jax
 from funcgrad.backward import walk
 from funcgrad.calls.entering import defcall
 from funcgrad.registry import Rules
-from funcgrad.tape import WithoutTapes, record
+from funcgrad.rule_program import WithoutTapes
+from funcgrad.tape import record
 
 
 @defcall(_jax.linear_call_p)

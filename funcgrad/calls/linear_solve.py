@@ -16,7 +16,8 @@ from funcgrad import _jax, errors
 from funcgrad.backward import walk
 from funcgrad.calls.entering import defcall
 from funcgrad.registry import Rules
-from funcgrad.tape import WithoutTapes, record
+from funcgrad.rule_program import WithoutTapes
+from funcgrad.tape import record
 
 
 @defcall(lax.linear_solve_p)

@@ -27,9 +27,9 @@ from funcgrad.keys import FunctionId
 from funcgrad.masks import select
 from funcgrad.partition.split import StagedPullback
 from funcgrad.registry import CallRule, Rules, defrecord
-from funcgrad.rule_program import cached
+from funcgrad.rule_program import WithoutTapes, cached
 from funcgrad.tangents import TangentTrace
-from funcgrad.tape import Node, TapeTrace, TapeTracer, WithoutTapes
+from funcgrad.tape import Node, TapeTrace, TapeTracer
 
 # --- what references hold
 

@@ -15,8 +15,9 @@ from jax.tree_util import tree_flatten, tree_unflatten
 
 from funcgrad import _jax
 from funcgrad.registry import CallRule
+from funcgrad.rule_program import WithoutTapes
 from funcgrad.tangents import TangentTrace
-from funcgrad.tape import TapeTrace, WithoutTapes
+from funcgrad.tape import TapeTrace
 
 
 def foreign_call(trace: TapeTrace, primitive: Any, tracers: Any, params: dict[str, Any]) -> Any:
