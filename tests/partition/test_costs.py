@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from funcgrad.partition.costs import CHEAP_ONLY, QUICK, SWIFT, WORTHWHILE, Prices
+from funcgrad.choices import choices
+from funcgrad.partition.costs import CHEAP_ONLY, Prices, quick, worthwhile
 
 X = jnp.ones(8)
 
@@ -22,7 +23,7 @@ def printed(x):
 
 
 @pytest.mark.parametrize(
-    ("fun", "cheap_only", "worthwhile", "at_one_byte"),
+    ("fun", "cheap_only", "where_worth_it", "at_one_byte"),
     [
         (lambda x: x * 2.0, 0.0, 0.0, 8.0),
         (jnp.exp, None, 20.0, 80.0),
@@ -39,16 +40,16 @@ def printed(x):
         *("cheap call", "dear call", "needless input", "effect"),
     ],
 )
-def test_prices(fun, cheap_only, worthwhile, at_one_byte):
+def test_prices(fun, cheap_only, where_worth_it, at_one_byte):
     eqn = only_equation(fun, X)
     assert CHEAP_ONLY.of(eqn) == cheap_only
-    assert WORTHWHILE.of(eqn) == worthwhile
+    assert worthwhile().of(eqn) == where_worth_it
     assert Prices.at(1.0).of(eqn) == at_one_byte
 
 
 @pytest.mark.parametrize("fun", [jnp.exp, jnp.sin, jnp.sqrt, jnp.sum], ids=lambda f: f.__name__)
 def test_where_time_goes_first_only_swift_functions_are_computed_again(fun):
     eqn = only_equation(fun, X)
-    swift = eqn.primitive in SWIFT
+    swift = eqn.primitive in choices().swift
     assert swift == (fun is jnp.exp)
-    assert QUICK.of(eqn) == (WORTHWHILE.of(eqn) if swift else None)
+    assert quick().of(eqn) == (worthwhile().of(eqn) if swift else None)
