@@ -60,15 +60,24 @@ def scanned(x):
     return jnp.sum(lax.scan(step, x[0], x)[0])
 
 
+def bodies(x):
+    def step(x, _):
+        apart = x[:, None] - x
+        return x + 0.1 * jnp.sum(apart * jnp.exp(-jnp.sum(apart**2, -1, keepdims=True)), 1), None
+
+    return jnp.sum(lax.scan(step, x, None, length=3)[0] ** 2)
+
+
 @pytest.mark.parametrize(
     ("loss", "changes"),
     [
         (pooled, {"unrolled": 1}),
         (softmax, {"late_steps": 0}),
         (scanned, {"room": 0}),
+        (bodies, {"short_axis": 0}),
         (scanned, {"room": 0, "bytes_per_operation": 0.0}),
     ],
-    ids=["windows", "sums", "memory first", "operations for nothing"],
+    ids=["windows", "sums", "memory first", "short axes", "operations for nothing"],
 )
 def test_a_choice_changes_the_program_and_not_the_gradient(loss, changes, monkeypatch):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 6)))

@@ -3,7 +3,7 @@
 | prices        | computed again for nothing | at a price in bytes     | kept       |
 |---------------|----------------------------|-------------------------|------------|
 | CHEAP_ONLY    | CHEAP                      | nothing                 | the rest   |
-| quick()       | CHEAP                      | `Choices.swift`         | the rest   |
+| quick()       | CHEAP, but for short axes  | `Choices.swift`         | the rest   |
 | worthwhile()  | CHEAP                      | REPEATABLE              | the rest   |
 | Prices.at(p)  | nothing                    | all without an effect   | effects    |
 """
@@ -37,6 +37,9 @@ CHEAP = frozenset(
 about. Results of matrix products, convolutions, reductions, transcendental functions, sorts and random
 bits are kept."""
 
+ARITHMETIC = frozenset({lax.add_p, lax.sub_p, lax.mul_p, lax.max_p, lax.min_p})
+"""Operations of two operands, element by element, of which an axis of size 1 is broadcast."""
+
 DEAR = frozenset(
     {
         *(lax.exp_p, lax.exp2_p, lax.log_p, lax.log1p_p, lax.expm1_p, lax.logistic_p, lax.tanh_p),
@@ -58,11 +61,14 @@ class Prices:
       free: operations that cost nothing.
       priced: operations that cost something, by their size; None for all.
       bytes_per_operation: the price of one floating-point operation.
+      short: the results of arithmetic are kept, free or not, where it broadcasts its operands into an
+        array whose last axis has at most so many elements.
     """
 
     free: frozenset[Primitive] = CHEAP
     priced: frozenset[Primitive] | None = REPEATABLE
     bytes_per_operation: float = 0.0
+    short: int = 0
 
     @classmethod
     def at(cls, bytes_per_operation: float) -> Prices:
@@ -74,12 +80,20 @@ class Prices:
         if eqn.effects:
             return None
         if eqn.primitive in self.free:
-            return 0.0
+            return None if self.fills_short_axis(eqn) else 0.0
         if self.priced is None or eqn.primitive in self.priced:
             return self.bytes_per_operation * operations([eqn]) / len(eqn.outvars)
         if eqn.primitive is _jax.jit_p:
             return self._of_body(eqn.params["jaxpr"].jaxpr)
         return None
+
+    def fills_short_axis(self, eqn: Equation) -> bool:
+        """Whether arithmetic broadcasts all operands, into an array whose last axis is short."""
+        if not self.short or eqn.primitive not in ARITHMETIC:
+            return False
+        out = _jax.type_of(eqn.outvars[0])
+        is_short = len(out.shape) > 1 and 1 < out.shape[-1] <= self.short
+        return is_short and all(elements(v.aval) < elements(out) for v in eqn.invars)
 
     def _of_body(self, jaxpr: Jaxpr) -> float | None:
         """The price of a jitted call: the sum over its body."""
@@ -99,7 +113,9 @@ CHEAP_ONLY = Prices(priced=frozenset())
 def quick() -> Prices:
     """For a program that runs many times or one of several, where time matters more than memory."""
     now = choices()
-    return Prices(priced=now.swift, bytes_per_operation=now.bytes_per_operation)
+    return Prices(
+        short=now.short_axis, priced=now.swift, bytes_per_operation=now.bytes_per_operation
+    )
 
 
 def worthwhile() -> Prices:

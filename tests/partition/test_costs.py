@@ -53,3 +53,26 @@ def test_where_time_goes_first_only_swift_functions_are_computed_again(fun):
     swift = eqn.primitive in choices().swift
     assert swift == (fun is jnp.exp)
     assert quick().of(eqn) == (worthwhile().of(eqn) if swift else None)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "kept"),
+    [
+        (((5, 1, 3), (1, 5, 3)), True),
+        (((5, 1, 16), (1, 5, 16)), True),
+        (((5, 1, 17), (1, 5, 17)), False),
+        (((5, 5, 3), (1, 5, 3)), False),
+        (((5, 1), (5,)), True),
+        (((5, 5, 1), (1, 5, 1)), False),
+        (((3,), (3,)), False),
+    ],
+    ids=str,
+)
+def test_where_time_goes_first_what_is_broadcast_over_a_short_axis_is_kept(shapes, kept):
+    operands = [jnp.ones(shape) for shape in shapes]
+    rank = max(map(len, shapes))
+    operands = [x.reshape((1,) * (rank - x.ndim) + x.shape) for x in operands]
+    jaxpr = jax.make_jaxpr(lambda x, y: x - y)(*operands).jaxpr
+    eqn = next(eqn for eqn in jaxpr.eqns if eqn.primitive is jax.lax.sub_p)
+    assert quick().of(eqn) == (None if kept else 0.0)
+    assert worthwhile().of(eqn) == 0.0
