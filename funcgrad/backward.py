@@ -16,12 +16,8 @@ from jax.tree_util import tree_flatten, tree_unflatten
 from funcgrad import _jax, errors
 from funcgrad._jax import Aval, Cotangent, Slot, Value
 from funcgrad.broadcasting import unbroadcast
+from funcgrad.choices import choices
 from funcgrad.tape import Node, Tape
-
-LATE_STEPS = 3
-"""How many elementwise rules a broadcast cotangent may pass before it is summed, none of which reads an
-array (``RuleProgram.late``). Enough for softmax and layer norm; after eight, the XLA of JAX 0.12 made
-arrays of the broadcasts for its larger fusions."""
 
 _compiled_add = jax.jit(_jax.add_cotangents)
 
@@ -46,6 +42,7 @@ def walk(
     """
     eager = _jax.is_eager(_jax.current_trace())
     mesh, annotations = _jax.current_mesh(), _jax.current_annotations()
+    late_steps = choices().late_steps
     pending = Pending(tape.avals, _compiled_add if eager else _jax.add_cotangents, mesh)
     for slot, ct in seeds:
         if slot is not None and ct is not None:
@@ -61,7 +58,7 @@ def walk(
         steps, late = 0, False
         if pending.wide:
             steps = pending.steps(node.outputs)
-            late = len(operands) == 1 and steps < LATE_STEPS and pullback.late
+            late = len(operands) == 1 and steps < late_steps and pullback.late
         cts = [pending.take(slot, late) for slot in node.outputs]
         if not [ct for ct in cts if ct is not None]:
             continue

@@ -93,7 +93,7 @@ def test_only_one_file_imports_jax_internals(path):
 FLOORS = [
     {"messages"},
     {"errors", "stack", "_jax"},
-    {"keys", "masks", "printing"},
+    {"keys", "masks", "printing", "choices"},
     {"entries"},
     {"registry", "broadcasting"},
     {"rules"},
@@ -149,7 +149,7 @@ def test_imports_go_down(path):
 def test_rules_know_no_tape():
     files = [path for path in FILES if path.parent.name == "rules"]
     known = set().union(*map(imported, files))
-    assert known <= {"registry", "rules", "errors", "_jax", "keys"}
+    assert known <= {"registry", "rules", "errors", "_jax", "keys", "choices"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=names)

@@ -23,6 +23,7 @@ from funcgrad._jax.ops import *  # noqa: F403
 from funcgrad._jax.places import *  # noqa: F403
 from funcgrad._jax.policies import *  # noqa: F403
 from funcgrad._jax.primitives import *  # noqa: F403
+from funcgrad._jax.pruning import *  # noqa: F403
 from funcgrad._jax.pullbacks import *  # noqa: F403
 from funcgrad._jax.references import *  # noqa: F403
 from funcgrad._jax.rule_settings import *  # noqa: F403

@@ -15,7 +15,7 @@ from jax._src.interpreters import partial_eval
 from jax._src.lax import lax
 from jax._src.sharding_impls import SingleDeviceSharding
 from jax._src.state.types import AbstractRef
-from jax.extend.core import Primitive, set_current_trace, take_current_trace  # noqa: F401
+from jax.extend.core import Literal, Primitive, set_current_trace, take_current_trace  # noqa: F401
 
 from funcgrad._jax.sharding import (
     cotangent_aval,
@@ -59,6 +59,17 @@ def typeof(x: Any) -> Any:
     if kind is ArrayImpl and type(x._sharding) is SingleDeviceSharding:
         return x.aval
     return _core.typeof(x)
+
+
+def known_integer(x: Any) -> int | None:
+    """The integer that a value or a jaxpr's literal is; None of an array of JAX's, or what is none."""
+    if type(x) is partial_eval.DynamicJaxprTracer:
+        x = x.val
+    x = getattr(x, "val", x) if isinstance(x, Literal) else x
+    if isinstance(x, (jax.Array, bool)):
+        return None
+    is_number = isinstance(x, int) or getattr(x, "shape", None) == ()
+    return int(x) if is_number and np.issubdtype(np.asarray(x).dtype, np.integer) else None
 
 
 to_concrete_value: Callable[[Any], Any] = _core.to_concrete_value

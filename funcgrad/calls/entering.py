@@ -62,6 +62,7 @@ def defcall(
     inlined: Callable[[Params, bool], bool] | None = None,
     apart: bool = True,
     opened_on_tangents: bool = True,
+    integers: bool = False,
 ) -> Callable[[ProgramOf], CallRule]:
     """Make the decorated function say how the call primitives `ops` are differentiated.
 
@@ -75,6 +76,8 @@ def defcall(
         operations are recorded in the place of the call.
       apart: the function's operations are traced by themselves, so that they know only the name
         scopes inside the function, and the rules are narrowed to the scope of the call.
+      integers: the params that the function is given have one more, ``"integers"``: for each operand,
+        the integer that it is if that is known when the call is traced, else None.
 
     Returns:
       A decorator of a function from (primitive, params, which operands are differentiated, rules) to a
@@ -97,7 +100,7 @@ def defcall(
     """
 
     def register(program_of: ProgramOf) -> CallRule:
-        how = How(program_of, function, inlined, apart, opened_on_tangents)
+        how = How(program_of, function, inlined, apart, opened_on_tangents, integers)
         call = functools.partial(enter, how)  # no frame of its own: nested calls are deep
         functools.update_wrapper(call, program_of)
         return defrecord(*ops)(call)
@@ -114,6 +117,7 @@ class How:
     inlined: Callable[[Params, bool], bool] | None = None
     apart: bool = True
     opened_on_tangents: bool = True
+    integers: bool = False
 
 
 def enter(
@@ -147,7 +151,10 @@ def enter(
                 return trace.record_function(op, found, primitive, primals, slots, params)
         differentiated = tuple([slot is not None for slot in slots])
         rules = trace.rules_inside() if how.apart else trace.rules
-        program = how.program_of(primitive, _jax.with_known_jaxprs(params), differentiated, rules)
+        given = _jax.with_known_jaxprs(params)
+        if how.integers:
+            given["integers"] = tuple(map(_jax.known_integer, primals))
+        program = how.program_of(primitive, given, differentiated, rules)
         present = program.present
         if present is not None and not any(present):
             return trace.evaluate(primitive, primals, params)

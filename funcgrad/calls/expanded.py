@@ -18,7 +18,7 @@ from jax import lax
 from funcgrad import _jax, errors
 from funcgrad.registry import CallRule, defrecord
 from funcgrad.rules._common import adjoint
-from funcgrad.rules.windows import UNROLLED, Windows, windows_of
+from funcgrad.rules.windows import Windows, is_unrolled, windows_of
 
 Array = Any
 
@@ -101,7 +101,7 @@ def reduce_window(*operands: Array, jaxpr: Any, consts: Sequence[Any], **params:
         return [total.reshape(windows.count) for total in sums]
     padded = [windows.pad(x, start) for x, start in zip(xs, starts, strict=True)]
     offsets = windows.offsets()
-    if len(offsets) <= UNROLLED:
+    if is_unrolled(len(offsets)):
         for offset in offsets:
             sums = combine(*sums, *[windows.view(x, offset).ravel() for x in padded])
     else:

@@ -14,7 +14,7 @@ follows the loop:
 
 The sum is taken apart into its *terms*. A term can be late if one of the operations in `step_sums.SUMS`
 computes it, maybe followed by operations that are linear. A late term pays where its stacks are much
-smaller than the sum (`WORTH`), and may take only the memory that the cut has saved (`room`).
+smaller than the sum (`late_worth`), and may take only the memory that the cut has saved (`room`).
 """
 
 from __future__ import annotations
@@ -30,17 +30,13 @@ from jax import lax
 from funcgrad import _jax
 from funcgrad._jax import Atom, Aval, Cotangent, Equation, Value, Var, is_literal, read, variables
 from funcgrad.calls.step_sums import SUMS, can_be_late, linear_operand
+from funcgrad.choices import choices
 from funcgrad.masks import only, select
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.partition.plan import Joint, Plan, equations_between, meaning
 from funcgrad.partition.split import Split
 from funcgrad.partition.work import length_of
 from funcgrad.tape import LeafIndex
-
-WORTH = 4
-"""How many times the size of its stacks a term must have to be put off. Products of many rows are quick
-in the loop too: with a batch of 128, putting them off gained nothing for an LSTM."""
-
 
 # --- terms
 
@@ -284,7 +280,7 @@ def choose(terms: Sequence[LateTerm], available: Available) -> tuple[list[LateTe
     while True:
         waiting = [term for term in terms if term not in chosen]
         groups = by_missing_stacks(waiting, stacks, available.known)
-        best, missing = 1 / WORTH, None
+        best, missing = 1 / choices().late_worth, None
         for candidate, alike in groups.items():
             cost, gain = _bytes(candidate), _bytes(term.result for term in alike)
             fits = not cost or cost * length_of(available.length) <= room + gain

@@ -3,8 +3,8 @@
 | prices        | computed again for nothing | at a price in bytes     | kept       |
 |---------------|----------------------------|-------------------------|------------|
 | CHEAP_ONLY    | CHEAP                      | nothing                 | the rest   |
-| QUICK         | CHEAP                      | SWIFT                   | the rest   |
-| WORTHWHILE    | CHEAP                      | REPEATABLE              | the rest   |
+| quick()       | CHEAP, but for short axes  | `Choices.swift`         | the rest   |
+| worthwhile()  | CHEAP                      | REPEATABLE              | the rest   |
 | Prices.at(p)  | nothing                    | all without an effect   | effects    |
 """
 
@@ -17,6 +17,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import Aval, Equation, Jaxpr, Primitive, Var
+from funcgrad.choices import choices
 from funcgrad.partition import work
 from funcgrad.partition.work import Work, elements
 
@@ -36,6 +37,9 @@ CHEAP = frozenset(
 about. Results of matrix products, convolutions, reductions, transcendental functions, sorts and random
 bits are kept."""
 
+ARITHMETIC = frozenset({lax.add_p, lax.sub_p, lax.mul_p, lax.max_p, lax.min_p})
+"""Operations of two operands, element by element, of which an axis of size 1 is broadcast."""
+
 DEAR = frozenset(
     {
         *(lax.exp_p, lax.exp2_p, lax.log_p, lax.log1p_p, lax.expm1_p, lax.logistic_p, lax.tanh_p),
@@ -43,21 +47,7 @@ DEAR = frozenset(
         lax.div_p,
     }
 )
-"""Elementary functions and divisions; in :func:`operations`, ten additions each, or as `SLOW` says."""
-
-SLOW = {
-    **dict.fromkeys((lax.log1p_p, lax.expm1_p, lax.logistic_p), 20),
-    **dict.fromkeys((lax.sin_p, lax.cos_p), 40),
-    lax.pow_p: 60,
-    lax.tan_p: 170,
-}
-"""The functions that take longer, in additions. On the CPU where exp, log, tanh and erf took 0.9 to
-1.1 ns an element, ten additions, these took 1.9 to 2.2, 3.8, 6 and 17 ns."""
-
-SWIFT = frozenset({lax.exp_p, lax.exp2_p, lax.log_p, lax.tanh_p})
-"""Functions that a CPU computes again in less time than it takes to write their results to a stack and
-to read them there."""
-
+"""Elementary functions and divisions; in `operations`, ten additions each, or by `Choices.slow`."""
 
 REPEATABLE = DEAR | {lax.reduce_sum_p, lax.reduce_max_p, lax.reduce_min_p}
 """Operations that may be computed again at a price, where the bytes saved are worth the operations."""
@@ -71,11 +61,14 @@ class Prices:
       free: operations that cost nothing.
       priced: operations that cost something, by their size; None for all.
       bytes_per_operation: the price of one floating-point operation.
+      short: the results of arithmetic are kept, free or not, where it broadcasts its operands into an
+        array whose last axis has at most so many elements.
     """
 
     free: frozenset[Primitive] = CHEAP
     priced: frozenset[Primitive] | None = REPEATABLE
-    bytes_per_operation: float = 0.25
+    bytes_per_operation: float = 0.0
+    short: int = 0
 
     @classmethod
     def at(cls, bytes_per_operation: float) -> Prices:
@@ -87,12 +80,20 @@ class Prices:
         if eqn.effects:
             return None
         if eqn.primitive in self.free:
-            return 0.0
+            return None if self.fills_short_axis(eqn) else 0.0
         if self.priced is None or eqn.primitive in self.priced:
             return self.bytes_per_operation * operations([eqn]) / len(eqn.outvars)
         if eqn.primitive is _jax.jit_p:
             return self._of_body(eqn.params["jaxpr"].jaxpr)
         return None
+
+    def fills_short_axis(self, eqn: Equation) -> bool:
+        """Whether arithmetic broadcasts all operands, into an array whose last axis is short."""
+        if not self.short or eqn.primitive not in ARITHMETIC:
+            return False
+        out = _jax.type_of(eqn.outvars[0])
+        is_short = len(out.shape) > 1 and 1 < out.shape[-1] <= self.short
+        return is_short and all(elements(v.aval) < elements(out) for v in eqn.invars)
 
     def _of_body(self, jaxpr: Jaxpr) -> float | None:
         """The price of a jitted call: the sum over its body."""
@@ -108,17 +109,18 @@ class Prices:
 CHEAP_ONLY = Prices(priced=frozenset())
 """For a program whose inputs alone are kept anyway: nothing dear is computed again."""
 
-QUICK = Prices(priced=SWIFT)
-"""For a program that runs many times or one of several, where memory matters less than time."""
 
-WORTHWHILE = Prices()
-"""The same where memory matters: an exp, ten operations, costs 2.5 bytes an element. One exp may be
-repeated to save a float32 of each step, two in a row may not."""
+def quick() -> Prices:
+    """For a program that runs many times or one of several, where time matters more than memory."""
+    now = choices()
+    return Prices(
+        short=now.short_axis, priced=now.swift, bytes_per_operation=now.bytes_per_operation
+    )
 
-ROOM = 16 * 2**20
-"""The bytes of all runs for which time goes first. Bodies in a simulation took 0.73 to 0.87 of the time
-with QUICK where this kept 1 to 8 MB (0.2 MB with WORTHWHILE), and as long or 1.1 times as long where
-this kept 22 to 30 MB, which no cache holds (0.4 to 0.8 MB)."""
+
+def worthwhile() -> Prices:
+    """The same where memory matters."""
+    return Prices(bytes_per_operation=choices().bytes_per_operation)
 
 
 def size_in_bytes(aval: Aval) -> int:
@@ -150,4 +152,5 @@ def _operations(eqn: Equation) -> float:
     found = work.work_of(eqn) or Work()
     dear = elementwise if eqn.primitive is lax.div_p else found.transcendentals
     moved = max(elementwise, *(elements(v.aval) for v in eqn.invars), 1)
-    return float(max(found.flops, SLOW.get(eqn.primitive, 10) * dear, moved))
+    each = choices().slow.get(eqn.primitive, 10) if dear else 0
+    return float(max(found.flops, each * dear, moved))

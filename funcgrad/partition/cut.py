@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from funcgrad._jax import Cotangent, Equation, Mask, Value, Var, variables
+from funcgrad.choices import choices
 from funcgrad.masks import both, filled, mask_of, only
-from funcgrad.partition.costs import CHEAP_ONLY, QUICK, ROOM, WORTHWHILE, Prices, size_in_bytes
+from funcgrad.partition.costs import CHEAP_ONLY, Prices, quick, size_in_bytes, worthwhile
 from funcgrad.partition.plan import (
     Delay,
     Plan,
@@ -133,7 +134,7 @@ def cut_of(
     """The plan that keeps the fewest bytes, where values worth computing again are not kept.
 
     What is worth it depends on the memory: first, only what is computed again in no time. If more is
-    kept then than `ROOM`, or if nobody knows how much, then what saves memory.
+    kept then than `Choices.room`, or if nobody knows how much, then what saves memory.
 
     Args:
       split: the split jaxpr.
@@ -147,9 +148,11 @@ def cut_of(
     once = depending_only_on(joint.equations, {*fixed, *joint.constants})
     costs = dict.fromkeys(once, 1) | {v: size_in_bytes(v.aval) - 1 for v in favoured}
     costs |= dict.fromkeys([*free, *joint.constants], 0)
-    kept = minimum_cut(joint.equations, joint.targets, costs, WORTHWHILE if runs is None else QUICK)
-    if runs is not None and runs * sum(costs.get(v, size_in_bytes(v.aval)) for v in kept) > ROOM:
-        kept = minimum_cut(joint.equations, joint.targets, costs, WORTHWHILE)
+    prices = worthwhile() if runs is None else quick()
+    kept = minimum_cut(joint.equations, joint.targets, costs, prices)
+    size = sum(costs.get(v, size_in_bytes(v.aval)) for v in kept)
+    if runs is not None and runs * size > choices().room:
+        kept = minimum_cut(joint.equations, joint.targets, costs, worthwhile())
     return Cut(split, joint.keeping(kept), frozenset(once))
 
 

@@ -15,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from funcgrad.choices import choices
 from funcgrad.registry import defvjp
 from funcgrad.rules._common import kept_where, where
 
-UNROLLED = 64
-"""Windows of at most this many elements are unrolled."""
+
+def is_unrolled(size: int) -> bool:
+    """Whether windows of this many elements are pulled back element by element."""
+    return size <= choices().unrolled
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def _selected(x: Any, better: Any, windows: Windows) -> Any:
     if 0 in windows.count:
         return jnp.zeros(windows.count, jnp.int8)
     padded = windows.pad(x, -np.inf if better is lax.ge else np.inf)
-    if prod(windows.size) > UNROLLED:
+    if not is_unrolled(prod(windows.size)):
         return _selected_position(padded, better, windows)
     first, *others = windows.offsets()
     best = windows.view(padded, first)
@@ -202,7 +205,7 @@ def _spread(ct: Any, place: Any, windows: Windows) -> Any:
     """Give each window's cotangent to the element selected in it."""
     if 0 in (*windows.shape, *windows.count):
         return jnp.zeros(windows.shape, ct.dtype)
-    if prod(windows.size) > UNROLLED:
+    if not is_unrolled(prod(windows.size)):
         flat = jnp.zeros(prod(windows.padded), ct.dtype).at[place.ravel()].add(ct.ravel())
         return windows.unpad(flat.reshape(windows.padded))
     if windows.disjoint:
@@ -248,7 +251,7 @@ def _spread_blocks(ct: Any, windows: Windows, place: Any) -> Any:
     """Windows that do not overlap: broadcast each over its block, masked, in one pass."""
     block_shape = [n for pair in zip(ct.shape, windows.strides, strict=True) for n in pair]
     size = prod(windows.size)
-    places = np.full(windows.strides, -1, np.int8 if size <= UNROLLED else np.int32)
+    places = np.full(windows.strides, -1, np.int8 if is_unrolled(size) else np.int32)
     places[tuple(map(slice, windows.size))] = np.arange(size).reshape(windows.size)
     inner = tuple(range(0, 2 * ct.ndim, 2))
     outer = tuple(range(1, 2 * ct.ndim, 2))
@@ -268,7 +271,7 @@ def _pick(x: Any, place: Any, windows: Windows) -> Any:
     if 0 in windows.count:
         return jnp.zeros(windows.count, x.dtype)
     padded = windows.pad(x, 0)
-    if prod(windows.size) > UNROLLED:
+    if not is_unrolled(prod(windows.size)):
         return padded.ravel()[place]
     picked = jnp.zeros(windows.count, x.dtype)
     for k, offset in enumerate(windows.offsets()):

@@ -12,6 +12,8 @@ from jax import lax
 
 import funcgrad
 from funcgrad.calls.snapshots import Snapshots
+from funcgrad.calls.while_loop import WhileProgram
+from funcgrad.extend import tape_of, walk_nodes
 from tests.compare import assert_same
 from tests.programs import normal
 
@@ -249,6 +251,71 @@ def test_memory_grows_with_checkpoints_only():
     few, many = temp_bytes(8), temp_bytes(64)
     # a checkpoint, and the unit's kept values that take as much again, in place or copied
     assert 56 * state < many - few < 4 * 2 * 56 * state
+
+
+def heavy(x, n):
+    """A loop of which a step reads much more than it carries on."""
+
+    def step(i, carry):
+        y, seen = carry
+        wide = jnp.sin(y * jnp.arange(1.0, 300.0)) + 0.01 * i
+        y = jnp.mean(jnp.tanh(wide) * wide) + x
+        return y, seen.at[i % 3].set(y)
+
+    y, seen = lax.fori_loop(0, n, step, (x, jnp.zeros(3)))
+    return y + jnp.sum(seen**2)
+
+
+@pytest.mark.parametrize("checkpoints", [2, 32])
+def test_a_loop_of_heavy_steps_runs_each_again(checkpoints):
+    def gradient(x, n):
+        with funcgrad.loops(checkpoints=checkpoints):
+            return funcgrad.grad(heavy)(x, n)
+
+    found = jax.jit(gradient)
+    for n in (0, 1, 2, 7, 40):
+        wanted = jax.grad(heavy)(0.3, n)  # the number is known: JAX makes a scan of it
+        np.testing.assert_allclose(found(0.3, n), wanted, rtol=1e-12)
+    program = loop_program(lambda x: heavy(x, jnp.int32(7) + jnp.int32(x)), 0.3)
+    assert program.by_steps
+    assert not program.left
+
+
+def loop_program(fun, *args):
+    """The program of a function's while loop."""
+    tape = tape_of(fun, *args, rules=funcgrad.DEFAULT)
+    return next(n.pullback for n in walk_nodes(tape) if isinstance(n.pullback, WhileProgram))
+
+
+def test_snapshots_do_not_hold_what_an_inner_loop_only_writes():
+    def run(x, n, size):
+        def inner(carry):
+            j, y, rows = carry
+            return j + 1, jnp.sin(y) * x, rows.at[j].set(y)
+
+        def outer(carry):
+            i, y, rows = carry
+            _, y, rows = lax.while_loop(lambda c: (c[0] < 4) & (c[1] < 9), inner, (0, y, rows))
+            return i + 1, y, rows
+
+        _, y, rows = lax.while_loop(lambda c: c[0] < n, outer, (0, x, jnp.zeros(size)))
+        return y + jnp.sum(rows**2)
+
+    def sizes(size):
+        program = loop_program(lambda x: run(x, jnp.int32(x) + 3, size), 0.7)
+        return [program.body.carries[i].aval.shape for i in program.state]
+
+    assert sizes(50) == [()]  # y alone: neither the rows nor the counter
+    found = jax.jit(lambda x, n: funcgrad.grad(run)(x, n, 5))(0.7, 3)
+
+    def unrolled(x):
+        y, rows = x, jnp.zeros(5)
+        for _ in range(3):
+            for j in range(4):
+                y, rows = jnp.sin(y) * x, rows.at[j].set(y)
+        return y + jnp.sum(rows**2)
+
+    np.testing.assert_allclose(found, jax.grad(unrolled)(0.7), rtol=1e-12)
 
 
 @pytest.mark.parametrize("count", [2, 4, 32])

@@ -201,7 +201,7 @@ def _asks_of_while(visit: Visit, program: WhileProgram, i: int) -> Iterator[Ask]
     """See ``WhileProgram.unpack`` for the order of the residuals."""
     walk = visit.inner["body"]
     fixed = [*(program.body.consts[k] for k in program.consts_read), *program.storage.once]
-    first_recent = len(fixed) + 3 + len(program.state)
+    first_recent = len(fixed) + program.num_marks
     if i < len(fixed):
         yield from asks_of_variable(walk, program.cut, fixed[i])
     elif i >= first_recent:
