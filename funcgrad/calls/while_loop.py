@@ -39,6 +39,7 @@ from funcgrad.calls.entering import defcall
 from funcgrad.calls.examples import body_of_all, loop_of_own_values
 from funcgrad.calls.jit import JitProgram
 from funcgrad.calls.loop_body import Division, LoopProgram, cut_body
+from funcgrad.calls.searches import SearchProgram
 from funcgrad.calls.snapshots import Snapshots, at_index, with_index
 from funcgrad.masks import only, select
 from funcgrad.partition.costs import size_in_bytes
@@ -88,8 +89,10 @@ def loops(*, checkpoints: int) -> Iterator[None]:
 @defcall(lax.while_p)
 def while_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
-) -> WhileProgram | JitProgram:
+) -> WhileProgram | JitProgram | SearchProgram:
     """A while loop's forward and backward loops."""
+    if _jax.searches_for_minimum(params["body_jaxpr"]):
+        return SearchProgram(primitive, params)
     return program_of_while(
         params["body_jaxpr"],
         params["cond_jaxpr"],
