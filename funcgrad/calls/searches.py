@@ -1,9 +1,9 @@
 """Loops of JAX's that search for a minimum: their steps have derivatives, the minimum has another.
 
-``jax.scipy.optimize.minimize`` ends once a gradient is small. The derivative of its steps comes near that
-of the minimum with the number of steps. Where the search begins at the minimum there is no step, and
-the derivative of the steps is 0. What follows from the minimum being a root of the gradient needs the
-function, which the loop's program does not have.
+``jax.scipy.optimize.minimize`` ends once a gradient is small. The derivative of its steps comes near
+that of the minimum with the number of steps. Where the search begins at the minimum there is no step,
+and the derivative of the steps is 0. What follows from the minimum being a root of the gradient needs
+the function, which the loop's program does not have.
 """
 
 from __future__ import annotations
