@@ -131,7 +131,7 @@ def check(program: Program, mode: str = "map", order: int = 2, rtol: float = RTO
                 program.function(reference=True),
                 xs,
                 mode,
-                program.order,
+                min(order, program.order),
                 marks,
                 rtol,
             )
