@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
 
 import funcgrad
+from funcgrad import _jax
 from funcgrad.testing.fuzz.derivatives import both_orders
 from funcgrad.testing.fuzz.one import FIRST_ORDER, check, tolerance_of
 from funcgrad.testing.fuzz.programs import Block, Program, statements_in
@@ -65,7 +65,8 @@ def whose_of(ours: Any, theirs: Any, xs: Sequence[Any], rtol: float) -> str:
 def changes_when_compiled(fun: Callable[..., Any], xs: Sequence[Any], rtol: float) -> bool:
     """Whether a function compiled as a whole gives other numbers than its operations one by one."""
     traced = jax.make_jaxpr(fun)(*xs)
-    one_by_one, compiled = jaxpr_as_fun(traced)(*xs), jax.tree.leaves(jax.jit(fun)(*xs))
+    one_by_one = _jax.eval_closed_jaxpr(traced, xs)
+    compiled = jax.tree.leaves(jax.jit(fun)(*xs))
     finite = [np.abs(np.asarray(x)[np.isfinite(x)]) for x in one_by_one]
     atol = rtol * max(1.0, *(float(np.max(x, initial=0.0)) for x in finite))
     pairs = zip(one_by_one, compiled, strict=True)
