@@ -129,10 +129,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_gradient": (),
         "test_memory_stays_below_that_of_jax_grad": ("rows",),
     },
-    "calls/test_linear_solve.py": {
-        "test_a_minimum_is_the_root_of_a_gradient": (),
-        "test_gradient": (),
-    },
+    "calls/test_linear_solve.py": {"test_gradient": ()},
     "calls/test_logs.py": {"test_logs_of_a_shard_map_are_stacked": ()},
     "calls/test_policies.py": {
         "test_no_more_is_computed_than_in_jax": ("alone",),

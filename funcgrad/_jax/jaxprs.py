@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import os
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
@@ -175,6 +176,15 @@ def with_consts(jaxpr: Jaxpr, consts: Sequence[Any]) -> ClosedJaxpr:
 def function_of(closed: ClosedJaxpr) -> str:
     """How the function that `closed` was traced from is named: ``name at file:line``."""
     return closed.jaxpr.debug_info.func_src_info
+
+
+def searches_for_minimum(body: ClosedJaxpr) -> bool:
+    """Whether this is the body of a loop of ``jax.scipy.optimize.minimize``."""
+    path = function_of(body).partition(" at ")[2].rpartition(":")[0]
+    return os.path.dirname(path) == _OPTIMIZE
+
+
+_OPTIMIZE = os.path.join(os.path.dirname(jax.__file__), "_src", "scipy", "optimize")
 
 
 def jitted(closed: ClosedJaxpr, name: str) -> Callable[..., list[Any]]:

@@ -42,6 +42,7 @@ from funcgrad.calls.entering import defcall
 from funcgrad.calls.examples import body_of_all, loop_of_own_values
 from funcgrad.calls.jit import JitProgram
 from funcgrad.calls.loop_body import Division, LoopProgram, cut_body
+from funcgrad.calls.searches import SearchProgram
 from funcgrad.calls.snapshots import Snapshots, at_index, with_index
 from funcgrad.calls.step_bounds import most_steps
 from funcgrad.masks import only, select
@@ -94,9 +95,11 @@ def loops(*, checkpoints: int) -> Iterator[None]:
 @defcall(lax.while_p, integers=True)
 def while_call(
     primitive: Any, params: dict[str, Any], differentiated: tuple[bool, ...], rules: Rules
-) -> WhileProgram | JitProgram:
+) -> WhileProgram | JitProgram | SearchProgram:
     """A while loop's forward and backward loops."""
     body, test = params["body_jaxpr"], params["cond_jaxpr"]
+    if _jax.searches_for_minimum(body):
+        return SearchProgram(primitive, {k: v for k, v in params.items() if k != "integers"})
     start = params["integers"][params["cond_nconsts"] + params["body_nconsts"] :]
     most = most_steps(test, body, start) if any(i is not None for i in start) else None
     checkpoints = _jax.loop_checkpoints.value

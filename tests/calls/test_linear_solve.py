@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from jax.scipy.optimize import minimize
 
 import funcgrad
 from funcgrad import errors
-from tests.compare import assert_same
 from tests.programs import check_program, normal
 
 
@@ -63,27 +61,3 @@ def test_without_a_transposed_solve_it_says_so():
 
     with pytest.raises(errors.TransposeSolveError, match=r"test_linear_solve.py.*transpose_solve"):
         funcgrad.grad(fun)(jnp.ones(3))
-
-
-def test_a_minimum_is_the_root_of_a_gradient():
-    def minimum(a):
-        fun = lambda x: jnp.sum((x - a) ** 2 + 0.1 * x**4)
-        search = lambda _, x: minimize(fun, x, method="BFGS").x
-        solve = lambda linear, y: jnp.linalg.solve(jax.jacobian(linear)(y), y)
-        return lax.custom_root(jax.grad(fun), jnp.zeros(2), search, solve)
-
-    a = jnp.array([0.7, -0.4])
-    expected = 1 / (1 + 0.6 * minimum(a) ** 2)  # 2 (x - a) + 0.4 x^3 = 0
-    assert_same(funcgrad.grad(lambda a: jnp.sum(minimum(a)))(a), expected, rtol=1e-5, weak=False)
-
-
-@pytest.mark.slow
-def test_through_a_minimisation_the_derivative_is_that_of_its_steps():
-    """As by jax.jacfwd; it need not be the minimum's, and jax.grad refuses."""
-
-    def minimum(a):
-        fun = lambda x: (a[0] - x[0]) ** 2 + a[1] * (x[1] - x[0] ** 2) ** 2
-        return minimize(fun, jnp.zeros(2), method="BFGS").x
-
-    a = jnp.array([1.2, 100.0])
-    assert_same(funcgrad.jacrev(minimum)(a), jax.jacfwd(minimum)(a), rtol=1e-3, weak=False)

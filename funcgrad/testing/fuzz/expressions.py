@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -97,7 +97,7 @@ class Expressions:
         for name, draw in CONSTANTS.items():
             if f"<{name}>" in text:
                 text = text.replace(f"<{name}>", draw(self.random, kinds[0]))
-        kind = type_of(text, kinds)
+        kind = type_of(text, kinds, self.taste.ranks)
         if kind is None or not self.is_small(kind):
             return None
         return Statement((self.name(),), (kind,), text, tuple(reads))
@@ -148,13 +148,16 @@ def broadcasts(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 
 
 @functools.lru_cache(maxsize=20_000)
-def type_of(text: str, kinds: tuple[Type, ...]) -> Type | None:
-    """The type of an expression, or None if it is ill typed."""
+def type_of(
+    text: str, kinds: tuple[Type, ...], ranks: Literal["allow", "raise"] = "allow"
+) -> Type | None:
+    """The type of an expression, or None if it is ill typed under a ``jax.numpy_rank_promotion``."""
     names = [f"x{i}" for i in range(len(kinds))]
     function = eval(f"lambda {', '.join(names)}: {text.format(*names)}", dict(NAMES))
     arguments = [jax.ShapeDtypeStruct(k.shape, np.dtype(k.dtype)) for k in kinds]
     try:
-        out = jax.eval_shape(function, *arguments)
+        with jax.numpy_rank_promotion(ranks):
+            out = jax.eval_shape(function, *arguments)
     except (TypeError, ValueError, IndexError):
         return None
     if not hasattr(out, "shape") or not np.issubdtype(out.dtype, np.generic):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,9 +20,10 @@ import jax
 
 from funcgrad._jax import QUICKEST_COMPILATION
 from funcgrad.testing.fuzz.generator import generate
-from funcgrad.testing.fuzz.one import RTOL, TIE, Outcome, affordable, check, plan, tolerance_of
+from funcgrad.testing.fuzz.one import TIE, Outcome, affordable, check, plan, tolerance_of
 from funcgrad.testing.fuzz.programs import Program, as_file, shrink
 from funcgrad.testing.fuzz.tastes import MIXED, NESTED, Taste
+from funcgrad.testing.fuzz.unoptimised import PROGRAMS, whose
 
 
 def run(seeds: Sequence[int], taste: Taste = MIXED) -> Iterator[tuple[Program, str, int, Outcome]]:
@@ -33,12 +34,9 @@ def run(seeds: Sequence[int], taste: Taste = MIXED) -> Iterator[tuple[Program, s
         yield program, mode, order, check(program, mode, order)
 
 
-def shrunk(
-    program: Program, mode: str, order: int, seconds: float = 60.0, rtol: float = RTOL
-) -> Program:
+def shrunk(program: Program, fails: Callable[[Program], bool], seconds: float = 60.0) -> Program:
     """A smaller program that fails too."""
     end = time.monotonic() + seconds
-    fails = lambda p: check(p, mode, order, rtol).failure is not None  # noqa: E731
     return shrink(program, fails, lambda: time.monotonic() < end)
 
 
@@ -66,19 +64,40 @@ def work(seeds: Sequence[int], nested: bool, folder: str) -> collections.Counter
             counts[f"no finite differences: {outcome.skipped}"] += 1
         if outcome.reference:
             counts[f"no jax.grad: {outcome.reference.splitlines()[0][:120]}"] += 1
-        if outcome.failure and not confirmed(program, mode):
-            counts["differences only when XLA does not optimise"] += 1
-            print(f"seed {program.seed}, {mode}: only without optimisation", flush=True)
-        elif outcome.failure:
-            counts["failures"] += 1
-            small = shrunk(program, mode, order)
-            title = f"seed {program.seed}, {mode}: {check(small, mode, order).failure}"
-            path = Path(folder) / f"failure_{program.seed}.py"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(as_file(small, mode, title, tolerance_of(program)))
-            print(f"failure: {path}\n{title}\n{small.text}", flush=True)
+        if outcome.failure:
+            counts += report(program, mode, order, folder)
     jax.clear_caches()
     return counts
+
+
+def report(program: Program, mode: str, order: int, folder: str) -> collections.Counter[str]:
+    """Count a program that fails by whose the failure is; write a file of it if it is not XLA's."""
+    fails = lambda p: check(p, mode, order).failure is not None  # noqa: E731
+    kind, name = "failures", "failure"
+    if not confirmed(program, mode):
+        blamed = whose(program, mode, order)
+        kind, name = f"{UNOPTIMISED}: {blamed}", "unoptimised"
+        if blamed != PROGRAMS:
+            print(f"seed {program.seed}, {mode}: {kind}", flush=True)
+            return collections.Counter([kind])
+        fails = lambda p: fails_apart(p, mode, order)  # noqa: E731
+    small = shrunk(program, fails)
+    flags = f" (XLA_FLAGS={QUICKEST_COMPILATION})" if name == "unoptimised" else ""
+    title = f"seed {program.seed}, {mode}{flags}: {check(small, mode, order).failure}"
+    path = Path(folder) / f"{name}_{program.seed}.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(as_file(small, mode, title, tolerance_of(program)))
+    print(f"{name}: {path}\n{title}\n{small.text}", flush=True)
+    return collections.Counter([kind])
+
+
+UNOPTIMISED = "differences only when XLA does not optimise"
+
+
+def fails_apart(program: Program, mode: str, order: int) -> bool:
+    """Whether a program fails here, and not since XLA compiles one side otherwise."""
+    failed = check(program, mode, order).failure is not None
+    return failed and whose(program, mode, order) == PROGRAMS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from funcgrad.testing.fuzz import vocabulary
 from funcgrad.testing.fuzz.programs import REFERENCE, Block, Program, Statement, statements_in
@@ -28,6 +29,8 @@ class Taste:
       nesting: how deep the innermost block is at least.
       sizes: at least and at most so many statements in all.
       loops: at least and at most so many loops whose length only running the program tells.
+      ranks: the ``jax.numpy_rank_promotion`` under which each statement has a type: "raise" to draw
+        none that broadcasts between ranks.
     """
 
     words: tuple[Word, ...] = tuple(vocabulary.ALL)
@@ -42,6 +45,7 @@ class Taste:
     nesting: int = 0
     sizes: tuple[int, int] = (1, 16)
     loops: tuple[int, int] = (0, 1)
+    ranks: Literal["allow", "raise"] = "allow"
 
     def likes(self, program: Program) -> bool:
         """Is the program of the size and the depth that was asked for?"""

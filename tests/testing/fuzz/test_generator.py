@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 import funcgrad
 from funcgrad.registry import FunctionId
 from funcgrad.testing.fuzz.generator import Writer, generate
+from funcgrad.testing.fuzz.one import MODES, affordable
 from funcgrad.testing.fuzz.programs import Block, Program, Type
 from funcgrad.testing.fuzz.tastes import MIXED
 from funcgrad.testing.fuzz.vocabulary import ALL
@@ -135,6 +137,25 @@ def test_structures_are_made() -> None:
             made |= {str(p) for p in primitives_in(program.function(), *program.values())}
     names = {"checkpoint" if name == "remat2" else name for name in STRUCTURES}
     assert {name for name in names if not any(name in m for m in made)} <= {"checkpoint"}
+
+
+def test_no_program_broadcasts_between_ranks_where_that_is_refused() -> None:
+    strict = MODES.index("strict ranks")
+    seeds = [seed for seed in (30293, 30310) if seed % len(MODES) == strict]
+    assert len(seeds) == 2
+    for seed in seeds:
+        taste = affordable(MIXED, seed)
+        assert _fits(generate(Random(seed), taste, seed))
+        assert not _fits(generate(Random(seed), replace(taste, ranks="allow"), seed))
+
+
+def _fits(program: Program) -> bool:
+    try:
+        with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+            jax.eval_shape(program.function(reference=True), *program.values())
+    except ValueError:  # operands of different ranks
+        return False
+    return True
 
 
 def test_reproducible_and_printable() -> None:

@@ -76,6 +76,12 @@ def test_wrong_rules_are_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> No
     assert small.size <= program.size
 
 
+def test_the_order_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one, "compare", lambda *given: given[4])
+    program = generate(Random(0), SMALL, 0)
+    assert [one.check(program, "once", order) for order in (1, 2)] == [1, program.order] == [1, 2]
+
+
 def test_slopes() -> None:
     slope = lambda f: one.slope(np.array([f(h) for h in one.STEPS]))
     skipped, best, error = slope(lambda h: np.sin(1 + h))
