@@ -63,10 +63,11 @@ MEANING = {
     "equations": "equations in the jaxpr, those of inner jaxprs in place of the call",
     "HLO lines": "lines of optimised HLO",
     "reductions": "`reduce` operations in optimised HLO",
+    "kernels": "fusions in optimised HLO that are not alike, each of which XLA compiles",
 }
 NOISY = ("run", "trace", "lower", "compile", "without jit")
 RATIOS = ("run", "memory", "trace", "lower", "compile", "without jit")
-COUNTS = ("equations", "HLO lines", "reductions")
+COUNTS = ("equations", "HLO lines", "reductions", "kernels")
 
 
 @dataclass(frozen=True)

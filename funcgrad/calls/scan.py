@@ -88,7 +88,6 @@ class ScanProgram(LoopProgram):
     """The forward scan, and the backward scan as the node's pullback."""
 
     division: ScanSettings
-    inlined = True  # one equation and a few, which JAX lowers once for all scans over one body
 
     # --- forward
 

@@ -311,11 +311,6 @@ class StagedPullback:
     late = False
     compiles = True
     """Whether XLA can be given its operations; else they are run one by one."""
-    inlined = False
-    """Whether, under ``jit``, its equations are copied into the program around it.
-
-    A call of its own is lowered once for all places that share it, and costs a function to lower.
-    """
 
     def __call__(
         self, residuals: Sequence[Value], cts: Sequence[Cotangent], eager: bool
@@ -327,7 +322,7 @@ class StagedPullback:
                 again = [_jax.to_be_read_again(x) for x in residuals]
                 return self.trace_backward(again, spread(given, arrived))
 
-            self.programs[arrived] = self.jitted(backward)
+            self.programs[arrived] = jax.jit(backward) if self.compiles else backward
         return self.programs[arrived](list(residuals), filled(cts))
 
     def jitted_forward(self, *primals: Value) -> Any:
@@ -337,12 +332,8 @@ class StagedPullback:
             def forward(*primals: Value) -> Any:  # profiles show this name
                 return self.trace_forward(*primals)
 
-            self.programs["forward"] = self.jitted(forward)
+            self.programs["forward"] = jax.jit(forward) if self.compiles else forward
         return self.programs["forward"](*primals)
-
-    def jitted(self, program: Callable[..., Any]) -> Callable[..., Any]:
-        """A program traced once, and compiled where it is run."""
-        return jax.jit(program, inline=self.inlined) if self.compiles else program
 
     def trace_forward(self, *primals: Value) -> Any:
         """The outputs, and the values that the backward program needs of the forward one."""

@@ -130,3 +130,40 @@ def test_unknown_name_is_refused(capsys):
     with pytest.raises(SystemExit):
         run.main(["no_such_workload"])
     assert "no_such_workload" in capsys.readouterr().err
+
+
+HLO = """HloModule two_alike
+
+%fused_computation (a: f32[2]) -> f32[2] {
+  %a = f32[2]{0} parameter(0)
+  ROOT %sine.1 = f32[2]{0} sine(%a), metadata={op_name="jit(f)/sin"}
+}
+
+%fused_computation.1 (b: f32[2]) -> f32[2] {
+  %b = f32[2]{0} parameter(0)
+  ROOT %sine.2 = f32[2]{0} sine(%b), metadata={op_name="jit(f)/other/sin"}
+}
+
+%fused_computation.2 (c: f32[2]) -> f32[2] {
+  %c = f32[2]{0} parameter(0)
+  ROOT %cosine.1 = f32[2]{0} cosine(%c)
+}
+
+%library (d: f32[2]) -> f32[2] {
+  %d = f32[2]{0} parameter(0)
+  ROOT %exp.1 = f32[2]{0} exponential(%d)
+}
+
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %x = f32[2]{0} parameter(0)
+  %f.0 = f32[2]{0} fusion(%x), kind=kLoop, calls=%fused_computation
+  %f.1 = f32[2]{0} fusion(%f.0), kind=kLoop, calls=%fused_computation.1
+  %f.2 = f32[2]{0} fusion(%f.1), kind=kInput, calls=%fused_computation.2
+  ROOT %f.3 = f32[2]{0} fusion(%f.2), kind=kCustom, calls=%library
+}
+"""
+
+
+def test_fusions_that_differ_by_names_alone_are_counted_once():
+    assert measure.kernels_not_alike(HLO) == 2
+    assert measure.kernels_not_alike(HLO.replace("sine(%b)", "sqrt(%b)")) == 3
