@@ -46,6 +46,7 @@ class Checkpoints:
         self.every = every
         self.settings = json.loads(json.dumps(dict(settings)))
         self.failed: str | None = None  # why the latest save failed
+        self._alone = False  # the others wait for this process, which will not write any more
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # `report` says what orbax logs
         for partial in sorted(self.directory.glob("*.orbax-checkpoint-tmp")):
             report(f"the checkpoint of step {partial.stem} was not completed, and is removed")
@@ -110,9 +111,11 @@ class Checkpoints:
         """Begin to write the state after `step` steps. When this returns, `state` may be donated.
 
         A save that fails, as on a full disk, is reported, and training goes on: older checkpoints stay.
+        Of several processes one in which a save fails has to end: the others wait for what it writes.
 
         Raises:
-            CheckpointError: If a save failed and there is no older checkpoint.
+            CheckpointError: If a save failed and there is no older checkpoint, or this is one of several
+                processes.
         """
         self._wait()
         leaves = named(state)
@@ -140,7 +143,8 @@ class Checkpoints:
         try:
             self._wait()
         finally:
-            self._manager.close()
+            if not self._alone:
+                self._manager.close()
         if self.failed:
             raise CheckpointError(f"The last checkpoint is missing: {self.failed}")
 
@@ -158,11 +162,16 @@ class Checkpoints:
     def _give_up(self, step: int, error: Exception) -> None:
         """Report a failed save, and give back the space of what it wrote."""
         self._writing = None
-        if jax.process_index() == 0:
-            shutil.rmtree(self.directory / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
+        self.failed = f"step {step} could not be saved ({in_short(error)})"
+        if jax.process_count() > 1:
+            self._alone = True
+            raise CheckpointError(
+                f"{self.failed} by process {jax.process_index()} of {jax.process_count()}. Older "
+                "checkpoints stay. This process ends, and so do the others, which wait for it."
+            ) from error
+        shutil.rmtree(self.directory / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
         self._manager.reload()  # what it meant to remove for this save stays
         newest = self._manager.latest_step()
-        self.failed = f"step {step} could not be saved ({in_short(error)})"
         if newest is None:
             raise CheckpointError(f"{self.failed}, and no other checkpoint is there") from error
         report(f"{self.failed}; the checkpoint of step {newest} stays")

@@ -88,7 +88,9 @@ def watch(
             show(shown)
             failed = [i for i, code in enumerate(codes) if code]
             if failed:
-                raise WorkerError(ending(failed[0], codes[failed[0]] or 0, len(codes), logs))
+                # JAX aborts a process when another is gone: the other one says why.
+                first = min(failed, key=lambda i: codes[i] == -signal.SIGABRT)
+                raise WorkerError(ending(first, codes[first] or 0, len(codes), logs))
             if all(code == 0 for code in codes):
                 return
             size = progress.stat().st_size if progress.exists() else 0
