@@ -37,10 +37,16 @@ class Checkpoints:
         every: How many steps lie between two checkpoints.
         settings: Options of the run, as JSON can hold them. A run is resumed with the same ones only.
         keep: How many checkpoints stay. An older one is removed when a newer one is complete.
+        patience: How many seconds a process waits for the others to have written theirs.
     """
 
     def __init__(
-        self, directory: Path, every: int, settings: Mapping[str, Any] = NO_SETTINGS, keep: int = 3
+        self,
+        directory: Path,
+        every: int,
+        settings: Mapping[str, Any] = NO_SETTINGS,
+        keep: int = 3,
+        patience: int = 300,
     ) -> None:
         self.directory = Path(directory).absolute()
         self.every = every
@@ -61,6 +67,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             create=False,
             multiprocessing_options=together,
+            async_options=ocp.options.AsyncOptions(timeout_secs=patience),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._writing: int | None = None  # the step that is being saved
@@ -111,7 +118,7 @@ class Checkpoints:
         """Begin to write the state after `step` steps. When this returns, `state` may be donated.
 
         A save that fails, as on a full disk, is reported, and training goes on: older checkpoints stay.
-        Of several processes one in which a save fails has to end: the others wait for what it writes.
+        Of several processes all end where a save fails in one: the others have waited in vain for it.
 
         Raises:
             CheckpointError: If a save failed and there is no older checkpoint, or this is one of several
@@ -162,12 +169,12 @@ class Checkpoints:
     def _give_up(self, step: int, error: Exception) -> None:
         """Report a failed save, and give back the space of what it wrote."""
         self._writing = None
-        self.failed = f"step {step} could not be saved ({in_short(error)})"
+        self.failed = f"step {step} could not be saved ({in_short(first_of(error))})"
         if jax.process_count() > 1:
             self._alone = True
             raise CheckpointError(
                 f"{self.failed} by process {jax.process_index()} of {jax.process_count()}. Older "
-                "checkpoints stay. This process ends, and so do the others, which wait for it."
+                "checkpoints stay. All processes end with it."
             ) from error
         shutil.rmtree(self.directory / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
         self._manager.reload()  # what it meant to remove for this save stays
@@ -242,7 +249,14 @@ def checksum(record: Any) -> int:
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
-def in_short(error: Exception) -> str:
+def first_of(error: BaseException) -> BaseException:
+    """The error that came first: orbax waits for the other processes even then, until that fails too."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
+def in_short(error: BaseException) -> str:
     """The type and the first line of an error, up to 200 characters."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"
