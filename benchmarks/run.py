@@ -247,11 +247,13 @@ def why_not(group: str) -> str | None:
 
 def run_train(settings: Settings) -> str:
     """The section on whole training steps."""
+    programs = {}
     with training.examples_importable():
-        programs = {
-            program.name: training.measure_program(program, settings.small, settings.pairs)
-            for program in training.PROGRAMS
-        }
+        for program in training.PROGRAMS:
+            print(f"train: {program.name}", file=sys.stderr, flush=True)
+            programs[program.name] = training.measure_program(
+                program, settings.small, settings.pairs
+            )
     curves = training.growth_on_virtual_devices(settings.small)
     if not settings.small:
         training.draw(curves)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import collections
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +14,9 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from benchmarks import chips
+
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
-COLLECTIVE = re.compile(
-    r"^ *(?:ROOT )?%\S+ = .*? "
-    r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(",
-    re.M,
-)
 
 
 @dataclass(frozen=True)
@@ -118,5 +113,5 @@ def make_args(layout: Layout) -> Any:
 
 
 def collectives(compiled: Any) -> dict[str, int]:
-    """How many collectives of each kind a compiled program has."""
-    return dict(collections.Counter(COLLECTIVE.findall(compiled.as_text())))
+    """How often collectives of each kind run in a compiled program."""
+    return chips.collectives(compiled.as_text()).runs

@@ -37,15 +37,22 @@ class Checkpoints:
         every: How many steps lie between two checkpoints.
         settings: Options of the run, as JSON can hold them. A run is resumed with the same ones only.
         keep: How many checkpoints stay. An older one is removed when a newer one is complete.
+        patience: How many seconds a process waits for the others to have written theirs.
     """
 
     def __init__(
-        self, directory: Path, every: int, settings: Mapping[str, Any] = NO_SETTINGS, keep: int = 3
+        self,
+        directory: Path,
+        every: int,
+        settings: Mapping[str, Any] = NO_SETTINGS,
+        keep: int = 3,
+        patience: int = 300,
     ) -> None:
         self.directory = Path(directory).absolute()
         self.every = every
         self.settings = json.loads(json.dumps(dict(settings)))
         self.failed: str | None = None  # why the latest save failed
+        self._alone = False  # the others wait for this process, which will not write any more
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # `report` says what orbax logs
         for partial in sorted(self.directory.glob("*.orbax-checkpoint-tmp")):
             report(f"the checkpoint of step {partial.stem} was not completed, and is removed")
@@ -60,6 +67,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             create=False,
             multiprocessing_options=together,
+            async_options=ocp.options.AsyncOptions(timeout_secs=patience),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._writing: int | None = None  # the step that is being saved
@@ -110,9 +118,11 @@ class Checkpoints:
         """Begin to write the state after `step` steps. When this returns, `state` may be donated.
 
         A save that fails, as on a full disk, is reported, and training goes on: older checkpoints stay.
+        Of several processes all end where a save fails in one: the others have waited in vain for it.
 
         Raises:
-            CheckpointError: If a save failed and there is no older checkpoint.
+            CheckpointError: If a save failed and there is no older checkpoint, or this is one of several
+                processes.
         """
         self._wait()
         leaves = named(state)
@@ -140,7 +150,8 @@ class Checkpoints:
         try:
             self._wait()
         finally:
-            self._manager.close()
+            if not self._alone:
+                self._manager.close()
         if self.failed:
             raise CheckpointError(f"The last checkpoint is missing: {self.failed}")
 
@@ -158,11 +169,16 @@ class Checkpoints:
     def _give_up(self, step: int, error: Exception) -> None:
         """Report a failed save, and give back the space of what it wrote."""
         self._writing = None
-        if jax.process_index() == 0:
-            shutil.rmtree(self.directory / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
+        self.failed = f"step {step} could not be saved ({in_short(first_of(error))})"
+        if jax.process_count() > 1:
+            self._alone = True
+            raise CheckpointError(
+                f"{self.failed} by process {jax.process_index()} of {jax.process_count()}. Older "
+                "checkpoints stay. All processes end with it."
+            ) from error
+        shutil.rmtree(self.directory / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
         self._manager.reload()  # what it meant to remove for this save stays
         newest = self._manager.latest_step()
-        self.failed = f"step {step} could not be saved ({in_short(error)})"
         if newest is None:
             raise CheckpointError(f"{self.failed}, and no other checkpoint is there") from error
         report(f"{self.failed}; the checkpoint of step {newest} stays")
@@ -233,7 +249,14 @@ def checksum(record: Any) -> int:
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
-def in_short(error: Exception) -> str:
+def first_of(error: BaseException) -> BaseException:
+    """The error that came first: orbax waits for the other processes even then, until that fails too."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
+def in_short(error: BaseException) -> str:
     """The type and the first line of an error, up to 200 characters."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"

@@ -47,7 +47,10 @@ def run(
     with ExitStack() as stack:
         if options.checkpoint is not None:
             checkpoints = Checkpoints(
-                options.checkpoint, options.every, settings(options, may_change)
+                options.checkpoint,
+                options.every,
+                settings(options, may_change),
+                patience=int(getattr(options, "patience", 600) / 2),  # of several processes
             )
             state, done = stack.enter_context(checkpoints).restore_or(state)
         if done > options.steps:

@@ -9,6 +9,7 @@ instead, `jax.distributed.initialize()` finds the others, and `train_sharded.tra
 
 import os
 import sys
+import time
 import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -43,6 +44,10 @@ def work(options: Namespace) -> None:
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
+        if options.worker == 0:
+            time.sleep(
+                10
+            )  # JAX aborts the others when this one is gone: they first say why they end
         os._exit(1)  # JAX would wait for the other processes, which wait for this one
 
 

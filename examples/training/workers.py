@@ -86,9 +86,10 @@ def watch(
         while True:
             codes = [process.poll() for process in processes]
             show(shown)
-            failed = [i for i, code in enumerate(codes) if code]
-            if failed:
-                raise WorkerError(ending(failed[0], codes[failed[0]] or 0, len(codes), logs))
+            if any(codes):
+                time.sleep(5 * POLL)  # what ended one may end others, and each says why
+                show(shown)
+                raise WorkerError(endings([process.poll() for process in processes], logs))
             if all(code == 0 for code in codes):
                 return
             size = progress.stat().st_size if progress.exists() else 0
@@ -110,14 +111,23 @@ def show(log: IO[bytes]) -> None:
         print(added, end="", flush=True)
 
 
-def ending(number: int, code: int, count: int, logs: Path) -> str:
-    """How a process ended, and the last lines of its log."""
-    how = f"with exit status {code}"
-    if code < 0:
-        how = f"by signal {-code} ({signal.Signals(-code).name})"
-    log = logs / f"worker_{number}.log"
-    last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-    return (
-        f"Process {number} of {count} ended {how}, and the others were ended with it. With --checkpoint "
-        f"the same command goes on from the newest checkpoint. The end of {log}:\n{last}"
-    )
+def endings(codes: Sequence[int | None], logs: Path) -> str:
+    """How processes ended that failed, with the last lines of their logs.
+
+    JAX aborts a process when another is gone. The other one says why.
+    """
+    failed = {i: code for i, code in enumerate(codes) if code}
+    causes = {i: code for i, code in failed.items() if code != -signal.SIGABRT} or failed
+    parts = []
+    for i, code in causes.items():
+        how = f"with exit status {code}"
+        if code < 0:
+            how = f"by signal {-code} ({signal.Signals(-code).name})"
+        log = logs / f"worker_{i}.log"
+        last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+        parts.append(
+            f"Process {i} of {len(codes)} ended {how}, and the others were ended with it. With "
+            "--checkpoint the same command goes on from the newest checkpoint. The end of "
+            f"{log}:\n{last}"
+        )
+    return "\n".join(parts)

@@ -24,8 +24,9 @@ def losses(folder: Path) -> np.ndarray:
     return np.array([line["loss"] for line in metrics.read(folder / "metrics.jsonl")])
 
 
-def start(out: Path, *options: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(Path(funcgrad.__file__).parents[1]), *sys.path])
+def start(out: Path, *options: str, first: str = "") -> subprocess.Popen[str]:
+    """Start the program, with a folder in which Python looks first for modules."""
+    path = os.pathsep.join([first, str(Path(funcgrad.__file__).parents[1]), *sys.path])
     return subprocess.Popen(
         [sys.executable, PROGRAM, *SMALL, "--out", str(out), *options],
         stdout=subprocess.PIPE,
@@ -88,3 +89,31 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path):
     after = losses(tmp_path / "two")
     assert len(after) == 40
     np.testing.assert_allclose(after[: len(before)], before, rtol=0, atol=1e-6)
+
+
+NO_ROOM = """
+import resource
+from pathlib import Path
+
+words = Path("/proc/self/cmdline").read_text().split("\\0")
+if "--worker" in words and words[words.index("--worker") + 1] == "1":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14))  # no file of it may be larger
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.release
+@pytest.mark.skipif(sys.platform != "linux", reason="a worker knows itself by /proc")
+def test_a_save_that_fails_in_one_process_ends_all_with_its_reason(tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "sitecustomize.py").write_text(NO_ROOM)
+    options = ["--steps", "12", "--every", "4", "--checkpoint", str(tmp_path / "kept")]
+    with start(
+        tmp_path / "two", *options, "--patience", "120", first=str(tmp_path / "first")
+    ) as program:
+        text = program.communicate(timeout=600)[0]
+    assert program.returncode == 1, text
+    assert "Process 1 of 2 ended with exit status 1" in text
+    assert "step 4 could not be saved" in text
+    assert "by process 1 of 2. Older checkpoints stay." in text
+    assert not list((tmp_path / "kept").glob("[0-9]"))
