@@ -73,7 +73,7 @@ PROGRAMS = (
     Program("text, nnx", text_step, ("nnx",)),
     Program("text, equinox", text_step, ("equinox",)),
     Program("text, bfloat16", text_step, ("nnx", "--dtype", "bfloat16")),
-    Program("text, budget of 0.5", text_step, ("nnx", "--budget", "0.5")),
+    Program("text, budget of 0.6", text_step, ("nnx", "--budget", "0.6")),
 )
 
 

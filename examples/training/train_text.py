@@ -1,6 +1,6 @@
 """Train a transformer to continue Python's help texts, and let it write.
 
-    python train_text.py --model equinox --dtype bfloat16 --budget 0.5 --checkpoint runs/text
+    python train_text.py --model equinox --dtype bfloat16 --budget 0.6 --checkpoint runs/text
 
 The text is `pydoc_data.topics`, the language reference that comes with Python, by characters.
 """
