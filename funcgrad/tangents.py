@@ -138,23 +138,23 @@ class TangentTrace(TapeTrace):
         self, program: Any, primals: Sequence[Value], op: Op
     ) -> tuple[Sequence[Value], Sequence[Value]]:
         """What does not depend on tangents is computed; of the rest there are only types."""
-        results: list[Any] = []
+        types: list[Any] = []
 
         def staged(*primals: Value) -> list[Value]:
             outs, residuals = program.forward(primals)
-            results[:] = outs, residuals
+            types[:] = (list(map(_jax.typeof, values)) for values in (outs, residuals))
             return [*outs, *residuals]
 
         jaxpr, consts = _jax.stage(staged, [self.type_of(x) for x in primals], str(op))
-        outs, residuals = results
+        outs, residuals = types
         needed = [not there for there in program.present] + [True] * len(residuals)
         jaxpr, used = _jax.prune(jaxpr, needed)
         read = [x for x, use in zip([*consts, *primals], used, strict=True) if use]
         if any(map(_is_unknown, read)):
-            return [Unknown(y.aval) for y in outs], [Unknown(x.aval) for x in residuals]
+            return [Unknown(y) for y in outs], [Unknown(x) for x in residuals]
         values = iter(_jax.eval_jaxpr(jaxpr, read))
         known = [
-            Unknown(y.aval) if there else next(values)
+            Unknown(y) if there else next(values)
             for y, there in zip(outs, program.present, strict=True)
         ]
         return known, list(values)

@@ -224,6 +224,21 @@ def test_a_cached_custom_jvp_rule_keeps_no_recorded_value(call):
     assert_same(pullback(1.0), jax.vjp(call, 1.5)[1](1.0), weak=False)
 
 
+def test_a_call_on_tangents_leaks_no_tracer():
+    """The rule of a custom_jvp meets a call whose program has sorted values on the way."""
+
+    def half_sorted(x):
+        ordered = lambda x: jax.lax.sort((x, jax.lax.sin(x)), dimension=0, num_keys=1)[1] - 1
+        return jax.lax.cond(jnp.sum(x) > 0.2, ordered, jnp.tanh, x)
+
+    custom = jax.custom_jvp(half_sorted)
+    custom.defjvp(lambda primals, tangents: jax.jvp(half_sorted, primals, tangents))
+    with jax.checking_leaks():
+        ct_x = funcgrad.grad(lambda x: jnp.sum(custom(x) ** 2))(jnp.ones(1))
+    expected = jax.grad(lambda x: jnp.sum(half_sorted(x) ** 2))(jnp.ones(1))
+    np.testing.assert_allclose(ct_x, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("how", [lambda f: f, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize("grad", [funcgrad.grad, funcgrad.vjp], ids=["grad", "vjp"])
 def test_a_value_that_escapes_is_found_under_checking_leaks(grad, how):
