@@ -48,8 +48,9 @@ class Asked:
         edit = () if edit is None else edit
         edits = tuple(edit) if isinstance(edit, Iterable) else (edit,)
         if not all(isinstance(one, Edit) for one in edits):
+            given = f"funcgrad.at({edit})" if isinstance(edit, Selector) else repr(edit)
             raise errors.SelectorError(
-                f"edit={edit!r} was given. An edit is made by a selector: "
+                f"edit={given} was given. An edit is made by a selector: "
                 'edit=[funcgrad.at("encoder").value(lambda h: 0 * h)], or .cotangent(...).'
             )
         return cls(dict(taps), edits)
