@@ -213,7 +213,7 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_page_prints_what_it_shows": ("start.md", "why.md", "guides/speed.md")
     },
     "docs/test_methods.py": {"test_the_snippets_run_from_top_to_bottom": ()},
-    "ecosystem/test_cost.py": {"test_matrix_products_by_op_and_scope": ("flax linen",)},
+    "ecosystem/test_cost.py": {"test_matrix_products_by_op_and_scope": ("linen",)},
     "ecosystem/test_flax.py": {
         "test_linen": (),
         "test_linen_training_step_with_batch_statistics": (),
