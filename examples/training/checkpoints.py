@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import sys
+import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -176,7 +177,7 @@ class Checkpoints:
                 f"{self.failed} by process {jax.process_index()} of {jax.process_count()}. Older "
                 "checkpoints stay. All processes end with it."
             ) from error
-        shutil.rmtree(self.directory / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
+        remove(self.directory / f"{step}.orbax-checkpoint-tmp")
         self._manager.reload()  # what it meant to remove for this save stays
         newest = self._manager.latest_step()
         if newest is None:
@@ -247,6 +248,15 @@ class Checkpoints:
 def checksum(record: Any) -> int:
     """A checksum of what JSON can hold."""
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder into which orbax's threads may still write, once one of them has failed."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
+        if not folder.exists():
+            return
 
 
 def first_of(error: BaseException) -> BaseException:
