@@ -45,8 +45,6 @@ def gather_vjp(
     **_: Any,
 ) -> Any:
     # y[i] = x[index_i]; ct_x[k] = sum of ct[i] over index_i = k
-    if _reads_one_of_each_row(x, indices, dimension_numbers, mode):
-        return _one_of_each_row(ct, x, indices, dimension_numbers, mode), None
     ct_x = lax.scatter_add(
         _jax.cotangent_zeros(x, ct.dtype),
         indices,
@@ -57,47 +55,6 @@ def gather_vjp(
         mode=mode,
     )
     return ct_x, None
-
-
-def _reads_one_of_each_row(x: Any, indices: Any, dims: Any, mode: Any) -> bool:
-    """Whether a gather reads one element of each row of `x`, as `take_along_axis` does with labels."""
-    batching, along = dims.operand_batching_dims, dims.start_index_map
-    in_rows = len(batching) == x.ndim - 1 > 0 and dims.collapsed_slice_dims == along
-    if not in_rows or mode not in _PLAIN_MODES or _jax.is_sharded(_jax.typeof(x)):
-        return False
-    sizes = (*x.shape, *indices.shape)
-    if not all(isinstance(n, int) and n < 2**31 for n in sizes):  # as an exported program's are
-        return False
-    return prod(indices.shape[:-1]) == prod(x.shape[axis] for axis in batching)
-
-
-_PLAIN_MODES = (
-    lax.GatherScatterMode.CLIP,
-    lax.GatherScatterMode.FILL_OR_DROP,
-    lax.GatherScatterMode.PROMISE_IN_BOUNDS,
-)
-
-
-def _one_of_each_row(ct: Any, x: Any, indices: Any, dims: Any, mode: Any) -> Any:
-    """`ct` at one place of each row, and zeros: a comparison, which XLA joins with what reads it.
-
-    A scatter is several kernels of its own.
-    """
-    (axis,), batching = dims.start_index_map, dims.operand_batching_dims
-    pairs = sorted(zip(batching, dims.start_indices_batching_dims, strict=True))
-    rows = [at for _, at in pairs]
-    order = [*rows, *(at for at in range(indices.ndim - 1) if at not in rows)]
-    shape = [1 if i == axis else n for i, n in enumerate(x.shape)]
-    places, ct = (
-        lax.reshape(lax.transpose(v, order), shape)
-        for v in (lax.squeeze(indices, [indices.ndim - 1]), ct)
-    )
-    if mode == lax.GatherScatterMode.CLIP:
-        places = jnp.clip(places, 0, min(x.shape[axis] - 1, jnp.iinfo(places.dtype).max))
-    if places.dtype.itemsize < 4:  # too small a type to count the row in
-        places = places.astype(jnp.int32)
-    here = places == lax.broadcasted_iota(places.dtype, x.shape, axis)
-    return lax.select(here, jnp.broadcast_to(ct, x.shape), _jax.cotangent_zeros(x, ct.dtype))
 
 
 @defvjp(lax.scatter_add_p)
