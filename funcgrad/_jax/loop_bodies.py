@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax._src.ad_checkpoint import remat_p
 from jax._src.lax.control_flow import cond_p, scan_p, while_p
 from jax._src.pjit import jit_p
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, Primitive
 
 from funcgrad._jax.jaxprs import (
     close,
@@ -68,12 +68,16 @@ def _checkpointed(closed: ClosedJaxpr, policy: Any, prevent_cse: bool) -> Closed
     return with_inner_jaxprs({"body": staged}, lambda body: body.replace(debug_info=info))["body"]
 
 
-def runs_loop(eqn: Equation, is_meant: Callable[[Jaxpr], bool] = lambda body: True) -> bool:
-    """Whether an operation is a loop or runs one, at any depth, with a body that is meant."""
+def runs_loop(
+    eqn: Equation,
+    is_meant: Callable[[Jaxpr], bool] = lambda body: True,
+    loops: Sequence[Primitive] = (scan_p, while_p),
+) -> bool:
+    """Whether an operation is one of these loops or runs one, at any depth, whose body is meant."""
     inner = inner_jaxprs(eqn.params)
-    if eqn.primitive in (scan_p, while_p) and any(map(is_meant, inner)):
+    if eqn.primitive in loops and any(map(is_meant, inner)):
         return True
-    return any(runs_loop(e, is_meant) for jaxpr in inner for e in jaxpr.eqns)
+    return any(runs_loop(e, is_meant, loops) for jaxpr in inner for e in jaxpr.eqns)
 
 
 def is_checkpoint(jaxpr: Jaxpr) -> bool:

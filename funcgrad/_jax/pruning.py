@@ -15,7 +15,8 @@ from jax._src import linear_util
 from jax._src.interpreters import partial_eval
 from jax.extend.core import ClosedJaxpr, Jaxpr, Primitive
 
-from funcgrad._jax.jaxprs import close, inner_jaxprs, prune, variables, with_inner_jaxprs
+from funcgrad._jax.jaxprs import close, prune, variables, with_inner_jaxprs
+from funcgrad._jax.loop_bodies import runs_loop
 from funcgrad._jax.types import Atom, Equation
 
 partial_while_p = Primitive("partial_while")
@@ -23,18 +24,14 @@ partial_while_p = Primitive("partial_while")
 partial_while_p.multiple_results = True
 
 
-def holds_loop(eqn: Equation) -> bool:
-    """Whether an equation is a while loop, or has one inside."""
-    inner = inner_jaxprs(eqn.params)
-    return eqn.primitive is lax.while_p or any(holds_loop(e) for j in inner for e in j.eqns)
-
-
 def without_dead_carries(eqns: Sequence[Equation], targets: Sequence[Atom]) -> list[Equation]:
     """Equations that compute the targets, in which loops carry only what the targets need.
 
     The variables remain the same ones. Equations with effects are left as they are, all of them.
     """
-    if any(eqn.effects for eqn in eqns):
+    if any(eqn.effects for eqn in eqns) or not any(
+        runs_loop(e, loops=(lax.while_p,)) for e in eqns
+    ):
         return list(eqns)
     made = {v for eqn in eqns for v in eqn.outvars}
     read = dict.fromkeys(v for eqn in eqns for v in variables(eqn.invars) if v not in made)

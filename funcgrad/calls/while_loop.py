@@ -207,7 +207,7 @@ class WhileProgram(LoopProgram):
         joint = self.plan.joint
         known = {*self.body.consts, *self.body.carries, *self.storage.once, *joint.constants}
         eqns = equations_between(joint.equations, known, variables(targets))
-        return _jax.without_dead_carries(eqns, targets) if any(map(_jax.holds_loop, eqns)) else eqns
+        return _jax.without_dead_carries(eqns, targets)
 
     @cached_property
     def again(self) -> tuple[list[Equation], list[Atom]]:

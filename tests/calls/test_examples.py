@@ -151,15 +151,18 @@ def test_gradient_of_the_gradient_of_each():
     assert_same(jax.jit(funcgrad.grad(total))(X), jax.grad(by_scan)(X))
 
 
+def walk(x, key):
+    """Random steps down, of which each example takes another number."""
+
+    def step(carry):
+        c, key = carry
+        key, now = jax.random.split(key)
+        return jnp.sqrt(c - 0.5) * jax.random.uniform(now, (), x.dtype, 0.9, 1.1), key
+
+    return lax.while_loop(lambda carry: carry[0] > 0.5, step, (x, key))[0]
+
+
 def test_random_keys_in_the_carry():
-    def walk(x, key):
-        def step(carry):
-            c, key = carry
-            key, now = jax.random.split(key)
-            return jnp.sqrt(c - 0.5) * jax.random.uniform(now, (), x.dtype, 0.9, 1.1), key
-
-        return lax.while_loop(lambda carry: carry[0] > 0.5, step, (x, key))[0]
-
     keys = jax.random.split(jax.random.key(0), 4)
     total = lambda x: jnp.sum(jax.vmap(walk)(x, keys))
     assert_same(funcgrad.grad(total)(X), jax.vmap(funcgrad.grad(walk))(X, keys))
@@ -621,14 +624,6 @@ def test_sharded_examples(spec):
 
 @pytest.mark.parametrize("spec", [P("a"), P(None)], ids=["sharded", "whole"])
 def test_random_keys_on_a_mesh(spec):
-    def walk(x, key):
-        def step(carry):
-            c, key = carry
-            key, now = jax.random.split(key)
-            return jnp.sqrt(c - 0.5) * jax.random.uniform(now, (), x.dtype, 0.9, 1.1), key
-
-        return lax.while_loop(lambda carry: carry[0] > 0.5, step, (x, key))[0]
-
     keys = jax.random.split(jax.random.key(0), 4)
     expected = jax.vmap(funcgrad.grad(walk))(X, keys)
     with jax.set_mesh(mesh_of(AxisType.Explicit, a=2)):
