@@ -148,7 +148,7 @@ class TangentTrace(TapeTrace):
         jaxpr, consts = _jax.stage(staged, [self.type_of(x) for x in primals], str(op))
         outs, residuals = types
         needed = [not there for there in program.present] + [True] * len(residuals)
-        jaxpr, used = _jax.prune(jaxpr, needed)
+        jaxpr, used = _jax.prune_loops(jaxpr, needed)
         read = [x for x, use in zip([*consts, *primals], used, strict=True) if use]
         if any(map(_is_unknown, read)):
             return [Unknown(y) for y in outs], [Unknown(x) for x in residuals]

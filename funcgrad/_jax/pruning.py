@@ -36,11 +36,17 @@ def without_dead_carries(eqns: Sequence[Equation], targets: Sequence[Atom]) -> l
     made = {v for eqn in eqns for v in eqn.outvars}
     read = dict.fromkeys(v for eqn in eqns for v in variables(eqn.invars) if v not in made)
     outputs = [v for v in dict.fromkeys(variables(targets)) if v in made]
-    open_eqns = [_replaced(eqn, lax.while_p, partial_while_p) for eqn in eqns]
     debug_info = linear_util.DebugInfo("funcgrad", "without_dead_carries", None, None)
-    jaxpr = Jaxpr((), list(read), outputs, open_eqns, debug_info=debug_info)
-    pruned, _ = prune(jaxpr, [True] * len(outputs))
-    return [_replaced(eqn, partial_while_p, lax.while_p) for eqn in pruned.eqns]
+    jaxpr = Jaxpr((), list(read), outputs, list(eqns), debug_info=debug_info)
+    return list(prune_loops(jaxpr, [True] * len(outputs))[0].eqns)
+
+
+def prune_loops(jaxpr: Jaxpr, used_outputs: Sequence[bool]) -> tuple[Jaxpr, list[bool]]:
+    """As `prune`, with the dead code inside while loops removed too."""
+    opened = [_replaced(eqn, lax.while_p, partial_while_p) for eqn in jaxpr.eqns]
+    pruned, used = prune(jaxpr.replace(eqns=opened), used_outputs)
+    closed = [_replaced(eqn, partial_while_p, lax.while_p) for eqn in pruned.eqns]
+    return pruned.replace(eqns=closed), used
 
 
 def _replaced(eqn: Equation, old: Primitive, new: Primitive) -> Equation:

@@ -50,6 +50,17 @@ def has_explicit_axes(mesh: Any) -> bool:
     return AxisType.Explicit in mesh.axis_types
 
 
+def onto_current_mesh(x: Value) -> Value:
+    """A value that was computed from numbers alone is on no mesh; on the explicit one, whole.
+
+    JAX 0.10 can stack no value of no mesh in an unrolled scan on an explicit mesh.
+    """
+    mesh = current_mesh()
+    if not has_explicit_axes(mesh) or not _core.typeof(x).sharding.mesh.empty:
+        return x
+    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*(None,) * x.ndim)))
+
+
 def cotangent_sharding(x: Value) -> NamedSharding | None:
     """The sharding of a cotangent of `x`, where shardings are part of types.
 

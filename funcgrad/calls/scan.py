@@ -32,7 +32,7 @@ from funcgrad._jax import Atom, Cotangent, Mask, Value, Var, variables
 from funcgrad.calls.entering import defcall
 from funcgrad.calls.late_sums import Available, Deferral, bytes_without_cut, deferral_of
 from funcgrad.calls.loop_body import Division, LoopProgram, Shift, cut_body
-from funcgrad.masks import mask_of, select
+from funcgrad.masks import filled, mask_of, select
 from funcgrad.partition.costs import size_in_bytes
 from funcgrad.partition.work import length_of
 from funcgrad.registry import Rules
@@ -55,7 +55,8 @@ class ScanSettings(Division):
     def run(self, body: Any, init: Any, xs: Any, backward: bool = False) -> Any:
         reverse = self.reverse != backward
         if isinstance(self.length, int):
-            return jax.lax.scan(body, init, xs, self.length, reverse, self.unroll)
+            step = body if self.unroll == 1 else with_stacks_on_mesh(body)
+            return jax.lax.scan(step, init, xs, self.length, reverse, self.unroll)
 
         def counted(carry: Any, x: Any) -> Any:
             return body(carry, x[0])
@@ -63,6 +64,16 @@ class ScanSettings(Division):
         # A symbolic length, in a program to be exported: JAX takes it from the operands alone.
         xs = (xs, jax.numpy.arange(self.length))
         return jax.lax.scan(counted, init, xs, reverse=reverse, unroll=self.unroll)
+
+
+def with_stacks_on_mesh(body: Any) -> Any:
+    """The body of a scan, where no value that is stacked is on no mesh."""
+
+    def step(carry: Any, x: Any) -> Any:
+        carry, ys = body(carry, x)
+        return carry, jax.tree.map(_jax.onto_current_mesh, ys)
+
+    return step
 
 
 @defcall(lax.scan_p)
@@ -150,8 +161,6 @@ class ScanProgram(LoopProgram):
     def ct_variables(self, arrived: Mask) -> dict[Var, int]:
         """The variables of the cotangents of `ys`, and which `ys` each is of."""
         plan = self.cut.plan_for(arrived)
-        if plan is None:
-            return {}
         first = self.division.num_carry
         outs = select(range(len(arrived)), arrived)
         pairs = zip(plan.joint.cts, outs, strict=True)
@@ -159,7 +168,7 @@ class ScanProgram(LoopProgram):
 
     def deferral(self, arrived: Mask) -> Deferral:
         """The sums that are left for after the backward scan, for a pattern of cotangents."""
-        plan = self.cut.plan_for(arrived) or self.plan
+        plan = self.cut.plan_for(arrived)
         is_const = [i < len(self.body.consts) for i, inside in enumerate(self.inside) if inside]
         stacks = frozenset(
             {*self.storage.per_step, *self.storage.shifted, *self.ct_variables(arrived)}
@@ -218,7 +227,7 @@ class BackwardScan:
         self, now: dict[Var, Value], ct_consts: Any, ct_carry: Any, ct_ys: Sequence[Cotangent]
     ) -> Any:
         """One step back: the carry, the cotangents of elements of `xs`, and the values to be stacked."""
-        _, given = self.program.cut.resolved(self.program.cut.taken([*ct_carry, *ct_ys]))
+        given = filled(self.program.cut.taken([*ct_carry, *ct_ys]))
         results, more = self.sums.pull_back([now[v] for v in self.sums.kept], given)
         cts = self.program.after_step(ct_consts, ct_carry, results)
         return (cts.consts, cts.carries), (cts.xs, more)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from funcgrad import errors
 from funcgrad._jax import Cotangent, Equation, Mask, Value, Var, variables
 from funcgrad.choices import choices
 from funcgrad.masks import both, filled, mask_of, only
@@ -25,7 +26,7 @@ from funcgrad.partition.plan import (
     joint_of,
     joint_of_pattern,
 )
-from funcgrad.partition.split import Backward, Split
+from funcgrad.partition.split import Backward, Split, not_kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Cut:
     """A split jaxpr with a plan, and the way back for each pattern of cotangents.
 
     The kept variables are chosen for the pattern in which every cotangent arrives. A cotangent that
-    does not arrive is not replaced by zeros where that can be helped: zero times infinity is not zero.
+    does not arrive is not replaced by zeros: zero times infinity is not zero.
 
     Attributes:
       split: the split jaxpr.
@@ -45,7 +46,7 @@ class Cut:
     split: Split
     plan: Plan
     fixed: frozenset[Var] = frozenset()
-    plans: dict[Mask, Plan | None] = field(default_factory=dict)
+    plans: dict[Mask, Plan] = field(default_factory=dict)
 
     # --- forward
 
@@ -73,26 +74,26 @@ class Cut:
         """The outputs' cotangents without those of outputs that carry no gradient."""
         return only(cts, self.split.present)
 
-    def plan_for(self, arrived: Mask) -> Plan | None:
-        """The plan for a pattern of cotangents; None if it needs a value that was not kept."""
+    def plan_for(self, arrived: Mask) -> Plan:
+        """The plan for a pattern of cotangents."""
         if arrived == self.split.present:
             return self.plan
         if arrived in self.plans:
             return self.plans[arrived]
         program = self.split.backward(arrived)
-        found = None if program is None else self.specialised(program)
-        if program is None or not program.call.closes_over_tracer:
+        found = self.specialised(program)
+        if not program.call.closes_over_tracer:
             self.plans[arrived] = found
         return found
 
-    def specialised(self, program: Backward) -> Plan | None:
+    def specialised(self, program: Backward) -> Plan:
         """The plan with this backward program in the place of the one for all cotangents."""
         joint = joint_of_pattern(self.split, program, self.plan.joint)
         known = {*self.plan.kept, *joint.constants}
         try:
             replayed = equations_between(joint.repeatable, known, joint.targets)
-        except KeyError:
-            return None
+        except KeyError as fault:
+            raise errors.FuncgradError(not_kept(self.split)) from fault
         return Plan(joint, self.plan.kept, tuple(replayed))
 
     def present_inputs(self, arrived: Mask) -> Mask:
@@ -100,7 +101,7 @@ class Cut:
         arrived = both(arrived, self.split.present)
         if not any(arrived):
             return (False,) * self.split.num_inputs
-        return (self.plan_for(arrived) or self.plan).joint.present
+        return self.plan_for(arrived).joint.present
 
     def pull_back(
         self,
@@ -113,15 +114,8 @@ class Cut:
         cts = self.taken(cts)
         if not any(mask_of(cts)):
             return [None] * self.split.num_inputs
-        plan, given = self.resolved(cts)
-        return plan.by_input(plan.run_backward(kept, given, delay, loose))
-
-    def resolved(self, cts: Sequence[Cotangent]) -> tuple[Plan, list[Value]]:
-        """The plan for these cotangents, None for one that did not arrive; and those that it takes."""
         plan = self.plan_for(mask_of(cts))
-        if plan is not None:
-            return plan, filled(cts)
-        return self.plan, filled(self.split.instantiated(cts))
+        return plan.by_input(plan.run_backward(kept, filled(cts), delay, loose))
 
 
 def cut_of(

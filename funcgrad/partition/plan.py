@@ -199,7 +199,6 @@ def joint_of(split: Split) -> Joint:
     if not any(split.present):
         return Joint(equations, (), (), (), (), (False,) * split.num_inputs, constants)
     program = split.backward(split.present)
-    assert program is not None
     parts = separate(program, residual_names(split, program), {})
     return join(program, equations, parts, {**constants, **program.call.constants})
 
@@ -241,10 +240,12 @@ class Parts(NamedTuple):
 def separate(program: Backward, names: Mapping[Var, Atom], shared: Mapping[Any, Equation]) -> Parts:
     """Part the equations that depend on no cotangent from the others; rename variables.
 
-    An equation that depends on no cotangent is left out if one of the same meaning is in `shared`.
+    An equation that depends on no cotangent is left out if one of the same meaning is in `shared`, or
+    came before: the meanings of those that are left are distinct, so that another program finds each.
     """
     jaxpr = program.call.closed.jaxpr
     names = dict(names)
+    known = dict(shared)
     before, after = [], []
     dependent = set(program.ct_variables)
     for eqn in jaxpr.eqns:
@@ -252,10 +253,12 @@ def separate(program: Backward, names: Mapping[Var, Atom], shared: Mapping[Any, 
         if any(v in dependent for v in variables(eqn.invars)) or eqn.effects:
             dependent.update(eqn.outvars)
             after.append(eqn)
-        elif shared and meaning(eqn) in shared:
-            names |= dict(zip(eqn.outvars, shared[meaning(eqn)].outvars, strict=True))
-        else:
+            continue
+        first = known.setdefault(meaning(eqn), eqn)
+        if first is eqn:
             before.append(eqn)
+        else:
+            names |= dict(zip(eqn.outvars, first.outvars, strict=True))
     return Parts(before, after, _jax.renamed(jaxpr.outvars, names))
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import jax
 from jax import lax
 
-from funcgrad import _jax
+from funcgrad import _jax, errors
 from funcgrad._jax import (
     Atom,
     Aval,
@@ -269,13 +269,13 @@ class Split:
         outs, extra = list(results[:num_outs]), results[num_outs:]
         return outs, self.residuals.find([*self.forward.consts, *primals], outs, extra)
 
-    def backward(self, arrived: Mask) -> Backward | None:
-        """The backward program for a pattern of cotangents; None if it reads more than was kept."""
+    def backward(self, arrived: Mask) -> Backward:
+        """The backward program for a pattern of cotangents."""
         if arrived in self.backwards:
             return self.backwards[arrived]
         program = self.recording.backward(arrived)
         if not set(program.leaves) <= set(self.leaves):
-            return None
+            raise errors.FuncgradError(not_kept(self))
         if not program.call.closes_over_tracer:
             self.backwards[arrived] = program
         return program
@@ -288,20 +288,20 @@ class Split:
     ) -> list[Cotangent]:
         """Cotangents of the differentiated inputs, in order, by `run`-ning the backward program."""
         program = self.backward(mask_of(cts))
-        if program is None:
-            cts = self.instantiated(cts)
-            program = self.backward(mask_of(cts))
-            assert program is not None
         by_leaf = dict(zip(self.leaves, residuals, strict=True))
         kept = [by_leaf[leaf] for leaf in program.leaves]
         return spread(run(program.call, [*kept, *filled(cts)]), program.present)
 
-    def instantiated(self, cts: Sequence[Cotangent]) -> list[Cotangent]:
-        """Zeros for cotangents that did not arrive: a program may read more residuals without them."""
-        avals = self.tape.avals
-        return _jax.instantiated(
-            cts, [None if slot is None else avals[slot] for slot in self.recording.slots]
-        )
+
+def not_kept(split: Split) -> str:
+    """What is said where a pattern of cotangents reads a value that was not kept."""
+    return (
+        f"The backward program of `{_jax.function_of(split.forward.closed)}` for some of its outputs "
+        "alone reads a value that was not kept: a rule does other operations when fewer cotangents "
+        "arrive. Zeros in the place of the others would be a guess (0 * inf is nan). If all rules "
+        "of your own compute the same from the operands whichever cotangents arrive, please report "
+        "the function: this is a fault in funcgrad."
+    )
 
 
 class StagedPullback:

@@ -477,6 +477,27 @@ def test_a_solver_that_looks_at_its_tangents_is_told_what_to_do(context):
         context(funcgrad.grad(lambda b: solved(MATRIX, b).sum()))(RHS)
 
 
+def root_by_newton(a):
+    return lax.while_loop(
+        lambda x: jnp.any(abs(x * x - a) > 1e-6), lambda x: (x + a / x) / 2, jnp.ones_like(a)
+    )
+
+
+def root_by_counting(a):
+    return lax.fori_loop(0, 6, lambda i, x: (x + a / x) / 2, jnp.ones_like(a))
+
+
+@pytest.mark.parametrize("context", [lambda f: f, jax.jit, jax.vmap], ids=["eager", "jit", "vmap"])
+@pytest.mark.parametrize("root", [root_by_newton, root_by_counting])
+def test_a_rule_that_runs_a_loop_by_jvp(root, context):
+    """The loop of run-time length carries values and tangents, and the values depend on no tangent."""
+    root_of = jax.custom_jvp(root)
+    root_of.defjvp(lambda primals, tangents: jax.jvp(root, primals, tangents))
+    a = jnp.array([[2.0, 3.0], [4.0, 0.5]])
+    found = context(funcgrad.grad(lambda a: jnp.sum(jnp.sin(root_of(a)))))(a)
+    np.testing.assert_allclose(found, jnp.cos(a**0.5) * 0.5 * a**-0.5, rtol=1e-5)
+
+
 # --- rules that compute more from tangents than what is linear in them
 
 POINTS = jnp.array([0.5, 1.5, 2.5])

@@ -51,6 +51,16 @@ def scanned(x: Any) -> Any:
     return jnp.sum(carry) + jnp.sum(ys)
 
 
+def unrolled(x: Any) -> Any:
+    """The bound of the clip is a number, which is kept of each step as an array on no mesh."""
+
+    def step(carry: Any, _: Any) -> Any:
+        carry = jnp.clip(carry * x, -0.5, carry)
+        return jnp.sin(carry), carry
+
+    return jnp.sum(lax.scan(step, jnp.sin(x), None, length=3, unroll=2)[0])
+
+
 def scanned_over(x: Any) -> Any:
     weight = jnp.ones((2, 2), x.dtype)
 
@@ -169,6 +179,7 @@ PROGRAMS = {
     "checkpoint of a policy": Program(of_checkpoint(layers, policy=DOTS)),
     "checkpoint without barriers": Program(of_checkpoint(layers, prevent_cse=False)),
     "scan": Program(scanned, SHARDED),
+    "scan, unrolled": Program(unrolled, SHARDED),
     "scan over rows": Program(scanned_over),
     "while_loop": Program(repeated, SHARDED),
     "fori_loop": Program(counted),

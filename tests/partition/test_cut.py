@@ -12,7 +12,7 @@ import scipy.sparse.csgraph
 
 import funcgrad
 from funcgrad import _jax
-from funcgrad.partition import cut
+from funcgrad.partition import cut, plan
 from funcgrad.partition.costs import CHEAP_ONLY
 from funcgrad.partition.plan import equations_between
 from tests.counts import calls_made, lines_run
@@ -154,3 +154,23 @@ def test_the_graph_of_a_cut_is_in_proportion_to_the_body(monkeypatch):
     (graph,) = graphs
     assert graph.shape[0] <= 2 * len(eqns) + 6
     assert graph.nnz <= 4 * len(eqns)
+
+
+TWO = {
+    "scatter": lambda x: (jnp.sqrt(x), x.at[jnp.array([0])].min(0.5)),
+    "clip": lambda x: (jnp.sqrt(x), jnp.clip(jnp.sin(x), -0.5, 0.5)),
+    "sort": lambda x: (jnp.sqrt(x), jnp.sort(jnp.exp(x))),
+    "maximum of two": lambda x: (jnp.sqrt(x), jnp.maximum(x, jnp.sin(x)) + jnp.minimum(x, 0.2)),
+}
+
+
+@pytest.mark.parametrize("fun", TWO.values(), ids=TWO)
+def test_the_equations_before_the_cotangents_are_the_same_for_each_pattern(fun) -> None:
+    """Else a pattern does not find what was kept for another one."""
+    split = funcgrad.extend.split_of(jax.make_jaxpr(fun)(jnp.ones(3)), (True,), funcgrad.DEFAULT)
+    whole = plan.joint_of(split)
+    before = whole.equations[len(split.forward.closed.jaxpr.eqns) :]
+    assert len({plan.meaning(eqn) for eqn in before}) == len(before)
+    for arrived in ((True, False), (False, True)):
+        part = plan.joint_of_pattern(split, split.backward(arrived), whole)
+        assert part.equations == whole.equations
