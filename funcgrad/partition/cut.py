@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from funcgrad import errors
+from funcgrad import _jax, errors
 from funcgrad._jax import Cotangent, Equation, Mask, Value, Var, variables
 from funcgrad.choices import choices
 from funcgrad.masks import both, filled, mask_of, only
@@ -88,10 +88,13 @@ class Cut:
 
     def specialised(self, program: Backward) -> Plan:
         """The plan with this backward program in the place of the one for all cotangents."""
-        joint = joint_of_pattern(self.split, program, self.plan.joint)
-        known = {*self.plan.kept, *joint.constants}
+        joint = joint_of_pattern(self.split, program, self.plan.joint, self.plan.kept)
+        known, repeatable = {*self.plan.kept, *joint.constants}, joint.equations
+        if joint.again is not None:  # dead code inside its calls may read what was not kept
+            starts, jaxpr = [*{*known, *self.split.inputs}], self.split.forward.closed.jaxpr
+            repeatable, _ = _jax.pruned(jaxpr, joint.again, starts, joint.targets)
         try:
-            replayed = equations_between(joint.repeatable, known, joint.targets)
+            replayed = equations_between(repeatable, known, joint.targets)
         except KeyError as fault:
             raise errors.FuncgradError(not_kept(self.split)) from fault
         return Plan(joint, self.plan.kept, tuple(replayed))

@@ -203,7 +203,7 @@ def joint_of(split: Split) -> Joint:
     return join(program, equations, parts, {**constants, **program.call.constants})
 
 
-def joint_of_pattern(split: Split, program: Backward, first: Joint) -> Joint:
+def joint_of_pattern(split: Split, program: Backward, first: Joint, kept: Collection[Var]) -> Joint:
     """The joint program for another pattern of cotangents, in the variables of the first one.
 
     A plan for the first program fixes which variables are kept. Where both programs compute the same
@@ -213,7 +213,8 @@ def joint_of_pattern(split: Split, program: Backward, first: Joint) -> Joint:
     closed = program.call.constants
     names = residual_names(split, program)
     names |= {v: variable_of[id(x)] for v, x in closed.items() if id(x) in variable_of}
-    shared = {meaning(eqn): eqn for eqn in first.equations if not eqn.effects}
+    lasting = [eqn for eqn in first.equations if all(v in kept for v in eqn.outvars)]
+    shared = {meaning(eqn): eqn for eqn in (*lasting, *first.repeatable) if not eqn.effects}
     parts = separate(program, names, shared)
     constants = {**split.forward.constants, **closed, **first.constants}
     joint = join(program, first.equations, parts, constants)
