@@ -48,6 +48,7 @@ from funcgrad.errors.overrides import (
     UncaughtCallError,
     UnusedOverrideError,
     UnusedOverrideWarning,
+    check_takes,
 )
 from funcgrad.errors.rules import (
     DuplicateRuleError,

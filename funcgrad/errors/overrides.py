@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from funcgrad.errors.base import FuncgradError
@@ -132,3 +134,18 @@ class EditError(FuncgradError, TypeError):
       ...
       funcgrad.errors.EditError: ...was given float32[3] and returned float32[2]...
     """
+
+
+def check_takes(function: Callable[..., Any], names: Sequence[str], asked: str) -> None:
+    """An error if a user's function, `asked` in words, cannot be given arguments of these names."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*names)
+    except TypeError as problem:
+        raise EditError(
+            f"{asked} has the signature {signature}, but is called with ({', '.join(names)}). Take "
+            "these by position."
+        ) from problem

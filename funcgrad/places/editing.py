@@ -111,7 +111,10 @@ class Replacement:
     def __call__(self, known: Mapping[Var, Value]) -> dict[Var, Value]:
         """The values that leave, by the function of those that enter."""
         variables, original = self.site.variables, Original(self.site, known)
-        outs = self.by(original, *(known[v] for v in self.site.entering))
+        operands = [known[v] for v in self.site.entering]
+        names = ["original", *(f"x{i}" for i in range(len(operands)))]
+        errors.check_takes(self.by, names, f"The replacement of {self.site}")
+        outs = self.by(original, *operands)
         several = outs if isinstance(outs, (list, tuple)) else [outs]
         if len(several) != len(variables):
             raise errors.EditError(
@@ -256,8 +259,9 @@ def checked(action: Action, change: Callable[..., Any], of: str) -> Callable[...
     """A user's function that must return what it was given: one array of the same type."""
 
     def run(x: Value, *others: Value) -> Value:
-        aval = _jax.typeof(x)
-        return of_type(aval, change(x, *others), f"The edit of a {of} at {action.asked} was given")
+        asked, aval = f"The edit of a {of} at {action.asked}", _jax.typeof(x)
+        errors.check_takes(change, [of, *(f"x{i}" for i in range(len(others)))], asked)
+        return of_type(aval, change(x, *others), f"{asked} was given")
 
     return run
 

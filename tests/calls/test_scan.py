@@ -176,7 +176,10 @@ UNUSED = {
         x[0, 0] > 0, lambda x: (jnp.std(x, axis=0), 2 * x), lambda x: (x[0], x), x
     )[1],
     "cond, beside a scatter": lambda x: lax.cond(
-        x[0, 0] > 0, lambda x: (jnp.std(x, axis=0), x.at[jnp.array([0])].min(0.5)), lambda x: (x[0], x), x
+        x[0, 0] > 0,
+        lambda x: (jnp.std(x, axis=0), x.at[jnp.array([0])].min(0.5)),
+        lambda x: (x[0], x),
+        x,
     )[1],
     "scan": lambda x: lax.scan(lambda c, _: (2 * c, jnp.std(c, axis=0)), x, None, length=2)[0],
     "carry": lambda x: lax.fori_loop(

@@ -125,6 +125,18 @@ def test_several_edits_and_a_tap():
     assert_same(gradient, h**2 + 10 * (2 * h * X) * 2 * np.cos(X), rtol=1e-5)
 
 
+@pytest.mark.parametrize("change", [lambda: 1.0, lambda h, *, scale: h, lambda h, scale, more: h])
+def test_an_edit_that_cannot_be_called_is_refused(change):
+    for asked, edit in (
+        (r"\(value\)", at("h").value(change)),
+        (r"\(cotangent", at("h").cotangent(change)),
+    ):
+        with pytest.raises(
+            errors.EditError, match=r"has the signature \(.*\), but is called with " + asked
+        ):
+            funcgrad.grad(model, edit=edit)(X)
+
+
 @pytest.mark.parametrize("change", [lambda h: h[:2], lambda h: h.astype(int), lambda h: None])
 def test_an_edit_of_another_type_is_refused(change):
     with pytest.raises(errors.EditError, match=r"was given float32\[3\] and returned"):

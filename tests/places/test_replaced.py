@@ -97,6 +97,15 @@ def test_another_type_is_an_error():
         funcgrad.grad(model, edit=edit)(X)
 
 
+def test_a_function_of_other_operands_is_an_error():
+    edit = at("layer").replaced(lambda original, x: x)
+    with pytest.raises(
+        errors.EditError,
+        match=r"signature \(original, x\), but is called with \(original, x0, x1\)",
+    ):
+        funcgrad.grad(model, edit=edit)(X)
+
+
 def test_no_place_is_an_error_unless_optional():
     with pytest.raises(errors.SelectorError, match="means no place"):
         funcgrad.grad(model, edit=at("lair").replaced(other))(X)
