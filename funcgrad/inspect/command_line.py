@@ -272,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
         else:
             own.set_defaults(rules=None)
         suffixes = ", ".join([*command.write, ".txt"])
-        own.add_argument("--output", metavar="FILE", help=f"write to a file ({suffixes})")
+        own.add_argument("-o", "--output", metavar="FILE", help=f"write to a file ({suffixes})")
         for option, settings in command.options.items():
             own.add_argument(option, **settings)
     return parser
