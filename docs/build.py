@@ -6,6 +6,7 @@ open `docs/_build/index.html`.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -17,8 +18,10 @@ sys.path.insert(0, str(DOCS / "_ext"))
 from links import faults  # noqa: E402
 
 
-def main(arguments: list[str]) -> int:
-    folder = Path(arguments[0] if arguments else DOCS / "_build").resolve()
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=DOCS / "_build", help="for the pages")
+    folder = parser.parse_args(arguments).folder.resolve()
     command = [sys.executable, "-m", "sphinx", "-E", "-a", "-W", "--keep-going", "-q"]
     command += ["-b", "html", "-c", str(DOCS), str(DOCS.parent), str(folder)]
     status = subprocess.call(command, env={"JAX_PLATFORMS": "cpu", **os.environ})
@@ -28,4 +31,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
