@@ -20,7 +20,9 @@ from links import faults  # noqa: E402
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=DOCS / "_build", help="for the pages")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=DOCS / "_build", help="for the pages"
+    )
     folder = parser.parse_args(arguments).folder.resolve()
     command = [sys.executable, "-m", "sphinx", "-E", "-a", "-W", "--keep-going", "-q"]
     command += ["-b", "html", "-c", str(DOCS), str(DOCS.parent), str(folder)]

@@ -138,7 +138,8 @@ def plan_by_policy(split: Split, policy: Any) -> tuple[Plan, dict[Var, Any]]:
     computed = [v for v in kept if v in parted.kept]
     known, _ = _jax.pruned(jaxpr, parted.known, given, [*split.outputs, *computed])
     known = _jax.rounded(jaxpr, known, given, computed)
-    joint = replace(joint, equations=tuple(known), again=tuple(parted.staged))
+    unparted, staged = joint.equations, tuple(parted.staged)
+    joint = replace(joint, equations=tuple(known), again=staged, unparted=unparted)
     moved = {v: where for v, where in parted.moved.items() if v in kept}
     return Plan(joint, tuple(kept), tuple(again)), moved
 

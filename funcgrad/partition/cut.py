@@ -88,7 +88,7 @@ class Cut:
 
     def specialised(self, program: Backward) -> Plan:
         """The plan with this backward program in the place of the one for all cotangents."""
-        joint = joint_of_pattern(self.split, program, self.plan.joint, self.plan.kept)
+        joint = joint_of_pattern(self.split, program, self.plan.joint)
         known, repeatable = {*self.plan.kept, *joint.constants}, joint.equations
         if joint.again is not None:  # dead code inside its calls may read what was not kept
             starts, jaxpr = [*{*known, *self.split.inputs}], self.split.forward.closed.jaxpr

@@ -55,6 +55,7 @@ class Joint:
       constants: the values that the equations close over.
       again: the equations from which values are computed again, if other than `equations`: a policy
         parts an operation that carries a function in one that runs forward and one that runs again.
+      unparted: the equations before a policy parted them; None if none did.
     """
 
     equations: tuple[Equation, ...]
@@ -65,6 +66,7 @@ class Joint:
     present: Mask
     constants: dict[Var, Value]
     again: tuple[Equation, ...] | None = None
+    unparted: tuple[Equation, ...] | None = None
 
     @property
     def repeatable(self) -> tuple[Equation, ...]:
@@ -203,7 +205,7 @@ def joint_of(split: Split) -> Joint:
     return join(program, equations, parts, {**constants, **program.call.constants})
 
 
-def joint_of_pattern(split: Split, program: Backward, first: Joint, kept: Collection[Var]) -> Joint:
+def joint_of_pattern(split: Split, program: Backward, first: Joint) -> Joint:
     """The joint program for another pattern of cotangents, in the variables of the first one.
 
     A plan for the first program fixes which variables are kept. Where both programs compute the same
@@ -213,8 +215,8 @@ def joint_of_pattern(split: Split, program: Backward, first: Joint, kept: Collec
     closed = program.call.constants
     names = residual_names(split, program)
     names |= {v: variable_of[id(x)] for v, x in closed.items() if id(x) in variable_of}
-    lasting = [eqn for eqn in first.equations if all(v in kept for v in eqn.outvars)]
-    shared = {meaning(eqn): eqn for eqn in (*lasting, *first.repeatable) if not eqn.effects}
+    written = first.equations if first.unparted is None else first.unparted
+    shared = {meaning(eqn): eqn for eqn in written if not eqn.effects}
     parts = separate(program, names, shared)
     constants = {**split.forward.constants, **closed, **first.constants}
     joint = join(program, first.equations, parts, constants)

@@ -219,3 +219,63 @@ def test_barriers_without_cotangents(without):
     with setting("jax_remat3"), setting("jax_remat_barrier_no_cotangents", without):
         barriers = barriers_of(lambda w, x: jnp.sum(fun(w, x)), normal(5, 4), normal(3, 5))
     assert barriers.count("tensor<3x4xf32>") == (1 if without else 2)
+
+
+# --- cotangents of some outputs alone
+
+
+def of_two(x: Any) -> Any:
+    """One output of infinite slope, and one to be differentiated."""
+    return jnp.sqrt(x - x), jnp.sin(x) * jnp.exp(jnp.tanh(x) @ x)
+
+
+def chosen(x: Any) -> Any:
+    first, second = lax.cond(x[0] > 0, of_two, lambda x: (x, jnp.cos(x)), lax.erf_inv(jnp.sin(x)))
+    return jnp.exp(jnp.tanh(first)), second
+
+
+def clipped(x: Any) -> Any:
+    first, second = of_two(jnp.clip(x, -1, 1))
+    return first, second.at[jnp.array([0])].min(0.5)
+
+
+SEVERAL = {
+    "operations": of_two,
+    "jit": lambda x: jax.jit(of_two)(jnp.exp(x) / 4),
+    "cond": chosen,
+    "scatter": clipped,
+    "scan": lambda x: lax.scan(lambda c, _: of_two(c)[::-1], jnp.sin(x), None, length=2)[::-1],
+    "jit in scan": lambda x: lax.scan(
+        lambda c, _: jax.jit(of_two)(c * x)[::-1], jnp.sin(x), None, length=2
+    )[::-1],
+    "custom_vjp": lambda x: (jnp.sqrt(x - x), layer(jnp.outer(x, x), jnp.tanh(x))),
+    "checkpoint": lambda x: jax.checkpoint(of_two)(jnp.exp(x) / 4),
+}
+SAVED = {
+    "nothing": None,
+    "everything": POLICIES.everything_saveable,
+    "dots": DOTS,
+    "cut": funcgrad.checkpoint,
+}
+
+
+@pytest.mark.parametrize("around", ["alone", "scan"])
+@pytest.mark.parametrize("policy", SAVED.values(), ids=SAVED)
+@pytest.mark.parametrize("program", SEVERAL.values(), ids=SEVERAL)
+def test_an_output_that_gets_no_cotangent_does_no_harm(program, policy, around):
+    """Zeros in its place would be: zero times an infinite slope is NaN."""
+    x = 0.2 + 0.1 * abs(normal(3))
+    checkpointed = (
+        policy(program) if policy is SAVED["cut"] else jax.checkpoint(program, policy=policy)
+    )
+
+    def loss(program: Any, x: Any) -> Any:
+        if around == "alone":
+            return jnp.sum(program(x)[1])
+        step = lambda c, _: (program(c)[1] * x, program(c * x)[0])
+        return jnp.sum(lax.scan(step, x, None, length=2)[0])
+
+    expected = jax.grad(lambda x: loss(program, x))(x)
+    assert np.all(np.isfinite(expected))
+    found = jax.jit(funcgrad.grad(lambda x: loss(checkpointed, x)))(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

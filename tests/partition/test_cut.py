@@ -172,5 +172,5 @@ def test_the_equations_before_the_cotangents_are_the_same_for_each_pattern(fun) 
     before = whole.equations[len(split.forward.closed.jaxpr.eqns) :]
     assert len({plan.meaning(eqn) for eqn in before}) == len(before)
     for arrived in ((True, False), (False, True)):
-        part = plan.joint_of_pattern(split, split.backward(arrived), whole, ())
+        part = plan.joint_of_pattern(split, split.backward(arrived), whole)
         assert part.equations == whole.equations
