@@ -39,19 +39,23 @@ _CUSTOM_CALLS = ("lapack_dgetrf_ffi", "lapack_dgeqrf_ffi", "lapack_dorgqr_ffi")
 
 
 def grad_of_vmap(fun: Any, xs: Sequence[Any], library: Any, order: int) -> Any:
-    """The gradient of a vmapped function, row by row; JAX's is that of each row alone."""
-    rows = _rows(xs)
+    """The gradient of a vmapped function, row by row; JAX's is that of each row alone.
+
+    But JAX must be able to trace its own of the vmapped function: it cannot where a custom_jvp rule
+    runs a vmapped cond on tangents.
+    """
+    rows, argnums = _rows(xs), tuple(range(len(xs)))
+
+    def total(*rows: Any) -> Any:
+        values = jax.vmap(fun)(*rows)
+        return jnp.sum(values), values
+
+    gradient = library.value_and_grad(total, argnums, has_aux=True)
     if library is jax:
-        one = lambda xs: both_orders(fun, xs, jax, jax, 1)  # noqa: E731
-        results = lax.map(one, tuple(rows))
+        jax.eval_shape(gradient, *rows)
+        results = lax.map(lambda xs: both_orders(fun, xs, jax, jax, 1), tuple(rows))
     else:
-        argnums = tuple(range(len(rows)))
-
-        def total(*rows: Any) -> Any:
-            values = jax.vmap(fun)(*rows)
-            return jnp.sum(values), values
-
-        (_, values), cts = library.value_and_grad(total, argnums, has_aux=True)(*rows)
+        (_, values), cts = gradient(*rows)
         results = ((values, cts),)
     return jax.tree.map(lambda x: x.sum(0), results)
 
