@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from funcgrad import messages
-from funcgrad.errors.base import FuncgradError, Unlocated, unfit_signature
+from funcgrad.errors.base import FuncgradError, Unlocated
 
 
 class NotAnOpError(FuncgradError, TypeError):
@@ -182,10 +183,16 @@ def wrong_signature(signature: Any, args: Any, kwargs: Any) -> str:
 
 def _misfit(fn: Any, args: Any, kwargs: Any) -> str | None:
     """What is wrong with a rule's signature, if that is what is wrong."""
-    signature = unfit_signature(fn, args, kwargs)
-    if signature is None:
+    try:
+        signature = inspect.signature(fn, follow_wrapped=False)
+    except (TypeError, ValueError):
         return None
-    return wrong_signature(signature, ["ct", *(f"x{i}" for i in range(len(args) - 1))], kwargs)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        names = ["ct", *(f"x{i}" for i in range(len(args) - 1))]
+        return wrong_signature(signature, names, kwargs)
+    return None
 
 
 def _error_like(problem: Exception) -> type[Exception]:
