@@ -3,8 +3,9 @@
     python benchmarks/losers.py [operations] [workloads] [random] [ecosystem]
                                 [--only TEXT] [--programs N] [--seed N] [--worst N]
 
-operations: those of `operations.py` at three sizes; workloads: the models and scans of `run.py`; random:
-programs of `funcgrad.testing.fuzz`; ecosystem: every loss that a test in `tests/ecosystem` compares.
+operations: those of `operations.py` at three sizes; workloads: the models, unrolled loops and scans of
+`run.py`; random: programs of `funcgrad.testing.fuzz`; ecosystem: every loss that a test in
+`tests/ecosystem` compares.
 Without any, all. The two gradients are compared first. XLA then counts what both compiled programs
 do, which no busy machine changes. What looks worse by the counts or by a few calls is timed with care.
 """
@@ -35,6 +36,7 @@ from benchmarks.loops import SCANS
 from benchmarks.measure import cpu_seconds, work_counted
 from benchmarks.operations import OPERATIONS, weighted
 from benchmarks.run import GRADIENT_BOUND, table
+from benchmarks.unrolled import UNROLLED
 from benchmarks.workloads import MODELS
 from funcgrad.testing.fuzz.generator import generate
 from funcgrad.testing.fuzz.one import affordable
@@ -165,7 +167,7 @@ def operations(options: argparse.Namespace) -> Iterator[Candidate]:
 
 
 def workloads(options: argparse.Namespace) -> Iterator[Candidate]:
-    for workload in (*MODELS, *SCANS):
+    for workload in (*MODELS, *UNROLLED, *SCANS):
         yield Candidate(f"workload {workload.name}", workload.loss, workload.make_args(False))
 
 

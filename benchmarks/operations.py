@@ -341,7 +341,7 @@ OPERATIONS: Mapping[str, Operation] = {
 LEFT_OUT = {
     "moves and marks without work of their own": (
         "add_any real imag conj copy optimization_barrier name tap tie stage xla_metadata_value "
-        "layout_constraint device_put shard_alike sharding_constraint reshard nextafter "
+        "layout_constraint held device_put shard_alike sharding_constraint reshard nextafter "
         "to_edtype from_edtype"
     ),
     "collectives, whose cost is that of a network": (

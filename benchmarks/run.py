@@ -2,7 +2,7 @@
 
     python benchmarks/run.py [names...] [--pairs N] [--quick] [--no-write]
 
-Names are workloads or groups of them: models, scan, while, budget, scale, train, and loops for
+Names are workloads or groups of them: models, unrolled, scan, while, budget, scale, train, and loops for
 scan, while and budget; without any, all are run. Before a workload is timed, the two gradients are
 compared. Groups that were run whole are written to their section of the report; other results are only
 printed. Loops of unknown length are compared with equinox's, where it is installed.
@@ -32,11 +32,13 @@ import funcgrad
 from benchmarks import budget, scale, training
 from benchmarks.loops import SCANS, WHILES, WhileWorkload
 from benchmarks.measure import Comparison, largest_difference, measure
+from benchmarks.unrolled import UNROLLED
 from benchmarks.workloads import MODELS, Workload
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 GROUPS: dict[str, tuple[Workload | WhileWorkload, ...]] = {
     "models": MODELS,
+    "unrolled": UNROLLED,
     "scan": SCANS,
     "while": WHILES,
 }

@@ -17,6 +17,7 @@ from funcgrad import _jax, errors
 from funcgrad._jax import Aval, Cotangent, Slot, Value
 from funcgrad.broadcasting import unbroadcast
 from funcgrad.choices import choices
+from funcgrad.fusion import held, holds_of
 from funcgrad.tape import Node, Tape
 
 _compiled_add = jax.jit(_jax.add_cotangents)
@@ -42,13 +43,14 @@ def walk(
     """
     eager = _jax.is_eager(_jax.current_trace())
     mesh, annotations = _jax.current_mesh(), _jax.current_annotations()
-    late_steps = choices().late_steps
+    here = choices()
     pending = Pending(tape.avals, _compiled_add if eager else _jax.add_cotangents, mesh)
     for slot, ct in seeds:
         if slot is not None and ct is not None:
             pending.add(slot, ct)
     nodes: list[Any] = tape.nodes
     observer = tape.observer
+    holds = holds_of(() if eager else nodes, tape.avals, here)
     anywhere = nullcontext()
     for index in range(len(nodes) - 1, -1, -1):
         node = nodes[index]
@@ -58,10 +60,12 @@ def walk(
         steps, late = 0, False
         if pending.wide:
             steps = pending.steps(node.outputs)
-            late = len(operands) == 1 and steps < late_steps and pullback.late
+            late = len(operands) == 1 and steps < here.late_steps and pullback.late
         cts = [pending.take(slot, late) for slot in node.outputs]
         if not [ct for ct in cts if ct is not None]:
             continue
+        if index in holds.nodes:
+            cts = [*map(held, cts)]
         as_there = node.mesh is mesh and node.annotations is annotations
         try:
             with (
@@ -78,6 +82,8 @@ def walk(
                 for slot, ct in zip(operands, results, strict=True):
                     if ct is not None:
                         pending.add(slot, ct, steps + 1)
+                        if (index, slot) in holds.sums:
+                            pending.hold(slot)
         except errors.Unlocated as problem:
             raise problem.at(node.where) from problem.cause
         except _jax.NOT_FINITE as problem:
@@ -174,6 +180,11 @@ class Pending:
             other, other_steps = waiting_wide[kind]
             ct, steps = self.add_up(other, ct), max(steps, other_steps)
         waiting_wide[kind] = (ct, steps)
+
+    def hold(self, slot: Slot) -> None:
+        """Have XLA write the sum that waits at `slot`, if that is not still broadcast."""
+        if slot in self.narrow:
+            self.narrow[slot] = held(self.narrow[slot])
 
     def summed(self, slots: Sequence[Slot], cts: Sequence[Cotangent]) -> list[Cotangent]:
         """Cotangents for these slots, none of them broadcast."""

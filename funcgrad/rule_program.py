@@ -21,6 +21,7 @@ from jax import lax
 from funcgrad import _jax, errors
 from funcgrad._jax import Atom, Aval, Cotangent, Equation, Mask, Positions, Value, Var
 from funcgrad.broadcasting import broadcasts_to, unbroadcast
+from funcgrad.fusion import Fusion, fusion_of
 from funcgrad.keys import Op
 from funcgrad.masks import filled, mask_of, only, select, spread
 from funcgrad.registry import Rule
@@ -170,6 +171,14 @@ class PatternProgram:
         """One compiled call that also undoes broadcasting; None where operations are run one by one."""
         return compiled(self.jaxpr, self.targets, self.name)
 
+    @cached_property
+    def fusion(self) -> Fusion:
+        """What XLA can fuse of the program."""
+        first = len(self.consts)
+        cts = self.jaxpr.invars[first : first + len(self.cts)]
+        shapes = [getattr(target, "shape", ()) for target in self.targets]
+        return fusion_of(self.jaxpr, cts, shapes).spread(self.present)
+
     @property
     def closes_over_tracer(self) -> bool:
         """Whether no cache may keep this."""
@@ -232,6 +241,11 @@ class RuleProgram(WithoutTapes):
         first = len(program.consts)
         cts = program.jaxpr.invars[first : first + len(program.cts)]
         return is_elementwise(program.jaxpr, cts)
+
+    @cached_property
+    def fusion(self) -> Fusion:
+        """What XLA can fuse of the rule when every cotangent arrives."""
+        return next(iter(self.patterns.values())).fusion
 
     @cached_property
     def rule_of_user(self) -> str | None:

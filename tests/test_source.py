@@ -95,7 +95,7 @@ FLOORS = [
     {"errors", "stack", "_jax"},
     {"keys", "masks", "printing", "choices"},
     {"entries"},
-    {"registry", "broadcasting"},
+    {"registry", "broadcasting", "fusion"},
     {"rules"},
     {"rule_program"},
     {"tape"},

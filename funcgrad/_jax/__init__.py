@@ -14,6 +14,7 @@ from funcgrad._jax.effects import *  # noqa: F403
 from funcgrad._jax.faults import *  # noqa: F403
 from funcgrad._jax.fingerprints import *  # noqa: F403
 from funcgrad._jax.hijax import *  # noqa: F403
+from funcgrad._jax.holding import *  # noqa: F403
 from funcgrad._jax.jaxprs import *  # noqa: F403
 from funcgrad._jax.known import *  # noqa: F403
 from funcgrad._jax.logs import *  # noqa: F403

@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import Aval, Cotangent, Mask, Positions, Value
 from funcgrad.calls.entering import defcall
+from funcgrad.fusion import WRITTEN, Fusion
 from funcgrad.masks import mask_of, select, spread
 from funcgrad.partition.cut import Cut, cut_of
 from funcgrad.partition.split import StagedPullback, split_of
@@ -62,6 +63,8 @@ class BranchProgram(StagedPullback):
       differentiated: which operands are differentiated.
       platforms: of ``jax.lax.platform_dependent``, for which platforms each branch is.
     """
+
+    fusion: ClassVar[Fusion] = WRITTEN
 
     branches: tuple[Cut, ...]
     differentiated: Mask

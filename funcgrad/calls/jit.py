@@ -9,6 +9,7 @@ from typing import Any
 from funcgrad import _jax
 from funcgrad.called import of_jaxpr
 from funcgrad.calls.entering import defcall
+from funcgrad.fusion import Fusion
 from funcgrad.partition.split import Call, Split, split_of
 from funcgrad.registry import Rules
 from funcgrad.tape import FrozenTape
@@ -47,6 +48,11 @@ class SplitProgram:
     def inner(self) -> Mapping[str, FrozenTape]:
         """The function's own tape."""
         return {"body": self.split.tape}
+
+    @property
+    def fusion(self) -> Fusion | None:
+        """What XLA can fuse of the backward program."""
+        return self.split.fusion
 
     @property
     def late(self) -> bool:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from jax import lax
 
 from funcgrad import _jax, errors
 from funcgrad.backward import walk
 from funcgrad.calls.entering import defcall
+from funcgrad.fusion import WRITTEN, Fusion
 from funcgrad.registry import Rules
 from funcgrad.rule_program import WithoutTapes
 from funcgrad.tape import record
@@ -33,6 +34,8 @@ def linear_solve_call(
 @dataclass(frozen=True, eq=False)
 class SolveProgram(WithoutTapes):
     """Solves the transposed system; see the module."""
+
+    fusion: ClassVar[Fusion] = WRITTEN
 
     jaxprs: Any
     lengths: Any

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from funcgrad import _jax
 from funcgrad._jax import Atom, Cotangent, Mask, Var, variables
+from funcgrad.fusion import WRITTEN, Fusion
 from funcgrad.masks import either, mask_of, only, spread
 from funcgrad.partition.cut import Cut, cut_of
 from funcgrad.partition.plan import Plan
@@ -184,6 +185,8 @@ class LoopProgram(StagedPullback):
       differentiated: which of the loop's operands are: not a carry that only becomes differentiated.
       division: how both divide.
     """
+
+    fusion: ClassVar[Fusion] = WRITTEN
 
     cut: Cut
     inside: Mask

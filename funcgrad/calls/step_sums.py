@@ -111,6 +111,7 @@ LINEAR = frozenset(
     {
         *(lax.transpose_p, lax.reshape_p, lax.squeeze_p, lax.neg_p, lax.mul_p),
         *(lax.broadcast_in_dim_p, lax.convert_element_type_p, lax.slice_p, lax.split_p, lax.rev_p),
+        _jax.held_p,
     }
 )
 """Linear in one operand, if the others are literals. Division and padding are, in the first operand."""

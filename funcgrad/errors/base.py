@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -50,3 +51,21 @@ def located_at(where: Callable[[], str | None]) -> Iterator[None]:
 def at_worst_unknown() -> contextlib.AbstractContextManager[None]:
     """Give errors that come out of the block without a place one that says so."""
     return located_at(lambda: "<unknown line>")
+
+
+def unfit_signature(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> inspect.Signature | None:
+    """A user's function's own signature, if it cannot be called so; None too where it has none.
+
+    A decorated function is called by its wrapper's signature, not by the one that it shows.
+    """
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return signature
+    return None

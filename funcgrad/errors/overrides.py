@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from funcgrad.errors.base import FuncgradError
+from funcgrad.errors.base import FuncgradError, unfit_signature
 
 
 class UnusedOverrideWarning(UserWarning):
@@ -138,14 +137,9 @@ class EditError(FuncgradError, TypeError):
 
 def check_takes(function: Callable[..., Any], names: Sequence[str], asked: str) -> None:
     """An error if a user's function, `asked` in words, cannot be given arguments of these names."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*names)
-    except TypeError as problem:
+    signature = unfit_signature(function, names, {})
+    if signature is not None:
         raise EditError(
             f"{asked} has the signature {signature}, but is called with ({', '.join(names)}). Take "
             "these by position."
-        ) from problem
+        )

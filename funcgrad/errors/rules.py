@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from funcgrad import messages
-from funcgrad.errors.base import FuncgradError, Unlocated
+from funcgrad.errors.base import FuncgradError, Unlocated, unfit_signature
 
 
 class NotAnOpError(FuncgradError, TypeError):
@@ -183,16 +182,10 @@ def wrong_signature(signature: Any, args: Any, kwargs: Any) -> str:
 
 def _misfit(fn: Any, args: Any, kwargs: Any) -> str | None:
     """What is wrong with a rule's signature, if that is what is wrong."""
-    try:
-        signature = inspect.signature(fn, follow_wrapped=False)
-    except (TypeError, ValueError):
+    signature = unfit_signature(fn, args, kwargs)
+    if signature is None:
         return None
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError:
-        names = ["ct", *(f"x{i}" for i in range(len(args) - 1))]
-        return wrong_signature(signature, names, kwargs)
-    return None
+    return wrong_signature(signature, ["ct", *(f"x{i}" for i in range(len(args) - 1))], kwargs)
 
 
 def _error_like(problem: Exception) -> type[Exception]:

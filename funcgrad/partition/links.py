@@ -253,7 +253,7 @@ LINKS: dict[Any, Callable[[Equation], Iterator[Link]]] = {
                 _jax.add_any_p,
             ),
             *(lax.sharding_constraint_p, _jax.reshard_p, _jax.layout_constraint_p),
-            *(_jax.pvary_p, _jax.name_p, _jax.random_wrap_p),
+            *(_jax.pvary_p, _jax.name_p, _jax.random_wrap_p, _jax.held_p),
             *(lax.dynamic_slice_p, lax.dynamic_update_slice_p),
         ),
         same_axes,

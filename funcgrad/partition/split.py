@@ -36,6 +36,7 @@ from funcgrad._jax import (
     variables,
 )
 from funcgrad.backward import walk
+from funcgrad.fusion import Fusion, fusion_of
 from funcgrad.masks import filled, mask_of, select, spread
 from funcgrad.registry import Rules
 from funcgrad.rule_program import cached
@@ -227,6 +228,15 @@ class Split:
     def present(self) -> Mask:
         """Which outputs carry a gradient."""
         return self.recording.present
+
+    @functools.cached_property
+    def fusion(self) -> Fusion | None:
+        """What XLA can fuse of the backward program for all cotangents; None where none is kept."""
+        program = self.backwards.get(self.present)
+        if program is None:
+            return None
+        cts = program.ct_variables
+        return fusion_of(program.call.closed.jaxpr, cts).spread(program.present)
 
     @property
     def num_inputs(self) -> int:

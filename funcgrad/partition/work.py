@@ -144,7 +144,7 @@ ELEMENTWISE = _primitives(
 """Arithmetic, comparisons and selection: one operation for each element of the result."""
 
 FREE = _primitives("reshape", "squeeze", "stop_gradient", "bitcast_convert_type") | {
-    *(lax.optimization_barrier_p, _jax.checkpoint_name_p, _jax.reshard_p),
+    *(lax.optimization_barrier_p, _jax.checkpoint_name_p, _jax.reshard_p, _jax.held_p),
     *(_jax.random_wrap_p, _jax.random_unwrap_p, _jax.random_clone_p),
     *(p for p in (_jax.pvary_p, _jax.layout_constraint_p, _jax.platform_index_p) if p is not None),
     lax.sharding_constraint_p,

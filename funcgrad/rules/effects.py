@@ -28,6 +28,7 @@ BLANKS = zero(
     _jax.stage_p,
     _jax.xla_metadata_value_p,
     _jax.layout_constraint_p,
+    _jax.held_p,
     _jax.with_memory_space_constraint_p,
     elementwise=True,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,6 +106,15 @@ def test_a_function_of_other_operands_is_an_error():
         match=r"signature \(original, x\), but is called with \(original, x0, x1\)",
     ):
         funcgrad.grad(model, edit=edit)(X)
+
+
+def test_a_decorated_function_is_called_by_its_wrapper():
+    @functools.wraps(jnp.tanh)
+    def twice(original, *operands):
+        return 2 * original(*operands)
+
+    expected = 4 * jax.grad(model)(X)  # the model squares what the layer gives out
+    assert_same(funcgrad.grad(model, edit=at("layer").replaced(twice))(X), expected)
 
 
 def test_no_place_is_an_error_unless_optional():

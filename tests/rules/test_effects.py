@@ -31,6 +31,7 @@ CASES = [
         (normal(2, 3),),
         vmap=False,
     ),
+    Case(_jax.held_p, lambda x: _jax.held_p.bind(x * x), (normal(3),)),
     Case(tie_p, lambda x, y: tie_p.bind(x * y, y * y), (normal(3), normal(3, seed=1))),
 ]
 if shard_alike_p is not None:  # until JAX 0.10

@@ -91,6 +91,7 @@ REASONS = {
         words("global_array_to_host_local_array host_local_array_to_global_array"), BETWEEN_DEVICES
     ),
     "call_hi_primitive_linearized": INTERNAL,
+    "held": "made for XLA's fusion in a gradient alone",
     "log_backward": "made for what a user's backward function logs",
     **dict.fromkeys(words("from_edtype to_edtype"), "between dtypes that a user defines"),
     "fused_call": "runs on accelerators alone where JAX does not inline it",
