@@ -81,9 +81,9 @@ def walk(
                     results = observer.pulled(node, cts, pending.summed(operands, results))
                 for slot, ct in zip(operands, results, strict=True):
                     if ct is not None:
-                        pending.add(slot, ct, steps + 1)
                         if (index, slot) in holds.sums:
                             pending.hold(slot)
+                        pending.add(slot, ct, steps + 1)
         except errors.Unlocated as problem:
             raise problem.at(node.where) from problem.cause
         except _jax.NOT_FINITE as problem:

@@ -203,7 +203,7 @@ class Holds(NamedTuple):
 
     Attributes:
       nodes: numbers of the nodes whose cotangents are held before they go on.
-      sums: (number of a node, slot): once the node has added to what waits at the slot, that is held.
+      sums: (number of a node, slot): before the node adds to what waits at the slot, that is held.
     """
 
     nodes: set[int]
@@ -234,13 +234,11 @@ def holds_of(nodes: Sequence[Any], avals: Sequence[Any], choices: Choices) -> Ho
                 holds.nodes.add(index)
                 before = CROSSED
         for slot, way in zip(node.operands, ways or (None,) * len(node.operands), strict=True):
-            now = before.after(way)
-            if slot in known:
-                now = known[slot].plus(now)
-                if now.written >= choices.written_terms:
-                    holds.sums.add((index, slot))
-                    now = CROSSED
-            known[slot] = now
+            now, waiting = before.after(way), known.get(slot)
+            if waiting is not None and waiting.written >= choices.written_terms:
+                holds.sums.add((index, slot))
+                waiting = CROSSED
+            known[slot] = now if waiting is None else waiting.plus(now)
     return holds
 
 

@@ -131,6 +131,15 @@ def test_a_sum_of_many_products_is_added_up_in_place() -> None:
     assert work_counted(ours)["memory"] < 0.7 * work_counted(reference)["memory"]
 
 
+def test_a_sum_is_held_only_if_more_is_added() -> None:
+    def loss(steps: int) -> Any:
+        return lambda w: jnp.sum(sum(jnp.sin(draw(3, 8, seed=i) @ w) for i in range(steps)))
+
+    w, terms = draw(8, 8), choices.choices().written_terms
+    assert count_held(loss(terms), (w,)) == 0
+    assert count_held(loss(terms + 1), (w,)) == 1
+
+
 # --- programs in which there is nothing to hold
 
 
