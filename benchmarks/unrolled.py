@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from benchmarks.workloads import Params, Workload, dense_params, normal
+from benchmarks.workloads import Params, Workload, dense, dense_params, normal
 
 
 def heat_loss(rate: Array, u: Array, target: Array) -> Array:
@@ -67,7 +67,7 @@ def gru_loss(params: Params, xs: Array) -> Array:
 
     @jax.jit
     def cell(params: Params, hidden: Array, x: Array) -> Array:
-        from_x = jnp.split(x @ params["x"]["w"] + params["x"]["b"], 3, axis=-1)
+        from_x = jnp.split(dense(params["x"], x), 3, axis=-1)
         from_hidden = jnp.split(hidden @ params["h"]["w"], 3, axis=-1)
         update = jax.nn.sigmoid(from_x[0] + from_hidden[0])
         reset = jax.nn.sigmoid(from_x[1] + from_hidden[1])
@@ -93,7 +93,7 @@ def gru_args(small: bool) -> tuple[Any, ...]:
 def shared_loss(params: Params, x: Array, times: Array) -> Array:
     """One residual layer, applied many times."""
     for _ in range(len(times)):
-        hidden = jnp.tanh(x @ params["in"]["w"] + params["in"]["b"])
+        hidden = jnp.tanh(dense(params["in"], x))
         x = x + 0.1 * (hidden @ params["out"]["w"])
     return jnp.mean(x**2)
 

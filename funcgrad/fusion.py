@@ -19,7 +19,7 @@ fuse one alone. Holding it then would be a copy more.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -117,7 +117,9 @@ def _fused(jaxpr: Jaxpr, ways: dict[Var, Way]) -> Fusion:
         if eqn.primitive in FUSED:
             out = eqn.outvars[0]
             others = [v for v, way in zip(eqn.invars, read, strict=True) if way is None]
-            plain = all(is_literal(v) or size_of(v.aval) < size_of(out.aval) for v in others)
+            plain = all(
+                is_literal(v) or elements_of(v.aval) < elements_of(out.aval) for v in others
+            )
             ways[out] = longest(found).then(Way(1, plain))
         elif eqn.primitive is _jax.jit_p:
             inside = _fusion_of_call(_jax.close(eqn.params["jaxpr"]), mask_of(read))
@@ -141,16 +143,17 @@ def _fusion_of_call(closed: _jax.ClosedJaxpr, given: Mask) -> Fusion:
     return fusion_of(closed.jaxpr, select(closed.jaxpr.invars, given))
 
 
-def size_of(array: Any) -> float:
-    """The number of elements; 0 of what has none, infinity if only a run tells."""
+def elements_of(array: Any) -> float:
+    """How many elements there are; 0 of what has none, infinity if only a run tells."""
     size = getattr(array, "size", 0)
     return size if isinstance(size, int) else math.inf
 
 
 def fusion(node: Any) -> Fusion:
     """What XLA can fuse of a node: one operation for each operand, where its pullback does not say."""
-    known = getattr(node.pullback, "fusion", None)
-    return known or Fusion((Way(1, False),) * len(node.operands), False)
+    operands = len(node.operands)
+    known = getattr(node.pullback, "fusion", None) or Fusion((Way(1, False),) * operands, False)
+    return known if known.ways else known._replace(ways=(None,) * operands)
 
 
 # --- what a cotangent has passed
@@ -229,11 +232,11 @@ def holds_of(nodes: Sequence[Any], avals: Sequence[Any], choices: Choices) -> Ho
         if writes[index] and before.became != SCALED:
             before = CROSSED
         elif len(node.operands) > 1 and before.depth:
-            size = max(size_of(avals[slot]) for slot in node.outputs if slot is not None)
+            size = max(elements_of(avals[slot]) for slot in node.outputs if slot is not None)
             if pays(before.depth, len(kernels[index]) - 1, size, choices):
                 holds.nodes.add(index)
                 before = CROSSED
-        for slot, way in zip(node.operands, ways or (None,) * len(node.operands), strict=True):
+        for slot, way in zip(node.operands, ways, strict=True):
             now, waiting = before.after(way), known.get(slot)
             if waiting is not None and waiting.written >= choices.written_terms:
                 holds.sums.add((index, slot))
@@ -269,17 +272,15 @@ def kernels_of(
     of_slot: dict[Slot | None, frozenset[Any]] = {}
     of_node = []
     for index, (node, found) in enumerate(zip(nodes, fusions, strict=True)):
-        kernels: frozenset[Any] = frozenset({(index,)})
-        if not writes[index]:
-            parts: list[Set[Any]] = [
-                {(index, slot)}
-                if way is None
-                else {slot}
-                if way.wide
-                else of_slot.get(slot, {slot})
-                for slot, way in zip(node.operands, found.ways, strict=True)
-            ]
-            kernels = frozenset(islice(set().union(*parts), MOST_KERNELS))
+        names: set[Any] = set()
+        for slot, way in zip(node.operands, found.ways, strict=True):
+            if way is None:
+                names.add((index, slot))
+            elif way.wide:
+                names.add(slot)
+            else:
+                names |= of_slot.get(slot, {slot})
+        kernels = frozenset({(index,)} if writes[index] else islice(names, MOST_KERNELS))
         of_node.append(kernels)
         of_slot.update(dict.fromkeys(node.outputs, kernels))
     return of_node

@@ -171,13 +171,11 @@ class PatternProgram:
         """One compiled call that also undoes broadcasting; None where operations are run one by one."""
         return compiled(self.jaxpr, self.targets, self.name)
 
-    @cached_property
-    def fusion(self) -> Fusion:
-        """What XLA can fuse of the program."""
+    @property
+    def ct_variables(self) -> list[Var]:
+        """The program's variables for the cotangents."""
         first = len(self.consts)
-        cts = self.jaxpr.invars[first : first + len(self.cts)]
-        shapes = [getattr(target, "shape", ()) for target in self.targets]
-        return fusion_of(self.jaxpr, cts, shapes).spread(self.present)
+        return self.jaxpr.invars[first : first + len(self.cts)]
 
     @property
     def closes_over_tracer(self) -> bool:
@@ -237,15 +235,19 @@ class RuleProgram(WithoutTapes):
             return False
         if not rule.elementwise:
             return True
-        program = next(iter(self.patterns.values()))  # for when every cotangent arrives
-        first = len(program.consts)
-        cts = program.jaxpr.invars[first : first + len(program.cts)]
-        return is_elementwise(program.jaxpr, cts)
+        return is_elementwise(self.whole.jaxpr, self.whole.ct_variables)
+
+    @property
+    def whole(self) -> PatternProgram:
+        """The program for when every cotangent arrives: the first."""
+        return next(iter(self.patterns.values()))
 
     @cached_property
     def fusion(self) -> Fusion:
         """What XLA can fuse of the rule when every cotangent arrives."""
-        return next(iter(self.patterns.values())).fusion
+        program = self.whole
+        shapes = [getattr(target, "shape", ()) for target in program.targets]
+        return fusion_of(program.jaxpr, program.ct_variables, shapes).spread(program.present)
 
     @cached_property
     def rule_of_user(self) -> str | None:

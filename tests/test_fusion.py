@@ -12,7 +12,7 @@ import pytest
 
 import funcgrad
 from benchmarks.measure import kernels_not_alike, work_counted
-from funcgrad import _jax, choices
+from funcgrad import _jax, backward, choices
 from funcgrad.fusion import Fusion, Passed, Way, fusion_of, held
 from tests.compare import assert_same
 
@@ -200,6 +200,9 @@ def test_nothing_is_held_without_jit_or_on_another_platform(monkeypatch: Any) ->
     assert count_held(loss, args)
     monkeypatch.setattr(choices, "BY_PLATFORM", {jax.default_backend(): choices.NOT_MEASURED})
     assert not count_held(loss, args)
+    monkeypatch.undo()
+    monkeypatch.setattr(backward, "held", None)
+    funcgrad.grad(loss)(*args)
 
 
 # --- under other transforms
@@ -223,7 +226,7 @@ def test_derivatives_of_a_gradient_that_holds() -> None:
     assert_same(over(ours), over(reference), rtol=1e-3)
 
 
-def test_inside_a_scan_a_checkpoint_and_a_while_loop() -> None:
+def test_inside_a_checkpoint_in_a_scan() -> None:
     def loss(p: Any, x: Any, y: Any) -> Any:
         def step(carry: Any, _: Any) -> Any:
             x, y = carry
