@@ -50,6 +50,20 @@ def has_explicit_axes(mesh: Any) -> bool:
     return AxisType.Explicit in mesh.axis_types
 
 
+def on_one_device(*values: Value) -> bool:
+    """Whether all of each value is known to lie on one device.
+
+    Of a value on no mesh, a trace does not say where it will lie: ``jit`` may be told later.
+    """
+    meshes = {_core.typeof(x).sharding.mesh for x in values}
+    return all(
+        jax.device_count() == 1
+        if mesh.empty
+        else {*mesh.axis_types} == {AxisType.Manual} or mesh.size == 1
+        for mesh in meshes
+    )
+
+
 def onto_current_mesh(x: Value) -> Value:
     """A value that was computed from numbers alone is on no mesh; on the explicit one, whole.
 

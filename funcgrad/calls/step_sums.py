@@ -22,6 +22,7 @@ from jax import lax
 
 from funcgrad import _jax
 from funcgrad._jax import Atom, Equation, Mask, Primitive, Value, Var, is_literal, variables
+from funcgrad.rules.linear import product
 
 
 def product_over_steps(eqn: Equation, values: Sequence[Value], stacked: Mask) -> Value:
@@ -34,14 +35,8 @@ def product_over_steps(eqn: Equation, values: Sequence[Value], stacked: Mask) ->
     (x_summed, y_summed), batch = params.pop("dimension_numbers")
     x_batch, y_batch = ([axis + 1 for axis in axes] for axes in batch)
     pairs = [(i + 1, j + 1) for i, j in zip(x_summed, y_summed, strict=True)]
-    if (1, 1) in pairs:  # steps and rows are one axis, which costs no transposition
-        x, y = (v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]) for v in (x, y))
-        pairs = [(i - 1, j - 1) for i, j in pairs]
-        x_batch, y_batch = ([axis - 1 for axis in axes] for axes in (x_batch, y_batch))
-    else:
-        pairs = [(0, 0), *pairs]
-    summed = [i for i, _ in pairs], [j for _, j in pairs]
-    return lax.dot_general(x, y, (summed, (x_batch, y_batch)), **params)
+    summed = [0, *(i for i, _ in pairs)], [0, *(j for _, j in pairs)]
+    return product(x, y, (summed, (x_batch, y_batch)), **params)
 
 
 def sum_over_steps(eqn: Equation, values: Sequence[Value], stacked: Mask) -> Value:

@@ -63,13 +63,30 @@ def _contract(ct_side: Any, other_side: Any, axes: Any, other_summed: Any, how: 
     ct_dims, other_dims = (tuple(ct_summed), ct_batch), (tuple(other_kept), other_batch)
     if other_first == sorted(other_first):
         dims = (other_dims[0], ct_dims[0]), (other_dims[1], ct_dims[1])
-        return lax.dot_general(other, ct, dims, **how)
+        return product(other, ct, dims, **how)
     dims = (ct_dims[0], other_dims[0]), (ct_dims[1], other_dims[1])
     sharding = _jax.permuted(how["out_sharding"], ct_first)
-    product = lax.dot_general(ct, other, dims, **{**how, "out_sharding": sharding})
+    transposed = product(ct, other, dims, **{**how, "out_sharding": sharding})
     if ct_first == sorted(ct_first):
-        return product
-    return lax.transpose(product, _inverse(ct_first))
+        return transposed
+    return lax.transpose(transposed, _inverse(ct_first))
+
+
+def product(x: Any, y: Any, dimension_numbers: Any, **how: Any) -> Any:
+    """``dot_general``, with leading axes that it sums over as one axis if that is whole on one device.
+
+    Of the operands of a sum over several axes, XLA for CPUs makes transposed copies. On several devices
+    one of them may be sharded, and parts of the axis in their place lie on no device together.
+    """
+    (x_summed, y_summed), (x_batch, y_batch) = dimension_numbers
+    pairs = {*zip(x_summed, y_summed, strict=True)}
+    rows = next(n for n in range(len(pairs) + 1) if (n, n) not in pairs)
+    if rows > 1 and _jax.on_one_device(x, y):
+        x, y = (lax.reshape(v, (prod(v.shape[:rows]), *v.shape[rows:])) for v in (x, y))
+        rest = [(i - rows + 1, j - rows + 1) for i, j in pairs if i >= rows]
+        x_summed, y_summed = zip((0, 0), *rest, strict=True)
+        x_batch, y_batch = ([i - rows + 1 for i in axes] for axes in (x_batch, y_batch))
+    return lax.dot_general(x, y, ((x_summed, y_summed), (x_batch, y_batch)), **how)
 
 
 @defvjp(lax.conv_general_dilated_p)

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.extend.core import jaxprs_in_params
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import funcgrad
+from benchmarks.chips import collectives
+from tests.meshes import mesh_of
 from tests.programs import check_program, normal
 
 IDS = np.random.default_rng(0).integers(0, 30, (9, 2))
@@ -185,10 +189,30 @@ def temporary_bytes(fun, args):
 @pytest.mark.parametrize("fun", [rows, inside_jit, bias, nested])
 def test_memory_stays_below_that_of_jax_grad(fun):
     args = [jnp.asarray(a, jnp.float32) for a in (W, H, normal(500, 2, 6))]
+    args = jax.device_put(args, NamedSharding(mesh_of(a=1), P()))
     ours, reference = (
         temporary_bytes(grad(fun, (0, 1)), args) for grad in (funcgrad.grad, jax.grad)
     )
     assert ours <= 1.05 * reference
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_rows_that_lie_on_several_devices_are_not_gathered(placed):
+    """A recurrent network, each device with its part of the batch: they exchange the sums alone."""
+    parted = NamedSharding(mesh_of(a=8), P(None, "a"))
+    whole = NamedSharding(parted.mesh, P())
+    shapes = (64, 64), (8, 64), (50, 8, 64)
+    args = [jnp.asarray(0.1 * normal(*shape), jnp.float32) for shape in shapes]
+    args = jax.device_put(args, [whole, whole, parted]) if placed else args
+    programs = [
+        jax.jit(grad(rows), in_shardings=(whole, whole, parted)).lower(*args).compile()
+        for grad in (funcgrad.grad, jax.grad)
+    ]
+    np.testing.assert_allclose(*(program(*args) for program in programs), rtol=1e-4, atol=1e-4)
+    ours, reference = (collectives(program.as_text()) for program in programs)
+    assert {*ours.runs} == {"all-reduce"}
+    assert ours.bytes <= reference.bytes
+    assert (64, 64) not in shapes_in_loops(jax.make_jaxpr(funcgrad.grad(rows))(*args).jaxpr)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

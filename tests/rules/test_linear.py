@@ -9,8 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import funcgrad
+from funcgrad.rules.linear import product
+from tests.meshes import mesh_of, sharded
 from tests.rules.cases import Case, complex_normal, normal, primitives_in
 
 
@@ -180,3 +185,67 @@ def test_matmul_gradient_needs_no_transpose() -> None:
     x, y = normal(2, 3), normal(3, 4)
     backward = lambda x, y: funcgrad.vjp(jnp.dot, x, y)[1](jnp.ones((2, 4)))
     assert lax.transpose_p not in primitives_in(backward, x, y)
+
+
+def summed_axes(eqns: Any) -> set[int]:
+    """Over how many axes the products of a program and of its calls sum."""
+    found = set()
+    for eqn in eqns:
+        if eqn.primitive is DOT:
+            found.add(len(eqn.params["dimension_numbers"][0][0]))
+        for inner in jaxprs_in_params(eqn.params):
+            found |= summed_axes(inner.eqns)
+    return found
+
+
+ROWS = jnp.asarray(normal(4, 6, 3)), jnp.asarray(normal(3, 5))
+
+
+def dense(x: Any, w: Any) -> Any:
+    return jnp.sum(jnp.sin(x @ w))
+
+
+def test_rows_on_one_device_are_one_axis_to_sum_over() -> None:
+    args = jax.device_put(ROWS, NamedSharding(mesh_of(a=1), P()))
+    gradients = jax.jit(funcgrad.grad(dense, (0, 1)))
+    assert summed_axes(gradients.trace(*args).jaxpr.eqns) == {1}
+    for ct, expected in zip(gradients(*args), jax.grad(dense, (0, 1))(*args), strict=True):
+        np.testing.assert_allclose(ct, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("letters", "dims"),
+    [
+        ("abik,abjk->kij", (((0, 1), (0, 1)), ((3,), (3,)))),
+        ("abick,abjkc->kij", (((1, 3, 0), (1, 4, 0)), ((4,), (3,)))),
+        ("abci,abcj->ij", (((2, 0, 1), (2, 0, 1)), ((), ()))),
+        ("abi,baj->ij", (((0, 1), (1, 0)), ((), ()))),
+        ("ai,aj->ij", (((0,), (0,)), ((), ()))),
+        ("i,j->ij", (((), ()), ((), ()))),
+    ],
+)
+def test_product_sums_over_leading_axes_as_over_one(letters: str, dims: Any) -> None:
+    size = dict(zip("abcijk", range(2, 8), strict=True))
+    shapes = [[size[x] for x in side] for side in letters.split("->")[0].split(",")]
+    x, y = (normal(*shape, seed=seed) for seed, shape in enumerate(shapes))
+    expected = np.einsum(letters, x, y)
+    x, y = jax.device_put((x, y), NamedSharding(mesh_of(a=1), P()))
+    np.testing.assert_allclose(product(x, y, dims), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_on_several_devices_stay_two_axes() -> None:
+    """Rows of the second axis are parted: one axis in their place would be gathered on each device."""
+    mesh = mesh_of(a=2)
+    for x in (jax.device_put(ROWS[0], NamedSharding(mesh, P(None, "a"))), ROWS[0]):
+        gradient = jax.jit(
+            funcgrad.grad(dense, 1), in_shardings=(NamedSharding(mesh, P(None, "a")), None)
+        )
+        assert summed_axes(gradient.trace(x, ROWS[1]).jaxpr.eqns) == {1, 2}
+        assert "all-gather" not in str(gradient.lower(x, ROWS[1]).compile().as_text())
+
+
+def test_rows_within_a_shard_map_are_one_axis() -> None:
+    x, w = ROWS
+    gradient = sharded(funcgrad.grad(dense, 1), (P("a"), P()), P(), mesh=mesh_of(a=2))
+    assert summed_axes(jax.make_jaxpr(gradient)(x, w).eqns) == {1}
+    np.testing.assert_allclose(gradient(x, w), jax.grad(dense, 1)(x, w), rtol=1e-5, atol=1e-5)
