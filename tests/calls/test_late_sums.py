@@ -209,7 +209,7 @@ def test_rows_that_lie_on_several_devices_are_not_gathered(placed):
         for grad in (funcgrad.grad, jax.grad)
     ]
     np.testing.assert_allclose(*(program(*args) for program in programs), rtol=1e-4, atol=1e-4)
-    ours, reference = (collectives(program.as_text()) for program in programs)
+    ours, reference = (collectives(str(program.as_text())) for program in programs)
     assert {*ours.runs} == {"all-reduce"}
     assert ours.bytes <= reference.bytes
     assert (64, 64) not in shapes_in_loops(jax.make_jaxpr(funcgrad.grad(rows))(*args).jaxpr)
