@@ -6,11 +6,13 @@ recursion, so a chain of a million nodes is fine.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
+from jax import lax
 from jax.tree_util import tree_flatten, tree_unflatten
 
 from funcgrad import _jax, errors
@@ -51,6 +53,7 @@ def walk(
     nodes: list[Any] = tape.nodes
     observer = tape.observer
     holds = holds_of(() if eager else nodes, tape.avals, here)
+    readers = Readers(() if eager else nodes)
     anywhere = nullcontext()
     for index in range(len(nodes) - 1, -1, -1):
         node = nodes[index]
@@ -61,6 +64,9 @@ def walk(
         if pending.wide:
             steps = pending.steps(node.outputs)
             late = len(operands) == 1 and steps < here.late_steps and pullback.late
+            late = late and (
+                pending.is_quick_to_sum(node) or readers.meet_behind(node, here.late_steps - steps)
+            )
         cts = [pending.take(slot, late) for slot in node.outputs]
         if not [ct for ct in cts if ct is not None]:
             continue
@@ -95,6 +101,22 @@ def walk(
             with _jax.at_line_of(node.source):
                 raise
     return [pending.take(slot) for slot in wanted]
+
+
+class Readers:
+    """Which values several nodes read: their cotangents meet, and can be summed there at once."""
+
+    def __init__(self, nodes: Sequence[Node]):
+        self.count = Counter(slot for node in nodes for slot in node.operands)
+        self.makers = {slot: node for node in nodes for slot in node.outputs}
+
+    def meet_behind(self, node: Node | None, steps: int) -> bool:
+        """Whether what passes this node, and at most so many in all, meets another cotangent then."""
+        while node and steps > 0 and len(node.operands) == 1 and node.pullback.late:
+            if self.count[node.operands[0]] > 1:
+                return True
+            node, steps = self.makers.get(node.operands[0]), steps - 1
+        return False
 
 
 @contextmanager
@@ -197,6 +219,17 @@ class Pending:
             return 0
         waiting = (self.wide.get(slot, {}) for slot in slots if slot is not None)
         return max((steps for group in waiting for _, steps in group.values()), default=0)
+
+    def is_quick_to_sum(self, node: Node) -> bool:
+        """Whether arithmetic on the copies of what is still broadcast costs nothing before their sum.
+
+        Along the last axis XLA for CPUs makes one kernel of the arithmetic and the sum. Along others it
+        makes arrays of the numbers in the arithmetic. The rule of a broadcast is the sum.
+        """
+        if node.op is lax.broadcast_in_dim_p:
+            return True
+        broadcast = ((slot, shape) for slot in node.outputs for shape, _ in self.wide.get(slot, ()))
+        return all(shape[-1:] != self.avals[slot].shape[-1:] for slot, shape in broadcast)
 
     def take(self, slot: Slot | None, late: bool = False) -> Cotangent:
         """Remove and return what waits at `slot`; broadcast only if `late` and it is of one kind."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import funcgrad
 from tests.compare import assert_same
@@ -67,3 +68,24 @@ def test_a_rule_that_reads_scalars_passes_on_what_is_broadcast() -> None:
     gradient = funcgrad.grad(loss)
     assert_same(gradient(WEIGHTS), jax.grad(loss)(WEIGHTS))
     assert equations_of((4, 1), gradient, WEIGHTS) == equations_of((4, 1), loss, WEIGHTS)
+
+
+def normalised(x: Any, axis: int) -> Any:
+    y = x - x.mean(axis, keepdims=True)
+    return y / jnp.sqrt(jnp.mean(y**2, axis, keepdims=True) + 1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_sums_along_the_first_axis_come_before_arithmetic(axis: int) -> None:
+    """Of arithmetic after them, XLA for CPUs makes an array of each number; not along the last axis."""
+
+    def loss(x: Any) -> Any:
+        return jnp.sum(jnp.tanh(normalised(x, axis)))
+
+    gradient = funcgrad.grad(loss)
+    assert_same(gradient(WEIGHTS), jax.grad(loss)(WEIGHTS))
+    eqns = jax.make_jaxpr(gradient)(WEIGHTS).jaxpr.eqns
+    divided = sum(
+        eqn.primitive is lax.div_p and eqn.outvars[0].aval.shape == (4, 5) for eqn in eqns
+    )
+    assert divided == 2 + axis  # y / sqrt(..) and its cotangent; the cotangent of the mean
