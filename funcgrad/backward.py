@@ -228,8 +228,12 @@ class Pending:
         """
         if node.op is lax.broadcast_in_dim_p:
             return True
-        broadcast = ((slot, shape) for slot in node.outputs for shape, _ in self.wide.get(slot, ()))
-        return all(shape[-1:] != self.avals[slot].shape[-1:] for slot, shape in broadcast)
+        waiting = ((slot, self.wide.get(slot, {})) for slot in node.outputs if slot is not None)
+        return all(
+            shape[-1:] != self.avals[slot].shape[-1:]
+            for slot, kinds in waiting
+            for shape, _ in kinds
+        )
 
     def take(self, slot: Slot | None, late: bool = False) -> Cotangent:
         """Remove and return what waits at `slot`; broadcast only if `late` and it is of one kind."""
