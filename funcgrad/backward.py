@@ -223,14 +223,14 @@ class Pending:
     def is_quick_to_sum(self, node: Node) -> bool:
         """Whether arithmetic on the copies of what is still broadcast costs nothing before their sum.
 
-        Along the last axis XLA for CPUs makes one kernel of the arithmetic and the sum. Along others it
-        makes arrays of the numbers in the arithmetic. The rule of a broadcast is the sum.
+        Along the last axis XLA for CPUs makes one kernel of the arithmetic and the sum. Along others, or
+        all, it makes arrays of the numbers in the arithmetic. The rule of a broadcast is the sum.
         """
         if node.op is lax.broadcast_in_dim_p:
             return True
         waiting = ((slot, self.wide.get(slot, {})) for slot in node.outputs if slot is not None)
         return all(
-            shape[-1:] != self.avals[slot].shape[-1:]
+            shape[:-1] == self.avals[slot].shape[:-1]
             for slot, kinds in waiting
             for shape, _ in kinds
         )

@@ -89,3 +89,12 @@ def test_sums_along_the_first_axis_come_before_arithmetic(axis: int) -> None:
         eqn.primitive is lax.div_p and eqn.outvars[0].aval.shape == (4, 5) for eqn in eqns
     )
     assert divided == 2 + axis  # y / sqrt(..) and its cotangent; the cotangent of the mean
+
+
+def test_the_sum_for_a_scalar_comes_before_arithmetic() -> None:
+    def loss(scale: Any) -> Any:
+        return jnp.sum(jnp.sin(WEIGHTS * jnp.exp(scale)))
+
+    gradient = funcgrad.grad(loss)
+    assert_same(gradient(0.3), jax.grad(loss)(0.3))
+    assert equations_of((4, 5), gradient, 0.3) <= equations_of((4, 5), jax.grad(loss), 0.3)
