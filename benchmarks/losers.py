@@ -3,11 +3,11 @@
     python benchmarks/losers.py [operations] [workloads] [random] [ecosystem]
                                 [--only TEXT] [--programs N] [--seed N] [--worst N]
 
-operations: those of `operations.py` at three sizes; workloads: the models, unrolled loops and scans of
-`run.py`; random: programs of `funcgrad.testing.fuzz`; ecosystem: every loss that a test in
-`tests/ecosystem` compares.
-Without any, all. The two gradients are compared first. XLA then counts what both compiled programs
-do, which no busy machine changes. What looks worse by the counts or by a few calls is timed with care.
+operations: those of `operations.py` at three sizes; workloads: the losses of `fields.py`, the models,
+unrolled loops and scans of `run.py`; random: programs of `funcgrad.testing.fuzz`; ecosystem: every
+loss that a test in `tests/ecosystem` compares. Without any, all. The two gradients are compared first.
+XLA then counts what both compiled programs do, which no busy machine changes. What looks worse by the
+counts or by a few calls is timed with care.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import funcgrad
 from benchmarks.bound import differentiated
+from benchmarks.fields import FIELDS
 from benchmarks.loops import SCANS
 from benchmarks.measure import cpu_seconds, work_counted
 from benchmarks.operations import OPERATIONS, weighted
@@ -167,7 +168,7 @@ def operations(options: argparse.Namespace) -> Iterator[Candidate]:
 
 
 def workloads(options: argparse.Namespace) -> Iterator[Candidate]:
-    for workload in (*MODELS, *UNROLLED, *SCANS):
+    for workload in (*FIELDS, *MODELS, *UNROLLED, *SCANS):
         yield Candidate(f"workload {workload.name}", workload.loss, workload.make_args(False))
 
 

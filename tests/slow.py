@@ -14,6 +14,10 @@ SLOW: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "test_a_nan_is_found_at_the_users_line": ("sum_of_root-jit", "sum_of_root-nested"),
         "test_tracebacks_show_the_users_frames_alone": ("grad", "vjp-eager"),
     },
+    "benchmarks/test_fields.py": {
+        "test_a_device_receives_no_more_than_by_jax_grad": ("lstm_64", "policy"),
+        "test_gradients_are_equal": ("batch_norm", "policy"),
+    },
     "benchmarks/test_run.py": {
         "test_gradient_equals_jax_grad": ("mlp",),
         "test_gradient_of_a_while_loop_equals_that_of_a_python_loop": (),

@@ -51,17 +51,18 @@ def has_explicit_axes(mesh: Any) -> bool:
 
 
 def on_one_device(*values: Value) -> bool:
-    """Whether all of each value is known to lie on one device.
+    """Whether all of each value is known to lie on one device, and its type does not say where.
 
     Of a value on no mesh, a trace does not say where it will lie: ``jit`` may be told later.
     """
-    meshes = {_core.typeof(x).sharding.mesh for x in values}
-    return all(
-        jax.device_count() == 1
-        if mesh.empty
-        else {*mesh.axis_types} == {AxisType.Manual} or mesh.size == 1
-        for mesh in meshes
-    )
+    return all(_is_of_one_device(_core.typeof(x).sharding.mesh) for x in values)
+
+
+def _is_of_one_device(mesh: Any) -> bool:
+    if mesh.empty:
+        return jax.device_count() == 1
+    is_alone = mesh.size == 1 and not has_explicit_axes(mesh)
+    return is_alone or {*mesh.axis_types} == {AxisType.Manual}
 
 
 def onto_current_mesh(x: Value) -> Value:
