@@ -10,10 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 from jax._src.interpreters import batching, mlir
-from jax._src.interpreters.ad import primitive_jvps
+from jax._src.interpreters.ad import primitive_jvps, primitive_transposes
 from jax._src.sharding_impls import ShardingContext
+from jax.experimental import jet
 from jax.experimental.layout import Layout
 from jax.extend.core import Primitive
+
+from funcgrad._jax.values import Zero
 
 held_p = Primitive("held")
 """``held(x) = x``."""
@@ -42,6 +45,12 @@ def _jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     return held_p.bind(*primals), tangents[0]
 
 
+def _transpose(ct: Any, x: Any) -> tuple[Any]:
+    return (ct if isinstance(ct, Zero) else held_p.bind(ct),)
+
+
 mlir.register_lowering(held_p, _lower)
 batching.primitive_batchers[held_p] = _batch
 primitive_jvps[held_p] = _jvp
+primitive_transposes[held_p] = _transpose
+jet.deflinear(held_p)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
+from jax.experimental import jet
 from jax.sharding import NamedSharding, PartitionSpec
 
 from funcgrad import _jax
@@ -19,6 +20,10 @@ X = np.arange(12.0, dtype=np.float32).reshape(3, 4)
 
 def held(x: Any) -> Any:
     return _jax.held_p.bind(x * 2) + 1
+
+
+def held_alone(x: Any) -> Any:
+    return _jax.held_p.bind(x)
 
 
 def chain(x: Any, hold: Any) -> list[Any]:
@@ -51,6 +56,17 @@ def test_its_tangent_and_cotangent() -> None:
     out, tangent = jax.jvp(held, (X,), (X,))
     assert_same([out, tangent], [2 * X + 1, 2 * X])
     assert_same(jax.jit(jax.grad(lambda x: jnp.sum(held(x) * X)))(X), 2 * X)
+
+
+def test_a_linear_function_that_holds_is_transposed() -> None:
+    transposed = jax.linear_transpose(lambda x: 3 * held_alone(x)[:, 1:], X)
+    expected = 3 * jnp.pad(X[:, 1:], ((0, 0), (1, 0)))
+    assert_same(jax.jit(transposed)(jnp.asarray(X[:, 1:]))[0], expected)
+
+
+def test_its_series_is_that_of_its_operand() -> None:
+    expected = jet.jet(lambda x: x * 2 + 1, (X,), ((X, X),))
+    assert_same(jet.jet(held, (X,), ((X, X),)), expected)
 
 
 def text(fn: Any, *args: Any, **settings: Any) -> str:
