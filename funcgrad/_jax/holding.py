@@ -12,7 +12,6 @@ from typing import Any
 from jax._src.interpreters import batching, mlir
 from jax._src.interpreters.ad import primitive_jvps, primitive_transposes
 from jax._src.sharding_impls import ShardingContext
-from jax.experimental import jet
 from jax.experimental.layout import Layout
 from jax.extend.core import Primitive
 
@@ -53,4 +52,3 @@ mlir.register_lowering(held_p, _lower)
 batching.primitive_batchers[held_p] = _batch
 primitive_jvps[held_p] = _jvp
 primitive_transposes[held_p] = _transpose
-jet.deflinear(held_p)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.experimental import jet
 from jax.sharding import NamedSharding, PartitionSpec
 
 from funcgrad import _jax
@@ -62,11 +61,6 @@ def test_a_linear_function_that_holds_is_transposed() -> None:
     transposed = jax.linear_transpose(lambda x: 3 * held_alone(x)[:, 1:], X)
     expected = 3 * jnp.pad(X[:, 1:], ((0, 0), (1, 0)))
     assert_same(jax.jit(transposed)(jnp.asarray(X[:, 1:]))[0], expected)
-
-
-def test_its_series_is_that_of_its_operand() -> None:
-    expected = jet.jet(lambda x: x * 2 + 1, (X,), ((X, X),))
-    assert_same(jet.jet(held, (X,), ((X, X),)), expected)
 
 
 def text(fn: Any, *args: Any, **settings: Any) -> str:
