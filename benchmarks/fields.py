@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import jax
@@ -10,19 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from benchmarks.workloads import Params, Workload, cross_entropy, dense, dense_params, normal
+from benchmarks.workloads import (
+    Params,
+    Workload,
+    cross_entropy,
+    dense,
+    dense_params,
+    mlp,
+    mlp_params,
+    normal,
+)
 
 Args = tuple[Any, ...]
-
-
-def mlp_params(rng: np.random.Generator, *widths: int) -> list[Params]:
-    return [dense_params(rng, *pair) for pair in itertools.pairwise(widths)]
-
-
-def mlp(layers: list[Params], x: Array, activation: Any = jnp.tanh) -> Array:
-    for params in layers[:-1]:
-        x = activation(dense(params, x))
-    return dense(layers[-1], x)
 
 
 def scales(width: int) -> Params:

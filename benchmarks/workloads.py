@@ -63,17 +63,25 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 # --- MLP
 
 
-def mlp_loss(params: Params, x: Array, labels: Array) -> Array:
-    *hidden, last = params["layers"]
+def mlp_params(rng: np.random.Generator, *widths: int) -> list[Params]:
+    return [dense_params(rng, n, m) for n, m in itertools.pairwise(widths)]
+
+
+def mlp(layers: list[Params], x: Array, activation: Callable[[Array], Array] = jnp.tanh) -> Array:
+    *hidden, last = layers
     for layer in hidden:
-        x = jnp.tanh(dense(layer, x))
-    return cross_entropy(dense(last, x), labels)
+        x = activation(dense(layer, x))
+    return dense(last, x)
+
+
+def mlp_loss(params: Params, x: Array, labels: Array) -> Array:
+    return cross_entropy(mlp(params["layers"], x), labels)
 
 
 def mlp_args(small: bool) -> tuple[Any, ...]:
     rng = np.random.default_rng(0)
     sizes, batch = ((12, 8, 8, 4), 3) if small else ((784, 256, 256, 10), 64)
-    layers = [dense_params(rng, n, m) for n, m in itertools.pairwise(sizes)]
+    layers = mlp_params(rng, *sizes)
     x = normal(rng, batch, sizes[0], scale=1.0)
     return {"layers": layers}, x, jnp.asarray(rng.integers(sizes[-1], size=batch))
 

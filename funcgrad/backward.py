@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -53,7 +54,7 @@ def walk(
     nodes: list[Any] = tape.nodes
     observer = tape.observer
     holds = holds_of(() if eager else nodes, tape.avals, here)
-    readers = Readers(() if eager else nodes)
+    readers = Readers(() if eager else (*nodes,))
     anywhere = nullcontext()
     for index in range(len(nodes) - 1, -1, -1):
         node = nodes[index]
@@ -63,10 +64,9 @@ def walk(
         steps, late = 0, False
         if pending.wide:
             steps = pending.steps(node.outputs)
-            late = len(operands) == 1 and steps < here.late_steps and pullback.late
-            late = late and (
-                pending.is_quick_to_sum(node) or readers.meet_behind(node, here.late_steps - steps)
-            )
+            left = here.late_steps - steps
+            late = left > 0 and takes_broadcast(node)
+            late = late and (pending.is_quick_to_sum(node) or readers.meet_behind(node, left))
         cts = [pending.take(slot, late) for slot in node.outputs]
         if not [ct for ct in cts if ct is not None]:
             continue
@@ -103,16 +103,28 @@ def walk(
     return [pending.take(slot) for slot in wanted]
 
 
+def takes_broadcast(node: Node) -> bool:
+    """Whether a node passes on a cotangent that is still broadcast."""
+    return len(node.operands) == 1 and node.pullback.late
+
+
 class Readers:
     """Which values several nodes read: their cotangents meet, and can be summed there at once."""
 
-    def __init__(self, nodes: Sequence[Node]):
-        self.count = Counter(slot for node in nodes for slot in node.operands)
-        self.makers = {slot: node for node in nodes for slot in node.outputs}
+    def __init__(self, nodes: tuple[Node, ...]):
+        self.nodes = nodes
+
+    @cached_property
+    def count(self) -> Counter[Slot]:
+        return Counter(slot for node in self.nodes for slot in node.operands)
+
+    @cached_property
+    def makers(self) -> dict[Slot | None, Node]:
+        return {slot: node for node in self.nodes for slot in node.outputs}
 
     def meet_behind(self, node: Node | None, steps: int) -> bool:
         """Whether what passes this node, and at most so many in all, meets another cotangent then."""
-        while node and steps > 0 and len(node.operands) == 1 and node.pullback.late:
+        while node and steps > 0 and takes_broadcast(node):
             if self.count[node.operands[0]] > 1:
                 return True
             node, steps = self.makers.get(node.operands[0]), steps - 1

@@ -66,10 +66,10 @@ def _contract(ct_side: Any, other_side: Any, axes: Any, other_summed: Any, how: 
         return product(other, ct, dims, **how)
     dims = (ct_dims[0], other_dims[0]), (ct_dims[1], other_dims[1])
     sharding = _jax.permuted(how["out_sharding"], ct_first)
-    transposed = product(ct, other, dims, **{**how, "out_sharding": sharding})
+    contracted = product(ct, other, dims, **{**how, "out_sharding": sharding})
     if ct_first == sorted(ct_first):
-        return transposed
-    return lax.transpose(transposed, _inverse(ct_first))
+        return contracted
+    return lax.transpose(contracted, _inverse(ct_first))
 
 
 def product(x: Any, y: Any, dimension_numbers: Any, **how: Any) -> Any:
