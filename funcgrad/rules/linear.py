@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcgrad import _jax
+from funcgrad.choices import choices
 from funcgrad.registry import defvjp
 
 
@@ -127,8 +128,10 @@ def conv_general_dilated_vjp(
     ct_x_padding = [
         (k - 1 - lo, n - m + lo) for n, k, m, lo in zip(x_size, w_size, y_size, lows, strict=True)
     ]
-    if groups == 1 and prod(w_size) > prod(y_size):  # the smaller one is the kernel: XLA is faster
-        image, kernel = w, lax.rev(ct, y_axes[2:])
+    moved = batch_group_count, x_axes[1], x_axes[0]
+    if prod(w_size) > prod(y_size):  # the smaller one is the kernel: XLA is faster
+        image, kernel = w, lax.rev(_move_groups(ct, groups, y_axes[1], y_axes[0]), y_axes[2:])
+        moved = feature_group_count, x_axes[0], x_axes[1]
         axes = _swapped(w_axes), y_axes, _swapped(x_axes)
         dilations = rhs_dilation, window_strides
         ct_x_padding = [
@@ -147,21 +150,37 @@ def conv_general_dilated_vjp(
         out_sharding=_jax.cotangent_sharding(x),
         **how,
     )
-    ct_x = _move_groups(ct_x, batch_group_count, x_axes[1], x_axes[0])
+    ct_x = _move_groups(ct_x, *moved)
+    image, features, batches = x, batch_group_count, feature_group_count
+    if _groups_go_to_features(x, w, ct, dimension_numbers, feature_group_count):
+        image = _move_groups(x, feature_group_count, x_axes[1], x_axes[0])
+        features, batches = feature_group_count, 1
     ct_w = lax.conv_general_dilated(
-        x.astype(ct.dtype),
+        image.astype(ct.dtype),
         ct,
         window_strides=rhs_dilation,
         padding=ct_w_padding,
         lhs_dilation=lhs_dilation,
         rhs_dilation=window_strides,
         dimension_numbers=lax.ConvDimensionNumbers(*map(_swapped, (x_axes, y_axes, w_axes))),
-        feature_group_count=batch_group_count,
-        batch_group_count=feature_group_count,
+        feature_group_count=features,
+        batch_group_count=batches,
         out_sharding=_jax.cotangent_sharding(w),
         **how,
     )
     return _cast(ct_x, x.dtype), _cast(ct_w, w.dtype)
+
+
+def _groups_go_to_features(x: Any, w: Any, ct: Any, dimension_numbers: Any, groups: int) -> bool:
+    """Whether a cotangent of weights is computed with groups of features, not with groups of batches.
+
+    XLA for CPUs is slow with the latter but where each group is one channel. On several devices the
+    batch may be sharded, and no part of it lies in front of the groups.
+    """
+    x_axes, w_axes, _ = dimension_numbers
+    by_channel = x.shape[x_axes[1]] == w.shape[w_axes[0]] == groups
+    wished = choices().weights_by_features and groups > 1 and not by_channel
+    return wished and _jax.on_one_device(x, ct)
 
 
 def _dilated(shape: Sequence[int], axes: Sequence[int], dilation: Sequence[int]) -> list[int]:

@@ -118,6 +118,18 @@ CASES = [
         (normal(4, 4, 2), normal(2, 3, 4)),
         "batch-groups",
     ),
+    Case(
+        CONV,
+        conv(("NHC", "HIO", "NHC"), feature_group_count=2, padding=((1, 0),)),
+        (normal(3, 6, 4), normal(5, 2, 6)),
+        "feature-groups-window-beyond-result",
+    ),
+    Case(
+        CONV,
+        conv(("HNC", "IHO", "HNC"), batch_group_count=2, padding=((1, 0),)),
+        (normal(6, 4, 3), normal(3, 5, 4)),
+        "batch-groups-window-beyond-result",
+    ),
     Case(CONV, conv(), (complex_normal(1, 2, 4), complex_normal(2, 2, 2)), "complex", rtol=1e-10),
     *[
         Case(CONV, fn, (normal(1, 4, 2), normal(*kernel)), f"transpose-{name}", order=1, vmap=False)
@@ -244,3 +256,45 @@ def test_rows_within_a_shard_map_are_one_axis() -> None:
     gradient = sharded(funcgrad.grad(dense, 1), (P("a"), P()), P(), mesh=mesh_of(a=2))
     assert summed_axes(jax.make_jaxpr(gradient)(x, w)) == {1}
     np.testing.assert_allclose(gradient(x, w), jax.grad(dense, 1)(x, w), rtol=1e-5, atol=1e-5)
+
+
+# --- groups of a convolution
+
+
+def grouped(x: Any, w: Any) -> Any:
+    strides, padding = (2, 1), ((1, 0), (2, 1))
+    groups = x.shape[3] // w.shape[2]
+    images = ("NHWC", "HWIO", "NHWC")
+    return jnp.sum(jnp.sin(conv(images, strides, padding, feature_group_count=groups)(x, w)))
+
+
+def batch_groups(jaxpr: Any) -> set[int]:
+    """The numbers of groups of batches of a program's convolutions."""
+    found = (eqn for eqn in equations(jaxpr) if eqn.primitive is CONV)
+    return {eqn.params["batch_group_count"] for eqn in found}
+
+
+GROUPED = {
+    "several channels": (normal(2, 5, 4, 6), normal(2, 3, 3, 8), {1}),
+    "one to two": (normal(2, 5, 4, 3), normal(2, 3, 1, 6), {1}),
+    "two to one": (normal(2, 5, 4, 6), normal(2, 3, 2, 3), {1}),
+    "by channel": (normal(2, 5, 4, 3), normal(2, 3, 1, 3), {1, 3}),
+}
+
+
+@pytest.mark.parametrize(("x", "w", "expected"), GROUPED.values(), ids=GROUPED)
+def test_groups_on_one_device_are_groups_of_features(x: Any, w: Any, expected: set[int]) -> None:
+    """XLA for CPUs takes hundreds of times as long for groups of batches of several channels."""
+    args = jax.device_put((x, w), NamedSharding(mesh_of(a=1), P()))
+    gradients = jax.jit(funcgrad.grad(grouped, (0, 1)))
+    assert batch_groups(gradients.trace(*args).jaxpr) == expected
+    for ct, by_jax in zip(gradients(*args), jax.grad(grouped, (0, 1))(*args), strict=True):
+        np.testing.assert_allclose(ct, by_jax, rtol=1e-5, atol=1e-5)
+
+
+def test_groups_on_several_devices_stay_groups_of_batches() -> None:
+    """The batch may be parted: in the axis of groups and batch its parts lie on no device together."""
+    x, w, _ = GROUPED["several channels"]
+    parted = NamedSharding(mesh_of(a=2), P("a"))
+    gradient = jax.jit(funcgrad.grad(grouped, 1), in_shardings=(parted, None))
+    assert batch_groups(gradient.trace(x, w).jaxpr) == {1, 2}
