@@ -384,9 +384,10 @@ class TapeTrace(_jax.Trace):
         primals: Sequence[Value],
         slots: Sequence[Slot | None],
         params: dict[str, Any],
+        by: Callable[..., Any] | None = None,
     ) -> Sequence[Value]:
-        """Run a call of a function that has a rule, and record it as one node."""
-        outs = self.evaluate(primitive, primals, params)
+        """Run a call of a function that has a rule, or `by` in its place, and record it as one node."""
+        outs = self.evaluate(primitive, primals, params, by)
         if isinstance(rule, ZeroRule):
             return outs
         return self.record_rule(op, {}, primals, slots, outs, rule, len(outs) > 1)

@@ -16,7 +16,10 @@ from typing import Any, Protocol
 from funcgrad import _jax, errors
 from funcgrad.called import INLINED, CalledFunction, CalledJaxpr, Params, rule_of
 from funcgrad.calls.templates import record_by_template
+from funcgrad.functions import Form, custom_vjp_of
+from funcgrad.keys import FunctionId
 from funcgrad.registry import CallRule, Rule, Rules, ZeroRule, defrecord
+from funcgrad.rules.functions import DERIVED_APART
 from funcgrad.tangents import TangentTrace
 from funcgrad.tape import FrozenTape, TapeTrace
 
@@ -148,7 +151,10 @@ def enter(
                 with _jax.set_current_trace(trace):
                     return called.run(*tracers)
             if isinstance(found, (Rule, ZeroRule)):
-                return trace.record_function(op, found, primitive, primals, slots, params)
+                by = None
+                if isinstance(found, Rule) and op in DERIVED_APART:
+                    by = _with_derivative(op, found, primitive)
+                return trace.record_function(op, found, primitive, primals, slots, params, by)
         differentiated = tuple([slot is not None for slot in slots])
         rules = trace.rules_inside() if how.apart else trace.rules
         given = _jax.with_known_jaxprs(params)
@@ -168,3 +174,21 @@ def enter(
         return trace.record(op, kept, slots, outs, present, pullback, residuals)
     except errors.Unlocated as problem:
         raise problem.at(_jax.current_where()) from problem.cause
+
+
+def _with_derivative(op: FunctionId, rule: Rule, primitive: Any) -> Callable[..., Any]:
+    """A call that has the rule as its derivative in JAX's transforms of the gradient, too.
+
+    To JAX's forward mode, which has no such derivative, the call is an error.
+    """
+
+    def run(*primals: Any, **params: Any) -> list[Any]:
+        def call(operands: tuple[Any, ...]) -> Any:
+            outs = primitive.bind(*operands, **params)
+            return tuple(outs) if len(outs) > 1 else outs[0]
+
+        form = Form.of_primitive(len(primals), ())
+        out = custom_vjp_of(op, rule, form, call)(*primals)
+        return [*out] if isinstance(out, tuple) else [out]
+
+    return run

@@ -36,6 +36,9 @@ eigh_tridiagonal = in_jax("_src/scipy/linalg.py", "eigh_tridiagonal")
 lobpcg_of_matrix = in_jax("experimental/sparse/linalg.py", "_lobpcg_standard_matrix")
 lobpcg_of_callable = in_jax("experimental/sparse/linalg.py", "_lobpcg_standard_callable")
 
+DERIVED_APART = frozenset({eigh_tridiagonal, lobpcg_of_matrix, lobpcg_of_callable})
+"""Functions whose derivative is not that of their operations, so that no transform may look inside."""
+
 
 @defvjp(eigh_tridiagonal)
 def eigh_tridiagonal_vjp(ct: Any, d: Array, e: Array, *others: Any, out: Any, **_: Any) -> Any:

@@ -101,7 +101,19 @@ def test_eigenvectors_of_a_tridiagonal_matrix():
 def test_second_order_of_eigenvalues():
     ours = lambda d: jsl.eigh_tridiagonal(d, jnp.asarray(E), eigvals_only=True) @ WEIGHTS
     theirs = lambda d: jnp.linalg.eigvalsh(dense(d, jnp.asarray(E))) @ WEIGHTS
-    assert_same(funcgrad.hessian(ours)(jnp.asarray(D)), jax.hessian(theirs)(D), rtol=1e-8)
+    d, expected = jnp.asarray(D), jax.hessian(theirs)(D)
+    assert_same(funcgrad.hessian(ours)(d), expected, rtol=1e-8)
+    assert_same(jax.jacrev(funcgrad.grad(ours))(d), expected, rtol=1e-8)
+    assert_same(jax.jacrev(jax.jit(funcgrad.grad(ours)))(d), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_forward_mode_is_an_error_where_the_operations_have_another_derivative(jit):
+    """JAX's forward mode goes through the bisection, and would return another number."""
+    loss = lambda d: jsl.eigh_tridiagonal(d, E, eigvals_only=True) ** 2 @ WEIGHTS
+    gradient = jit(funcgrad.grad(loss))
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(gradient, (jnp.asarray(D),), (jnp.asarray(WEIGHTS),))
 
 
 def test_the_largest_eigenvalues():
