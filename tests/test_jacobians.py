@@ -119,3 +119,63 @@ def test_hvp_says_what_does_not_fit():
         funcgrad.hvp(loss, (x,), x)
     with pytest.raises(funcgrad.errors.CotangentError, match="1 primals and 2 tangents"):
         funcgrad.hvp(loss, (x,), (x, x))
+
+
+# --- a gradient differentiated again
+
+
+@funcgrad.op
+def square(x: Any) -> Any:
+    return x * x
+
+
+@square.defvjp
+def twice_the_derivative(ct: Any, x: Any, *, out: Any) -> Any:
+    return ct * 4 * x
+
+
+@jax.custom_vjp
+def square_again(x: Any) -> Any:
+    return x * x
+
+
+square_again.defvjp(lambda x: (square_again(x), x), lambda x, ct: (ct * 4 * x,))
+
+
+def in_a_loop(function: Any) -> Any:
+    return lambda x: lax.fori_loop(0, 1, lambda i, x: function(x), x)
+
+
+AGAIN = {
+    "custom_vjp": square_again,
+    "jitted": jax.jit(square_again),
+    "in a loop": in_a_loop(square_again),
+    "in a checkpoint": jax.checkpoint(square_again),
+}
+ONCE = {"op": square, "op in a loop": in_a_loop(square)}
+FUNCTIONS = {name: (f, 40) for name, f in AGAIN.items()} | {
+    name: (f, 24) for name, f in ONCE.items()
+}
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize(("function", "factor"), FUNCTIONS.values(), ids=FUNCTIONS)
+def test_a_backward_function_is_used_in_both_derivatives(function, factor, jit):
+    """z = y^2, y = square(x), and dy/dx is 4x by the rule: dz/dx = 2y 4x, d2z/dx2 = 8y + 8x dy/dx.
+
+    That dy/dx is 4x if the forward function calls the function again, and else that of its operations,
+    as under ``jax.jacrev(jax.grad(f))``.
+    """
+    x, v = jnp.array([1.5, -2.0]), jnp.array([1.0, 3.0])
+    loss = lambda x: jnp.sum(function(x) ** 2)
+    of = jax.jit if jit else lambda f: f
+    expected = factor * x**2
+    np.testing.assert_allclose(of(funcgrad.hessian(loss))(x), jnp.diag(expected), rtol=1e-6)
+    found = of(lambda x, v: funcgrad.hvp(loss, (x,), (v,))[0])(x, v)
+    np.testing.assert_allclose(found, expected * v, rtol=1e-6)
+
+
+def test_the_row_of_one_output_has_no_axis_for_rows():
+    jaxpr = jax.make_jaxpr(funcgrad.jacrev(lambda x: jnp.sum(jnp.sin(x))))(X())
+    cosines = [eqn for eqn in jaxpr.eqns if eqn.primitive in (lax.cos_p, lax.mul_p)]
+    assert [eqn.outvars[0].aval.shape for eqn in cosines] == [(3,), (3,)]
