@@ -77,12 +77,20 @@ class Call:
         """The jaxpr's variables for the arguments."""
         return self.closed.jaxpr.invars[len(self.consts) :]
 
+    @functools.cached_property
+    def handed_on(self) -> Positions | None:
+        """Which argument each output is, in a jaxpr without operations; None for any other."""
+        jaxpr = self.closed.jaxpr
+        computes = jaxpr.eqns or any(map(_jax.is_literal, jaxpr.outvars))
+        return None if computes else tuple(map(jaxpr.invars.index, jaxpr.outvars))
+
     def __call__(self, args: Sequence[Value], params: dict[str, Any], shared: bool) -> list[Value]:
-        """Run the jaxpr with the settings of the user's jitted call."""
+        """Run the jaxpr with the settings of the user's jitted call, whose own operations it shares."""
         args = [*self.consts, *args]
         if _jax.has_settings(params):
             return _jax.bind_jit(self.closed, args, params, shared)
-        return self.jitted(*args)
+        found = None if shared else self.handed_on
+        return self.jitted(*args) if found is None else [args[i] for i in found]
 
 
 @dataclass(frozen=True)
@@ -264,11 +272,9 @@ class Split:
         self, primals: Sequence[Value], params: dict[str, Any]
     ) -> tuple[list[Value], list[Value]]:
         """The outputs and the residuals."""
-        count = len(self.recording.slots)
-        if _jax.looks_for_not_finite():
-            results = _jax.watched(lambda: self.forward(primals, params, shared=True), count)
-        else:
-            results = self.forward(primals, params, shared=True)
+        run = functools.partial(self.forward, primals, params, shared=True)
+        watched = _jax.looks_for_not_finite()
+        results = _jax.watched(run, len(self.recording.slots)) if watched else run()
         return self.find_residuals(primals, results)
 
     def find_residuals(

@@ -31,6 +31,16 @@ def test_forward_gives_out_what_is_neither_input_nor_output():
     assert split.backward((True, False)).present == (True, False)
 
 
+def test_a_backward_program_without_operations_is_not_called():
+    add = jax.jit(lambda x, y: x + y)
+    gradient = jax.make_jaxpr(funcgrad.grad(lambda x, y: add(x, y), (0, 1)))(1.0, 2.0)
+    assert [str(eqn.primitive) for eqn in gradient.eqns] == ["jit"]  # the forward program
+    split = split_of(jax.make_jaxpr(add)(1.0, 2.0), (True, True), funcgrad.DEFAULT)
+    ct = jnp.float32(3.0)
+    call = split.backward((True,)).call
+    assert all(x is ct for x in call([ct], {}, shared=False))
+
+
 @pytest.mark.parametrize("remat", [False, True], ids=["plain", "checkpoint"])
 @pytest.mark.parametrize("derivative", ["grad", "value_and_grad"])
 def test_a_number_is_no_residual(derivative, remat):
