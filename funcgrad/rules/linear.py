@@ -116,33 +116,26 @@ def conv_general_dilated_vjp(
     w_size = _dilated(w.shape, w_axes, rhs_dilation)
     y_size = _dilated(ct.shape, y_axes, window_strides)
     lows = [lo for lo, _ in padding]
-    ct_w_padding = [
-        (lo, k + m - 1 - n - lo) for n, k, m, lo in zip(x_size, w_size, y_size, lows, strict=True)
-    ]
+    sizes = [*zip(x_size, w_size, y_size, lows, strict=True)]
     groups = feature_group_count * batch_group_count
     how = {"precision": precision, "preferred_element_type": preferred_element_type}
 
     image, kernel = ct, lax.rev(_move_groups(w, groups, w_axes[0], w_axes[1]), w_axes[2:])
     axes = y_axes, _swapped(w_axes), x_axes
     dilations = window_strides, rhs_dilation
-    ct_x_padding = [
-        (k - 1 - lo, n - m + lo) for n, k, m, lo in zip(x_size, w_size, y_size, lows, strict=True)
-    ]
+    around = [(k - 1 - lo, n - m + lo) for n, k, m, lo in sizes]
     moved = batch_group_count, x_axes[1], x_axes[0]
     if prod(w_size) > prod(y_size):  # the smaller one is the kernel: XLA is faster
         image, kernel = w, lax.rev(_move_groups(ct, groups, y_axes[1], y_axes[0]), y_axes[2:])
         moved = feature_group_count, x_axes[0], x_axes[1]
         axes = _swapped(w_axes), y_axes, _swapped(x_axes)
         dilations = rhs_dilation, window_strides
-        ct_x_padding = [
-            (m - 1 - lo, n - k + lo)
-            for n, k, m, lo in zip(x_size, w_size, y_size, lows, strict=True)
-        ]
+        around = [(m - 1 - lo, n - k + lo) for n, k, m, lo in sizes]
     ct_x = lax.conv_general_dilated(
         image.astype(ct.dtype),
         kernel.astype(ct.dtype),
         window_strides=lhs_dilation,
-        padding=ct_x_padding,
+        padding=around,
         lhs_dilation=dilations[0],
         rhs_dilation=dilations[1],
         dimension_numbers=lax.ConvDimensionNumbers(*axes),
@@ -151,23 +144,33 @@ def conv_general_dilated_vjp(
         **how,
     )
     ct_x = _move_groups(ct_x, *moved)
-    image, features, batches = x, batch_group_count, feature_group_count
-    if _groups_go_to_features(x, w, ct, dimension_numbers, feature_group_count):
+
+    image, kernel, axes = x, ct, tuple(map(_swapped, (x_axes, y_axes, w_axes)))
+    dilations = lhs_dilation, window_strides
+    features, batches = batch_group_count, feature_group_count
+    around = [(lo, k + m - 1 - n - lo) for n, k, m, lo in sizes]
+    is_spread = groups == 1 and max(lhs_dilation, default=1) > 1
+    if is_spread:  # the one with zeros between its elements is the kernel: XLA is faster
+        image, kernel, axes = ct, x, (_swapped(y_axes), _swapped(x_axes), w_axes)
+        dilations = window_strides, lhs_dilation
+        around = [(k - 1 - lo, n - m + lo) for n, k, m, lo in sizes]
+    elif _groups_go_to_features(x, w, ct, dimension_numbers, feature_group_count):
         image = _move_groups(x, feature_group_count, x_axes[1], x_axes[0])
         features, batches = feature_group_count, 1
     ct_w = lax.conv_general_dilated(
         image.astype(ct.dtype),
-        ct,
+        kernel.astype(ct.dtype),
         window_strides=rhs_dilation,
-        padding=ct_w_padding,
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=window_strides,
-        dimension_numbers=lax.ConvDimensionNumbers(*map(_swapped, (x_axes, y_axes, w_axes))),
+        padding=around,
+        lhs_dilation=dilations[0],
+        rhs_dilation=dilations[1],
+        dimension_numbers=lax.ConvDimensionNumbers(*axes),
         feature_group_count=features,
         batch_group_count=batches,
         out_sharding=_jax.cotangent_sharding(w),
         **how,
     )
+    ct_w = lax.rev(ct_w, w_axes[2:]) if is_spread else ct_w
     return _cast(ct_x, x.dtype), _cast(ct_w, w.dtype)
 
 
