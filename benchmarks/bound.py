@@ -115,6 +115,10 @@ WHY: dict[str, str] = {
         "two convolutions more, of as many operations as the forward each. XLA's CPU takes 1.4 forwards "
         "for that of the input's cotangent and 3.8 for that of the kernel's, whose window is dilated"
     ),
+    "conv_general_dilated by channel": (
+        "the kernel's cotangent is a convolution of groups of batches, of which XLA counts each channel "
+        "with every other; by the clock the gradient takes two forwards"
+    ),
 }
 """What is said of operations above the bound."""
 

@@ -97,8 +97,18 @@ def images(n: int) -> tuple[Array]:
     return (drawn(-1, 1, 4, 16, side, side),)
 
 
-def convolved(n: int) -> tuple[Array, Array]:
-    return *images(n), drawn(-1, 1, 16, 16, 3, 3, seed=1)
+def convolved(n: int, groups: int = 1) -> tuple[Array, Array]:
+    return *images(n), drawn(-1, 1, 16, 16 // groups, 3, 3, seed=1)
+
+
+def grouped(x: Array, w: Array) -> Array:
+    """A convolution of as many groups as the shapes of its operands say."""
+    groups = x.shape[1] // w.shape[1]
+    return lax.conv_general_dilated(x, w, (1, 1), "SAME", feature_group_count=groups)
+
+
+def upsampled(x: Array, w: Array) -> Array:
+    return lax.conv_general_dilated(x, w, (1, 1), ((1, 2), (1, 2)), lhs_dilation=(2, 2))
 
 
 def scattered(method: str, x: Array, indices: Array, y: Array) -> Array:
@@ -282,6 +292,9 @@ PRODUCTS = rows(
             lambda x, w: lax.conv_general_dilated(x, w, (2, 2), "SAME"),
             convolved,
         ),
+        "conv_general_dilated grouped": (grouped, partial(convolved, groups=4)),
+        "conv_general_dilated by channel": (grouped, partial(convolved, groups=16)),
+        "conv_general_dilated transposed": (upsampled, convolved),
         "attention": (dot_product_attention, attended),
         "reduce_window_sum": (lambda x: averaged(x, lax.add, 0.0), images),
         "reduce_window_sum pool": (lambda x: pooled(x, 0.0, lax.add), images),

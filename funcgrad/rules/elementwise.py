@@ -87,10 +87,11 @@ def expm1_vjp(ct: Array, x: Array, *, out: Array, accuracy: Accuracy = None) -> 
 
 @defvjp(lax.logistic_p, elementwise=True)
 def logistic_vjp(ct: Array, x: Array, *, out: Array, accuracy: Accuracy = None) -> Array:
-    # dy/dx = y (1 - y), where 1 - y = logistic(-x) loses no digits
+    # dy/dx = y (1 - y), where 1 - y = logistic(-x) loses no digits; with ct first, XLA makes 49 kernels
+    # of an unrolled LSTM, else 53
     if accuracy is lax.AccuracyMode.HIGHEST:
-        return out * lax.logistic(-x) * ct
-    return out * (1 - out) * ct
+        return ct * (out * lax.logistic(-x))
+    return ct * (out * (1 - out))
 
 
 @defvjp(lax.tanh_p, elementwise=True)
