@@ -107,88 +107,107 @@ def conv_general_dilated_vjp(
     preferred_element_type: Any,
     **_: Any,
 ) -> Any:
-    # y[p] = sum_k X[p s + k d - lo] w[k], X the dilated x;
-    # ct_x[i] = sum_k ct[(i + lo - k d) / s] w[k]; ct_w[k] = sum_p X[p s + k d - lo] ct[p]
+    # y[p] = sum_k X[p s + k d - lo] w[k], X the dilated x
     if 0 in (ct.size, x.size, w.size):
         return _jax.cotangent_zeros(x), _jax.cotangent_zeros(w)
     x_axes, w_axes, y_axes = dimension_numbers
-    x_size = _dilated(x.shape, x_axes, lhs_dilation)
-    w_size = _dilated(w.shape, w_axes, rhs_dilation)
-    y_size = _dilated(ct.shape, y_axes, window_strides)
-    lows = [lo for lo, _ in padding]
-    sizes = [*zip(x_size, w_size, y_size, lows, strict=True)]
-    groups = feature_group_count * batch_group_count
+    sides = (x, x_axes, lhs_dilation), (w, w_axes, rhs_dilation), (ct, y_axes, window_strides)
+    lows, groups = [lo for lo, _ in padding], (feature_group_count, batch_group_count)
     how = {"precision": precision, "preferred_element_type": preferred_element_type}
-
-    image, kernel = ct, lax.rev(_move_groups(w, groups, w_axes[0], w_axes[1]), w_axes[2:])
-    axes = y_axes, _swapped(w_axes), x_axes
-    dilations = window_strides, rhs_dilation
-    around = [(k - 1 - lo, n - m + lo) for n, k, m, lo in sizes]
-    moved = batch_group_count, x_axes[1], x_axes[0]
-    if prod(w_size) > prod(y_size):  # the smaller one is the kernel: XLA is faster
-        image, kernel = w, lax.rev(_move_groups(ct, groups, y_axes[1], y_axes[0]), y_axes[2:])
-        moved = feature_group_count, x_axes[0], x_axes[1]
-        axes = _swapped(w_axes), y_axes, _swapped(x_axes)
-        dilations = rhs_dilation, window_strides
-        around = [(m - 1 - lo, n - k + lo) for n, k, m, lo in sizes]
-    ct_x = lax.conv_general_dilated(
-        image.astype(ct.dtype),
-        kernel.astype(ct.dtype),
-        window_strides=lhs_dilation,
-        padding=around,
-        lhs_dilation=dilations[0],
-        rhs_dilation=dilations[1],
-        dimension_numbers=lax.ConvDimensionNumbers(*axes),
-        feature_group_count=groups,
-        out_sharding=_jax.cotangent_sharding(x),
-        **how,
-    )
-    ct_x = _move_groups(ct_x, *moved)
-
-    image, kernel, axes = x, ct, tuple(map(_swapped, (x_axes, y_axes, w_axes)))
-    dilations = lhs_dilation, window_strides
-    features, batches = batch_group_count, feature_group_count
-    around = [(lo, k + m - 1 - n - lo) for n, k, m, lo in sizes]
-    is_spread = groups == 1 and max(lhs_dilation, default=1) > 1
-    if is_spread:  # the one with zeros between its elements is the kernel: XLA is faster
-        image, kernel, axes = ct, x, (_swapped(y_axes), _swapped(x_axes), w_axes)
-        dilations = window_strides, lhs_dilation
-        around = [(k - 1 - lo, n - m + lo) for n, k, m, lo in sizes]
-    elif _groups_go_to_features(x, w, ct, dimension_numbers, feature_group_count):
-        image = _move_groups(x, feature_group_count, x_axes[1], x_axes[0])
-        features, batches = feature_group_count, 1
-    ct_w = lax.conv_general_dilated(
-        image.astype(ct.dtype),
-        kernel.astype(ct.dtype),
-        window_strides=rhs_dilation,
-        padding=around,
-        lhs_dilation=dilations[0],
-        rhs_dilation=dilations[1],
-        dimension_numbers=lax.ConvDimensionNumbers(*axes),
-        feature_group_count=features,
-        batch_group_count=batches,
-        out_sharding=_jax.cotangent_sharding(w),
-        **how,
-    )
-    ct_w = lax.rev(ct_w, w_axes[2:]) if is_spread else ct_w
+    ct_x = _ct_of_image(*sides, lows, groups, {**how, "out_sharding": _jax.cotangent_sharding(x)})
+    ct_w = _ct_of_kernel(*sides, lows, groups, {**how, "out_sharding": _jax.cotangent_sharding(w)})
     return _cast(ct_x, x.dtype), _cast(ct_w, w.dtype)
 
 
-def _groups_go_to_features(x: Any, w: Any, ct: Any, dimension_numbers: Any, groups: int) -> bool:
+Side = tuple[Any, Sequence[int], Sequence[int]]
+"""An operand of a convolution or the cotangent of its result, with its axes and its dilation."""
+
+
+def _ct_of_image(
+    x_side: Side, w_side: Side, y_side: Side, lows: Sequence[int], groups: tuple[int, int], how: Any
+) -> Any:
+    # ct_x[i] = sum_k ct[(i + lo - k d) / s] w[k]
+    (_, x_axes, strides), (w, w_axes, w_dilation), (ct, y_axes, y_dilation) = x_side, w_side, y_side
+    sizes = [*zip(*map(_dilated, (x_side, w_side, y_side)), lows, strict=True)]
+    features, batches = groups
+    count = features * batches
+    flipped = lax.rev(_move_groups(w, count, w_axes[0], w_axes[1]), w_axes[2:])
+    image, kernel = y_side, (flipped, _swapped(w_axes), w_dilation)
+    axes, moved = x_axes, (batches, x_axes[1], x_axes[0])
+    around = [(k - 1 - lo, n - m + lo) for n, k, m, lo in sizes]
+    if prod(k for _, k, _, _ in sizes) > prod(m for _, _, m, _ in sizes):
+        # the smaller one is the kernel: XLA is faster
+        flipped = lax.rev(_move_groups(ct, count, y_axes[1], y_axes[0]), y_axes[2:])
+        image, kernel = (w, _swapped(w_axes), w_dilation), (flipped, y_axes, y_dilation)
+        axes, moved = _swapped(x_axes), (features, x_axes[0], x_axes[1])
+        around = [(m - 1 - lo, n - k + lo) for n, k, m, lo in sizes]
+    ct_x = _convolved(ct.dtype, image, kernel, axes, strides, around, (count, 1), how)
+    return _move_groups(ct_x, *moved)
+
+
+def _ct_of_kernel(
+    x_side: Side, w_side: Side, y_side: Side, lows: Sequence[int], groups: tuple[int, int], how: Any
+) -> Any:
+    # ct_w[k] = sum_p X[p s + k d - lo] ct[p]
+    (x, x_axes, x_dilation), (w, w_axes, strides), (ct, y_axes, y_dilation) = x_side, w_side, y_side
+    sizes = [*zip(*map(_dilated, (x_side, w_side, y_side)), lows, strict=True)]
+    features, batches = groups
+    image, kernel = (x, _swapped(x_axes), x_dilation), (ct, _swapped(y_axes), y_dilation)
+    if features * batches == 1 and max(x_dilation, default=1) > 1:
+        # the one with zeros between its elements is the kernel: XLA is faster
+        around = [(k - 1 - lo, n - m + lo) for n, k, m, lo in sizes]
+        ct_w = _convolved(ct.dtype, kernel, image, w_axes, strides, around, (1, 1), how)
+        return lax.rev(ct_w, w_axes[2:])
+    counts = batches, features
+    if features > 1 and _groups_go_to_features(
+        x, ct, x.shape[x_axes[1]], w.shape[w_axes[0]], features
+    ):
+        moved = _move_groups(x, features, x_axes[1], x_axes[0])
+        image, counts = (moved, _swapped(x_axes), x_dilation), (features, 1)
+    around = [(lo, k + m - 1 - n - lo) for n, k, m, lo in sizes]
+    return _convolved(ct.dtype, image, kernel, _swapped(w_axes), strides, around, counts, how)
+
+
+def _convolved(
+    dtype: Any,
+    image: Side,
+    kernel: Side,
+    axes: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    groups: tuple[int, int],
+    how: Any,
+) -> Any:
+    """The convolution of two sides, whose result has these axes."""
+    (x, x_axes, x_dilation), (w, w_axes, w_dilation) = image, kernel
+    return lax.conv_general_dilated(
+        x.astype(dtype),
+        w.astype(dtype),
+        window_strides=strides,
+        padding=padding,
+        lhs_dilation=x_dilation,
+        rhs_dilation=w_dilation,
+        dimension_numbers=lax.ConvDimensionNumbers(x_axes, w_axes, axes),
+        feature_group_count=groups[0],
+        batch_group_count=groups[1],
+        **how,
+    )
+
+
+def _groups_go_to_features(x: Any, ct: Any, channels: int, results: int, groups: int) -> bool:
     """Whether a cotangent of weights is computed with groups of features, not with groups of batches.
 
     XLA for CPUs is slow with the latter but where each group is one channel. On several devices the
-    batch may be sharded, and no part of it lies in front of the groups.
+    batch may be sharded, and its parts lie on no device together in an axis of groups and batch.
     """
-    x_axes, w_axes, _ = dimension_numbers
-    by_channel = x.shape[x_axes[1]] == w.shape[w_axes[0]] == groups
-    wished = choices().weights_by_features and groups > 1 and not by_channel
-    return wished and _jax.on_one_device(x, ct)
+    by_channel = channels == results == groups
+    return choices().weights_by_features and not by_channel and _jax.on_one_device(x, ct)
 
 
-def _dilated(shape: Sequence[int], axes: Sequence[int], dilation: Sequence[int]) -> list[int]:
+def _dilated(side: Side) -> list[int]:
     """The spatial sizes once `dilation - 1` zeros stand between neighbours."""
-    return [(shape[axis] - 1) * d + 1 for axis, d in zip(axes[2:], dilation, strict=True)]
+    x, axes, dilation = side
+    return [(x.shape[axis] - 1) * d + 1 for axis, d in zip(axes[2:], dilation, strict=True)]
 
 
 def _swapped(axes: Sequence[int]) -> tuple[int, ...]:
