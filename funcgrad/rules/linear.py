@@ -135,7 +135,8 @@ def _ct_of_image(
     image, kernel = y_side, (flipped, _swapped(w_axes), w_dilation)
     axes, moved = x_axes, (batches, x_axes[1], x_axes[0])
     around = [(k - 1 - lo, n - m + lo) for n, k, m, lo in sizes]
-    if prod(k for _, k, _, _ in sizes) > prod(m for _, _, m, _ in sizes):
+    is_larger = prod(k for _, k, _, _ in sizes) > prod(m for _, _, m, _ in sizes)
+    if is_larger and (count == 1 or _jax.on_one_device(w, ct)):
         # the smaller one is the kernel: XLA is faster
         flipped = lax.rev(_move_groups(ct, count, y_axes[1], y_axes[0]), y_axes[2:])
         image, kernel = (w, _swapped(w_axes), w_dilation), (flipped, y_axes, y_dilation)

@@ -290,6 +290,8 @@ GROUPED = {
     "one to two": (normal(2, 5, 4, 3), normal(2, 3, 1, 6), {1}),
     "two to one": (normal(2, 5, 4, 6), normal(2, 3, 2, 3), {1}),
     "by channel": (normal(2, 5, 4, 3), normal(2, 3, 1, 3), {1, 3}),
+    "window beyond result": (normal(2, 5, 4, 6), normal(6, 5, 3, 8), {1}),
+    "window beyond result, by channel": (normal(2, 5, 4, 3), normal(6, 5, 1, 3), {1, 3}),
 }
 
 
