@@ -40,7 +40,7 @@ def test_a_rule_shows_its_function():
     shown = str(DEFAULT[lax.atan2_p])
     assert line_of(elementwise, "@defvjp(lax.atan2_p") in shown
     assert "    def atan2_vjp(ct: Array, y: Array" in shown
-    assert "return ct * (x / radius_squared)" in shown
+    assert "return x / radius_squared * ct" in shown
 
 
 @pytest.mark.parametrize("entry", dict.fromkeys(DEFAULT.values()), ids=lambda e: str(e.ops[0]))
