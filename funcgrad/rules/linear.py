@@ -113,22 +113,25 @@ def conv_general_dilated_vjp(
     x_axes, w_axes, y_axes = dimension_numbers
     sides = (x, x_axes, lhs_dilation), (w, w_axes, rhs_dilation), (ct, y_axes, window_strides)
     lows, groups = [lo for lo, _ in padding], (feature_group_count, batch_group_count)
+    sizes = [*zip(*map(_dilated, sides), lows, strict=True)]
     how = {"precision": precision, "preferred_element_type": preferred_element_type}
-    ct_x = _ct_of_image(*sides, lows, groups, {**how, "out_sharding": _jax.cotangent_sharding(x)})
-    ct_w = _ct_of_kernel(*sides, lows, groups, {**how, "out_sharding": _jax.cotangent_sharding(w)})
+    ct_x = _ct_of_image(*sides, sizes, groups, {**how, "out_sharding": _jax.cotangent_sharding(x)})
+    ct_w = _ct_of_kernel(*sides, sizes, groups, {**how, "out_sharding": _jax.cotangent_sharding(w)})
     return _cast(ct_x, x.dtype), _cast(ct_w, w.dtype)
 
 
 Side = tuple[Any, Sequence[int], Sequence[int]]
 """An operand of a convolution or the cotangent of its result, with its axes and its dilation."""
 
+Sizes = Sequence[tuple[int, int, int, int]]
+"""By spatial axis, the dilated sizes of `x`, `w` and `ct`, and the padding in front of `x`."""
+
 
 def _ct_of_image(
-    x_side: Side, w_side: Side, y_side: Side, lows: Sequence[int], groups: tuple[int, int], how: Any
+    x_side: Side, w_side: Side, y_side: Side, sizes: Sizes, groups: tuple[int, int], how: Any
 ) -> Any:
     # ct_x[i] = sum_k ct[(i + lo - k d) / s] w[k]
     (_, x_axes, strides), (w, w_axes, w_dilation), (ct, y_axes, y_dilation) = x_side, w_side, y_side
-    sizes = [*zip(*map(_dilated, (x_side, w_side, y_side)), lows, strict=True)]
     features, batches = groups
     count = features * batches
     flipped = lax.rev(_move_groups(w, count, w_axes[0], w_axes[1]), w_axes[2:])
@@ -147,11 +150,10 @@ def _ct_of_image(
 
 
 def _ct_of_kernel(
-    x_side: Side, w_side: Side, y_side: Side, lows: Sequence[int], groups: tuple[int, int], how: Any
+    x_side: Side, w_side: Side, y_side: Side, sizes: Sizes, groups: tuple[int, int], how: Any
 ) -> Any:
     # ct_w[k] = sum_p X[p s + k d - lo] ct[p]
     (x, x_axes, x_dilation), (w, w_axes, strides), (ct, y_axes, y_dilation) = x_side, w_side, y_side
-    sizes = [*zip(*map(_dilated, (x_side, w_side, y_side)), lows, strict=True)]
     features, batches = groups
     image, kernel = (x, _swapped(x_axes), x_dilation), (ct, _swapped(y_axes), y_dilation)
     if features * batches == 1 and max(x_dilation, default=1) > 1:
