@@ -324,6 +324,20 @@ def custom_vjp_of(
     return custom
 
 
+def run_with_rule(
+    op: FunctionId,
+    rule: Rule,
+    params: tuple[tuple[str, Any], ...],
+    run: Callable[[Any], Any],
+    operands: Sequence[Value],
+    marked: bool = True,
+) -> list[Value]:
+    """The outputs of `run`, which has the rule as its derivative: a tuple of several, or the one."""
+    form = Form.of_primitive(len(operands), params)
+    out = custom_vjp_of(op, rule, form, run, marked)(*operands)
+    return [*out] if isinstance(out, tuple) else [out]
+
+
 def called_again(fun: Any) -> Callable[..., list[Any]] | None:
     """Another call of the function that a custom derivative's function runs, if it is one of these."""
     return getattr(_jax.function_behind(fun), "again", None)

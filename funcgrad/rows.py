@@ -57,8 +57,7 @@ def rows_of(pullback: Callable[[Any], Any], out: Any, chunk_size: int | str | No
         return pullback(tree_unflatten(tree, ct_leaves))
 
     if total == 1 and not isinstance(chunk_size, str):
-        ones = [jnp.ones(np.shape(y), jnp.result_type(y)) for y in leaves]
-        return tree_map(lambda ct: ct[None], pullback(tree_unflatten(tree, ones)))
+        return tree_map(lambda ct: ct[None], row(0))
     if isinstance(chunk_size, str):
         chunk_size = _rows_within(chunk_size, row)
     if chunk_size is None or chunk_size >= total:

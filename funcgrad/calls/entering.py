@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from funcgrad import _jax, errors
 from funcgrad.called import INLINED, CalledFunction, CalledJaxpr, Params, rule_of
 from funcgrad.calls.templates import record_by_template
-from funcgrad.functions import Form, custom_vjp_of
+from funcgrad.functions import run_with_rule
 from funcgrad.keys import FunctionId
 from funcgrad.registry import CallRule, Rule, Rules, ZeroRule, defrecord
 from funcgrad.rules.functions import DERIVED_APART
@@ -187,8 +187,6 @@ def _with_derivative(op: FunctionId, rule: Rule, primitive: Any) -> Callable[...
             outs = primitive.bind(*operands, **params)
             return tuple(outs) if len(outs) > 1 else outs[0]
 
-        form = Form.of_primitive(len(primals), ())
-        out = custom_vjp_of(op, rule, form, call)(*primals)
-        return [*out] if isinstance(out, tuple) else [out]
+        return run_with_rule(op, rule, (), call, primals)
 
     return run

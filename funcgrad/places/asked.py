@@ -10,7 +10,7 @@ from typing import Any
 
 from funcgrad import _jax, errors
 from funcgrad._jax import Aval, Value, Var
-from funcgrad.functions import Form, custom_vjp_of, mark_of, unmarked
+from funcgrad.functions import mark_of, run_with_rule, unmarked
 from funcgrad.keys import FunctionId
 from funcgrad.places.editing import Action, Editor, Key, Replacement
 from funcgrad.places.on_shards import copies
@@ -356,9 +356,4 @@ def by_rule(place: Place, rule: Rule) -> Callable[[Sequence[Value]], list[Value]
         out = _jax.bind_equation(equation, operands)
         return tuple(out) if place.op.multiple_results else out[0]
 
-    def applied(operands: Sequence[Value]) -> list[Value]:
-        form = Form.of_primitive(len(operands), params)
-        out = custom_vjp_of(op, rule, form, run, marked=False)(*operands)
-        return [*out] if place.op.multiple_results else [out]
-
-    return applied
+    return lambda operands: run_with_rule(op, rule, params, run, operands, marked=False)
